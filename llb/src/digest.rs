@@ -1,0 +1,198 @@
+//! Content digests: one `Copy` type per thing that is named by its SHA-256.
+//!
+//! A digest of one kind cannot be passed where another is wanted. Invariant: the text form is
+//! `sha256:` and 64 lower-case hexadecimal digits, and nothing else parses. Other algorithms
+//! are left out: BuildKit names ops, blobs and layers by SHA-256 only.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+/// What every digest's text form starts with.
+const PREFIX: &str = "sha256:";
+
+/// Length of the text form: the prefix and two digits per byte.
+const TEXT_LENGTH: usize = PREFIX.len() + 64;
+
+/// Tells why a text is not a digest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParseDigestError {
+    /// The text does not start with `sha256:`.
+    #[error("digest {text:?} does not start with \"sha256:\"")]
+    Algorithm {
+        /// The text, cut to a readable length.
+        text: String,
+    },
+    /// There are not exactly 64 digits.
+    #[error("digest {text:?} does not have 64 hexadecimal digits")]
+    Length {
+        /// The text, cut to a readable length.
+        text: String,
+    },
+    /// A digit is not one of `0-9a-f`.
+    #[error("digest {text:?} has digits that are not lower-case hexadecimal")]
+    Digit {
+        /// The text, cut to a readable length.
+        text: String,
+    },
+}
+
+/// Cuts foreign text so that an error message stays readable.
+pub(crate) fn excerpt(text: &str) -> String {
+    const KEEP: usize = 100;
+    if text.len() <= KEEP {
+        return text.to_owned();
+    }
+    let mut end = KEEP;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}
+
+fn parse(text: &str) -> Result<[u8; 32], ParseDigestError> {
+    let Some(hex) = text.strip_prefix(PREFIX) else {
+        return Err(ParseDigestError::Algorithm {
+            text: excerpt(text),
+        });
+    };
+    let hex = hex.as_bytes();
+    if hex.len() != 64 {
+        return Err(ParseDigestError::Length {
+            text: excerpt(text),
+        });
+    }
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
+        let (Some(high), Some(low)) = (digit(pair[0]), digit(pair[1])) else {
+            return Err(ParseDigestError::Digit {
+                text: excerpt(text),
+            });
+        };
+        *byte = high << 4 | low;
+    }
+    Ok(bytes)
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    }
+}
+
+fn write(bytes: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; TEXT_LENGTH];
+    text[..PREFIX.len()].copy_from_slice(PREFIX.as_bytes());
+    for (pair, byte) in text[PREFIX.len()..].chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    f.pad(std::str::from_utf8(&text).expect("BUG: hexadecimal digits are ASCII"))
+}
+
+macro_rules! digest_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        ///
+        /// Shown and parsed as `sha256:` and 64 lower-case hexadecimal digits. Ordered bytewise.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name([u8; 32]);
+
+        impl $name {
+            /// Makes a digest of its 32 bytes.
+            #[must_use]
+            pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+                Self(bytes)
+            }
+
+            /// Returns the 32 bytes.
+            #[must_use]
+            pub const fn as_bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
+
+            /// Hashes `data`.
+            #[must_use]
+            pub fn of(data: &[u8]) -> Self {
+                Self(Sha256::digest(data).into())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write(&self.0, f)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = ParseDigestError;
+
+            fn from_str(text: &str) -> Result<Self, ParseDigestError> {
+                parse(text).map(Self)
+            }
+        }
+    };
+}
+
+digest_type!(
+    /// Names an op: the SHA-256 of its serialised bytes.
+    OpDigest
+);
+digest_type!(
+    /// Names a blob of a registry or content store by its bytes.
+    BlobDigest
+);
+digest_type!(
+    /// Names a layer by its uncompressed tar stream.
+    DiffId
+);
+digest_type!(
+    /// Names a stack of layers, as the OCI image specification's chain id.
+    ChainId
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn text_form_is_strict() {
+        let digest = OpDigest::of(b"");
+        assert_eq!(digest.to_string(), EMPTY);
+        assert_eq!(format!("{digest:?}"), EMPTY);
+        assert_eq!(EMPTY.parse(), Ok(digest));
+        assert_eq!(OpDigest::from_bytes(*digest.as_bytes()), digest);
+        let algorithm = EMPTY.replace("sha256", "sha512").parse::<BlobDigest>();
+        assert!(matches!(algorithm, Err(ParseDigestError::Algorithm { .. })));
+        assert!(matches!(
+            EMPTY.to_uppercase().parse::<DiffId>(),
+            Err(ParseDigestError::Algorithm { .. })
+        ));
+        let upper = EMPTY.replace('e', "E");
+        assert!(matches!(
+            upper.parse::<DiffId>(),
+            Err(ParseDigestError::Digit { .. })
+        ));
+        assert!(matches!(
+            EMPTY[..70].parse::<ChainId>(),
+            Err(ParseDigestError::Length { .. })
+        ));
+        let long = format!("{EMPTY}{}", "é".repeat(1000));
+        let Err(ParseDigestError::Length { text }) = long.parse::<OpDigest>() else {
+            panic!("{long}")
+        };
+        assert!(text.len() < 110, "{text}");
+    }
+}

@@ -1,0 +1,4 @@
+//! Tests of the public API, most of them against output of BuildKit itself.
+
+mod golden;
+mod golden_wire;
