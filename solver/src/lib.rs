@@ -7,3 +7,4 @@ pub mod id;
 pub mod limits;
 pub mod progress;
 pub mod session;
+pub mod tree;
