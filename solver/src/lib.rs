@@ -6,5 +6,6 @@ pub mod error;
 pub mod id;
 pub mod limits;
 pub mod progress;
+pub mod root;
 pub mod session;
 pub mod tree;

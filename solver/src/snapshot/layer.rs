@@ -1,0 +1,284 @@
+//! One layer: while it is filled, and for ever after.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, Weak};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, renameat};
+
+use super::{LayerStore, SnapshotError, io_error};
+use crate::id::LayerId;
+use crate::tree::index::{Index, IndexError};
+use crate::tree::{Attributes, Files, Timestamp, TreePath};
+
+/// Longest description kept, in bytes; longer ones are cut. Vertex names can be whole scripts.
+const MAX_DESCRIPTION: usize = 16 * 1024;
+
+/// What is known of a layer beside its files; goes into the history of images.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LayerDescription {
+    /// What made it: the display name of its vertex.
+    pub text: String,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+/// A layer that is being filled. Dropping it removes it.
+#[derive(Debug)]
+pub struct ActiveLayer {
+    store: LayerStore,
+    id: LayerId,
+    /// `layers/<id>`.
+    dir: OwnedFd,
+    /// `layers/<id>/fs`.
+    fs: OwnedFd,
+    committed: bool,
+}
+
+impl ActiveLayer {
+    pub(super) fn start(store: LayerStore, id: LayerId) -> Result<Self, SnapshotError> {
+        let open = || -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let dir = openat(store.0.root.layers(), id.to_string(), flags, Mode::empty())?;
+            mkdirat(&dir, "fs", Mode::from(0o755))?;
+            let fs = openat(&dir, "fs", flags, Mode::empty())?;
+            // Whatever the caller's umask: a step may run as any user and must pass the root.
+            rustix::fs::fchmod(&fs, Mode::from(0o755))?;
+            Ok((dir, fs))
+        };
+        match open() {
+            Ok((dir, fs)) => Ok(Self { store, id, dir, fs, committed: false }),
+            Err(error) => {
+                store.discard(id);
+                Err(io_error("make the directory", id)(error.into()))
+            }
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> LayerId {
+        self.id
+    }
+
+    /// Where it is: the directory that holds `fs`.
+    pub fn path(&self) -> PathBuf {
+        self.store.root().path().join("layers").join(self.id.to_string())
+    }
+
+    /// The directory of its files.
+    pub fn fs(&self) -> BorrowedFd<'_> {
+        self.fs.as_fd()
+    }
+
+    /// A second handle of the directory of its files.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`] if the process is out of file descriptors.
+    pub fn fs_handle(&self) -> Result<OwnedFd, SnapshotError> {
+        self.fs.try_clone().map_err(io_error("open the files", self.id))
+    }
+
+    /// Where the bytes of its files are read from, now and once it is committed.
+    pub fn files(&self) -> Arc<dyn Files> {
+        Arc::new(LayerFiles { store: self.store.clone(), id: self.id })
+    }
+
+    /// Prepares the layer as the upper directory of an overlay mount whose root has these
+    /// attributes, and gives the upper and the work directory.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`].
+    pub fn upper(&self, root: &Attributes) -> Result<(PathBuf, PathBuf), SnapshotError> {
+        let prepare = || -> rustix::io::Result<()> {
+            match mkdirat(&self.dir, "work", Mode::from(0o700)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error),
+            }
+            if self.store.root().tier() == crate::root::Tier::Root && (root.uid, root.gid) != (0, 0)
+            {
+                let owner = rustix::fs::Uid::from_raw(root.uid);
+                let group = rustix::fs::Gid::from_raw(root.gid);
+                rustix::fs::fchown(&self.fs, Some(owner), Some(group))?;
+            }
+            rustix::fs::fchmod(&self.fs, Mode::from_raw_mode(root.mode & 0o7777))
+        };
+        prepare().map_err(|error| io_error("prepare the root", self.id)(error.into()))?;
+        let path = self.path();
+        Ok((path.join("fs"), path.join("work")))
+    }
+
+    /// Writes the index: from now on the layer exists and never changes. Not synced to disk.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`]; the layer is removed then.
+    pub fn commit(
+        mut self,
+        index: Index,
+        description: &LayerDescription,
+    ) -> Result<Layer, SnapshotError> {
+        let text = cut(&description.text, MAX_DESCRIPTION).as_bytes();
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&u32::try_from(text.len()).unwrap_or(0).to_le_bytes());
+        bytes.extend_from_slice(text);
+        bytes.extend_from_slice(&description.created.seconds.to_le_bytes());
+        bytes.extend_from_slice(&description.created.nanoseconds.to_le_bytes());
+        bytes.extend_from_slice(&index.encode());
+        let write = || -> io::Result<()> {
+            match crate::root::remove_tree(self.dir.as_fd(), "work") {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC;
+            let file = openat(&self.dir, "index.new", flags, Mode::from(0o600))?;
+            File::from(file).write_all(&bytes)?;
+            Ok(renameat(&self.dir, "index.new", &self.dir, "index")?)
+        };
+        write().map_err(io_error("write the index", self.id))?;
+        self.committed = true;
+        let layer = Layer::unchecked(self.store.clone(), self.id);
+        let _first = layer.0.content.set(Arc::new((index, description.clone())));
+        Ok(self.store.remember(layer))
+    }
+}
+
+impl Drop for ActiveLayer {
+    fn drop(&mut self) {
+        if !self.committed {
+            self.store.discard(self.id);
+        }
+    }
+}
+
+fn cut(text: &str, most: usize) -> &str {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// A committed layer. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Layer(Arc<Inner>);
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    store: LayerStore,
+    id: LayerId,
+    content: OnceLock<Arc<(Index, LayerDescription)>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.store.forget(self.id);
+    }
+}
+
+impl Layer {
+    pub(super) fn open(store: LayerStore, id: LayerId) -> Result<Self, SnapshotError> {
+        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        match rustix::fs::statat(store.0.root.layers(), format!("{id}/index"), flags) {
+            Ok(_) => Ok(Self::unchecked(store, id)),
+            Err(rustix::io::Errno::NOENT) => Err(SnapshotError::Gone { layer: id }),
+            Err(error) => Err(io_error("look for the index", id)(error.into())),
+        }
+    }
+
+    pub(super) fn unchecked(store: LayerStore, id: LayerId) -> Self {
+        Self(Arc::new(Inner { store, id, content: OnceLock::new() }))
+    }
+
+    pub(super) fn from_inner(inner: Arc<Inner>) -> Self {
+        Self(inner)
+    }
+
+    pub(super) fn downgrade(&self) -> Weak<Inner> {
+        Arc::downgrade(&self.0)
+    }
+
+    /// Its id.
+    pub fn id(&self) -> LayerId {
+        self.0.id
+    }
+
+    /// The directory of its files.
+    pub fn fs_path(&self) -> PathBuf {
+        self.0.store.root().path().join("layers").join(self.0.id.to_string()).join("fs")
+    }
+
+    /// Where the bytes of its files are read from.
+    pub fn files(&self) -> Arc<dyn Files> {
+        Arc::new(LayerFiles { store: self.0.store.clone(), id: self.0.id })
+    }
+
+    /// Its entries and what is known of it; read from disk when first asked for. Blocks.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Gone`], [`SnapshotError::Index`], [`SnapshotError::Io`].
+    pub fn content(&self) -> Result<Arc<(Index, LayerDescription)>, SnapshotError> {
+        if let Some(content) = self.0.content.get() {
+            return Ok(content.clone());
+        }
+        let content = Arc::new(self.read()?);
+        Ok(self.0.content.get_or_init(|| content).clone())
+    }
+
+    fn read(&self) -> Result<(Index, LayerDescription), SnapshotError> {
+        let id = self.0.id;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let opened =
+            openat(self.0.store.0.root.layers(), format!("{id}/index"), flags, Mode::empty());
+        let file = match opened {
+            Err(rustix::io::Errno::NOENT) => return Err(SnapshotError::Gone { layer: id }),
+            file => file.map_err(|error| io_error("open the index", id)(error.into()))?,
+        };
+        let mut bytes = Vec::new();
+        File::from(file).read_to_end(&mut bytes).map_err(io_error("read the index", id))?;
+        let (description, rest) =
+            read_description(&bytes).ok_or_else(|| SnapshotError::Gone { layer: id })?;
+        let index = Index::decode(rest)
+            .map_err(|source: IndexError| SnapshotError::Index { layer: id, source })?;
+        Ok((index, description))
+    }
+}
+
+fn read_description(bytes: &[u8]) -> Option<(LayerDescription, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+    let (text, rest) = rest.split_at_checked(length)?;
+    let (seconds, rest) = rest.split_first_chunk::<8>()?;
+    let (nanoseconds, rest) = rest.split_first_chunk::<4>()?;
+    let created = Timestamp {
+        seconds: i64::from_le_bytes(*seconds),
+        nanoseconds: u32::from_le_bytes(*nanoseconds),
+    };
+    Some((LayerDescription { text: String::from_utf8_lossy(text).into_owned(), created }, rest))
+}
+
+/// The bytes of a layer's files.
+#[derive(Debug)]
+struct LayerFiles {
+    store: LayerStore,
+    id: LayerId,
+}
+
+impl Files for LayerFiles {
+    fn open(&self, path: &TreePath) -> io::Result<File> {
+        let mut name = format!("{}/fs/", self.id).into_bytes();
+        name.extend_from_slice(path.as_bytes());
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let root = self.store.0.root.layers();
+        let file = File::from(openat2(root, name, flags, Mode::empty(), resolve)?);
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
+        }
+        Ok(file)
+    }
+
+    fn immutable(&self) -> bool {
+        true
+    }
+}
