@@ -14,10 +14,12 @@
 
 pub mod entry;
 pub mod files;
+pub mod index;
 pub mod path;
 pub mod view;
 
 pub use entry::{Attributes, Entry, Kind, Timestamp, Xattrs};
 pub use files::Files;
+pub use index::Index;
 pub use path::TreePath;
 pub use view::{Node, View};
