@@ -17,7 +17,10 @@ pub trait Clock: Send + Sync + fmt::Debug {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the time of day")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the time of day"
+    )]
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }

@@ -103,7 +103,10 @@ impl fmt::Debug for Failure {
 
 /// Why an operation ended without a result.
 #[derive(Debug, Clone)]
-#[expect(clippy::exhaustive_enums, reason = "an operation fails or is cancelled; there is no third way")]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "an operation fails or is cancelled; there is no third way"
+)]
 pub enum OperationError {
     /// It was cancelled.
     Cancelled,

@@ -160,7 +160,9 @@ impl FromStr for LayerId {
                 })
             })
             .flatten();
-        bits.map(Self).ok_or_else(|| ParseIdError { text: text.chars().take(100).collect() })
+        bits.map(Self).ok_or_else(|| ParseIdError {
+            text: text.chars().take(100).collect(),
+        })
     }
 }
 
@@ -176,7 +178,12 @@ mod tests {
     fn digests_read_what_they_write_and_refuse_the_rest() {
         let digest = CacheDigest::of(b"x");
         assert_eq!(digest.to_string().parse::<CacheDigest>().unwrap(), digest);
-        for bad in ["", "sha256:", "sha512:00", &digest.to_string().to_uppercase()] {
+        for bad in [
+            "",
+            "sha256:",
+            "sha512:00",
+            &digest.to_string().to_uppercase(),
+        ] {
             assert!(bad.parse::<CacheDigest>().is_err(), "{bad}");
         }
     }

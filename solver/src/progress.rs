@@ -130,7 +130,11 @@ pub struct Reporter {
 impl Reporter {
     /// Binds `sink` to the vertex `digest`.
     pub fn new(sink: Arc<dyn Sink>, digest: OpDigest, clock: Arc<dyn crate::clock::Clock>) -> Self {
-        Self { sink, digest, clock }
+        Self {
+            sink,
+            digest,
+            clock,
+        }
     }
 
     /// Reports how far a part of the work is.
@@ -148,12 +152,21 @@ impl Reporter {
     /// Reports output of a process; waits while the receiver is behind.
     pub async fn log(&self, stream: Stream, data: Bytes) {
         let at = self.clock.now();
-        self.sink.log(Event::Log { digest: self.digest, stream, data, at }).await;
+        self.sink
+            .log(Event::Log {
+                digest: self.digest,
+                stream,
+                data,
+                at,
+            })
+            .await;
     }
 
     /// Reports something the user should know.
     pub fn warn(&self, message: impl Into<String>) {
-        self.sink
-            .control(Event::Warning { digest: Some(self.digest), message: message.into() });
+        self.sink.control(Event::Warning {
+            digest: Some(self.digest),
+            message: message.into(),
+        });
     }
 }

@@ -19,7 +19,10 @@ pub struct LocalDirectory {
 impl LocalDirectory {
     /// Lends `path`, with owners counted as root.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), keep_owners: false }
+        Self {
+            path: path.into(),
+            keep_owners: false,
+        }
     }
 }
 

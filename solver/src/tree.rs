@@ -12,12 +12,15 @@
 //!
 //! Leaves to others: where layers are stored and how they are stacked and mounted (`snapshot`).
 
+pub mod checksum;
 pub mod entry;
 pub mod files;
+pub mod index;
 pub mod path;
 pub mod view;
 
 pub use entry::{Attributes, Entry, Kind, Timestamp, Xattrs};
 pub use files::Files;
+pub use index::Index;
 pub use path::TreePath;
 pub use view::{Node, View};

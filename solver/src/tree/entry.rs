@@ -6,7 +6,10 @@ use crate::id::ContentDigest;
 
 /// What kind of object an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(clippy::exhaustive_enums, reason = "the kinds of Unix, and the whiteout of layers")]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "the kinds of Unix, and the whiteout of layers"
+)]
 pub enum Kind {
     /// A directory.
     Directory,
@@ -54,8 +57,14 @@ impl From<std::time::SystemTime> for Timestamp {
                 let before = before.duration();
                 let seconds = -i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
                 match before.subsec_nanos() {
-                    0 => Self { seconds, nanoseconds: 0 },
-                    part => Self { seconds: seconds - 1, nanoseconds: 1_000_000_000 - part },
+                    0 => Self {
+                        seconds,
+                        nanoseconds: 0,
+                    },
+                    part => Self {
+                        seconds: seconds - 1,
+                        nanoseconds: 1_000_000_000 - part,
+                    },
                 }
             }
         }
@@ -80,7 +89,9 @@ impl Xattrs {
 
     /// The value of `name`.
     pub fn value(&self, name: &[u8]) -> Option<&[u8]> {
-        self.iter().find(|(key, _)| *key == name).map(|(_, value)| value)
+        self.iter()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value)
     }
 
     /// Names and values in the order of names.
@@ -92,7 +103,10 @@ impl Xattrs {
 impl fmt::Debug for Xattrs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map()
-            .entries(self.iter().map(|(k, v)| (k.escape_ascii(), v.escape_ascii())))
+            .entries(
+                self.iter()
+                    .map(|(k, v)| (k.escape_ascii(), v.escape_ascii())),
+            )
             .finish()
     }
 }

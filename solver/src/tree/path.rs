@@ -47,7 +47,9 @@ impl TreePath {
     /// [`TreePathError`] for a NUL byte.
     pub fn clean(path: &[u8]) -> Result<Self, TreePathError> {
         if path.contains(&0) {
-            return Err(TreePathError { path: path.to_vec() });
+            return Err(TreePathError {
+                path: path.to_vec(),
+            });
         }
         let mut parts: Vec<&[u8]> = Vec::new();
         for part in path.split(|&byte| byte == b'/') {
@@ -66,7 +68,9 @@ impl TreePath {
     /// [`TreePathError`] if it is not a name.
     pub fn join(&self, name: &[u8]) -> Result<Self, TreePathError> {
         if matches!(name, b"" | b"." | b"..") || name.iter().any(|byte| matches!(byte, 0 | b'/')) {
-            return Err(TreePathError { path: name.to_vec() });
+            return Err(TreePathError {
+                path: name.to_vec(),
+            });
         }
         Ok(self.append(name))
     }
@@ -74,7 +78,11 @@ impl TreePath {
     /// Appends a path.
     #[must_use]
     pub fn join_path(&self, path: &Self) -> Self {
-        if path.is_root() { self.clone() } else { self.append(&path.0) }
+        if path.is_root() {
+            self.clone()
+        } else {
+            self.append(&path.0)
+        }
     }
 
     fn append(&self, rest: &[u8]) -> Self {
@@ -99,12 +107,18 @@ impl TreePath {
 
     /// The path for the `*at` system calls: relative, and `.` for the root.
     pub fn as_relative(&self) -> &Path {
-        if self.is_root() { Path::new(".") } else { Path::new(OsStr::from_bytes(&self.0)) }
+        if self.is_root() {
+            Path::new(".")
+        } else {
+            Path::new(OsStr::from_bytes(&self.0))
+        }
     }
 
     /// The components, from the root down.
     pub fn components(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
-        self.0.split(|&byte| byte == b'/').filter(|part| !part.is_empty())
+        self.0
+            .split(|&byte| byte == b'/')
+            .filter(|part| !part.is_empty())
     }
 
     /// The last component; `None` for the root.
@@ -124,7 +138,10 @@ impl TreePath {
     /// Whether `self` is `other` or below it.
     pub fn starts_with(&self, other: &Self) -> bool {
         other.is_root()
-            || self.0.strip_prefix(&*other.0).is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
+            || self
+                .0
+                .strip_prefix(&*other.0)
+                .is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
     }
 }
 
@@ -152,10 +169,17 @@ mod tests {
 
     #[test]
     fn clean_stays_inside() {
-        for (given, expected) in
-            [("/", ""), ("../../a", "a"), ("/a/./b//c/..", "a/b"), ("a/../..", ""), ("", "")]
-        {
-            assert_eq!(TreePath::clean(given.as_bytes()).unwrap().as_bytes(), expected.as_bytes());
+        for (given, expected) in [
+            ("/", ""),
+            ("../../a", "a"),
+            ("/a/./b//c/..", "a/b"),
+            ("a/../..", ""),
+            ("", ""),
+        ] {
+            assert_eq!(
+                TreePath::clean(given.as_bytes()).unwrap().as_bytes(),
+                expected.as_bytes()
+            );
         }
         assert!(TreePath::clean(b"a\0b").is_err());
     }
@@ -176,7 +200,11 @@ mod tests {
         assert_eq!(TreePath::new("a").unwrap().parent(), Some(TreePath::root()));
         assert_eq!(TreePath::root().parent(), None);
         assert!(path.starts_with(&TreePath::new("a/b").unwrap()));
-        assert!(!TreePath::new("ab").unwrap().starts_with(&TreePath::new("a").unwrap()));
+        assert!(
+            !TreePath::new("ab")
+                .unwrap()
+                .starts_with(&TreePath::new("a").unwrap())
+        );
         assert!(TreePath::root().join(b"x/y").is_err());
     }
 }

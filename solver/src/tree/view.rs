@@ -29,7 +29,12 @@ impl Node {
     /// A node for anything but a directory. `files` is where the bytes of a regular file are.
     pub fn leaf(entry: Entry, files: Option<Arc<dyn Files>>) -> Arc<Self> {
         let digest = entry.digest.map(OnceLock::from).unwrap_or_default();
-        Arc::new(Self { entry, files, children: Vec::new(), digest })
+        Arc::new(Self {
+            entry,
+            files,
+            children: Vec::new(),
+            digest,
+        })
     }
 
     /// A directory with these children, which are sorted here; names must be unique.
@@ -41,7 +46,12 @@ impl Node {
         if !children.is_sorted_by(|a, b| a.0 < b.0) {
             children.sort_by(|a, b| a.0.cmp(&b.0));
         }
-        Arc::new(Self { entry, files, children, digest: OnceLock::new() })
+        Arc::new(Self {
+            entry,
+            files,
+            children,
+            digest: OnceLock::new(),
+        })
     }
 
     /// What the object is.
@@ -130,8 +140,15 @@ impl View {
     /// The view of no layers: a root directory (mode 0755, owned by root, time 0) and nothing in
     /// it.
     pub fn empty() -> Self {
-        let attributes = Attributes { mode: 0o755, ..Attributes::default() };
-        Self(Node::directory(Entry::new(Kind::Directory, attributes), None, Vec::new()))
+        let attributes = Attributes {
+            mode: 0o755,
+            ..Attributes::default()
+        };
+        Self(Node::directory(
+            Entry::new(Kind::Directory, attributes),
+            None,
+            Vec::new(),
+        ))
     }
 
     /// A view of this root, which must be a directory.
@@ -152,7 +169,8 @@ impl View {
 
     /// The node at `path`; no symbolic link is followed.
     pub fn lookup(&self, path: &TreePath) -> Option<&Arc<Node>> {
-        path.components().try_fold(&self.0, |node, name| node.child(name))
+        path.components()
+            .try_fold(&self.0, |node, name| node.child(name))
     }
 
     /// Resolves any path as a process with this tree as its root would: links are followed in all
@@ -167,7 +185,8 @@ impl View {
         follow: bool,
     ) -> Result<(TreePath, &Arc<Node>), ResolveError> {
         let (at, node) = self.resolve_missing(path, follow)?;
-        node.map(|node| (at.clone(), node)).ok_or(ResolveError::NotFound { path: at })
+        node.map(|node| (at.clone(), node))
+            .ok_or(ResolveError::NotFound { path: at })
     }
 
     /// As [`View::resolve`], but a last component that does not exist gives its physical path and
@@ -206,7 +225,9 @@ impl View {
             if !here.entry().is_directory() {
                 return Err(ResolveError::NotADirectory { path: at });
             }
-            let next = at.join(&part).map_err(|_| ResolveError::NotFound { path: asked() })?;
+            let next = at
+                .join(&part)
+                .map_err(|_| ResolveError::NotFound { path: asked() })?;
             let last = todo.iter().all(|part| matches!(&part[..], b"" | b"."));
             let Some(node) = here.child(&part) else {
                 return if last {
@@ -251,7 +272,10 @@ impl View {
     /// The view with other metadata for the object at `path`, children kept.
     #[must_use]
     pub fn with_entry(&self, path: &TreePath, entry: Entry, files: Option<Arc<dyn Files>>) -> Self {
-        let children = self.lookup(path).map(|node| node.children.clone()).unwrap_or_default();
+        let children = self
+            .lookup(path)
+            .map(|node| node.children.clone())
+            .unwrap_or_default();
         let node = if entry.is_directory() {
             Node::directory(entry, files, children)
         } else {
@@ -286,7 +310,9 @@ impl View {
     /// All objects below the root in the order of a tar: a directory before its children,
     /// children sorted by name. The root itself is not among them.
     pub fn walk(&self) -> Walk<'_> {
-        Walk { stack: vec![(TreePath::root(), self.0.children.iter())] }
+        Walk {
+            stack: vec![(TreePath::root(), self.0.children.iter())],
+        }
     }
 }
 
@@ -306,7 +332,9 @@ impl<'a> Iterator for Walk<'a> {
                 self.stack.pop();
                 continue;
             };
-            let path = parent.join(name).expect("BUG: a child's name is not a name");
+            let path = parent
+                .join(name)
+                .expect("BUG: a child's name is not a name");
             if !node.children.is_empty() {
                 self.stack.push((path.clone(), node.children.iter()));
             }
@@ -317,7 +345,13 @@ impl<'a> Iterator for Walk<'a> {
 
 /// Compares two paths as their entries follow each other in a walk: by component.
 pub fn walk_order(a: &TreePath, b: &TreePath) -> Ordering {
-    a.components().cmp(b.components())
+    // A separator sorts before every byte of a name, since no name contains NUL.
+    let key = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    match a.iter().zip(b).position(|(a, b)| a != b) {
+        Some(at) => key(&a[at]).cmp(&key(&b[at])),
+        None => a.len().cmp(&b.len()),
+    }
 }
 
 #[cfg(test)]
@@ -329,7 +363,11 @@ mod tests {
     }
 
     fn directory() -> Arc<Node> {
-        Node::directory(Entry::new(Kind::Directory, Attributes::default()), None, Vec::new())
+        Node::directory(
+            Entry::new(Kind::Directory, Attributes::default()),
+            None,
+            Vec::new(),
+        )
     }
 
     fn link(target: &str) -> Arc<Node> {
@@ -344,11 +382,16 @@ mod tests {
 
     #[test]
     fn edits_share_and_never_change_the_old() {
-        let old = View::empty().with(&path("a"), directory()).with(&path("b"), directory());
+        let old = View::empty()
+            .with(&path("a"), directory())
+            .with(&path("b"), directory());
         let new = old.with(&path("a/x"), file());
         assert!(old.lookup(&path("a/x")).is_none());
         assert!(new.lookup(&path("a/x")).is_some());
-        assert!(Arc::ptr_eq(old.lookup(&path("b")).unwrap(), new.lookup(&path("b")).unwrap()));
+        assert!(Arc::ptr_eq(
+            old.lookup(&path("b")).unwrap(),
+            new.lookup(&path("b")).unwrap()
+        ));
         assert!(new.with(&path("no/such/parent"), file()).same(&new));
         assert_eq!(new.without(&path("a")).walk().count(), 1);
     }
@@ -367,9 +410,20 @@ mod tests {
         assert_eq!(at("/up", false), Ok(path("up")));
         assert_eq!(at("/abs/../abs/real", true), Ok(path("etc/real")));
         assert_eq!(at("/../../..", true), Ok(TreePath::root()));
-        assert!(matches!(at("/loop", true), Err(ResolveError::TooManyLinks { .. })));
-        assert_eq!(at("/dangling", true), Err(ResolveError::NotFound { path: path("etc/missing") }));
-        assert!(matches!(at("/up/x", true), Err(ResolveError::NotADirectory { .. })));
+        assert!(matches!(
+            at("/loop", true),
+            Err(ResolveError::TooManyLinks { .. })
+        ));
+        assert_eq!(
+            at("/dangling", true),
+            Err(ResolveError::NotFound {
+                path: path("etc/missing")
+            })
+        );
+        assert!(matches!(
+            at("/up/x", true),
+            Err(ResolveError::NotADirectory { .. })
+        ));
         let (missing, node) = view.resolve_missing(b"/dangling", true).unwrap();
         assert!(node.is_none());
         assert_eq!(missing, path("etc/missing"));
