@@ -1,7 +1,7 @@
 //! Identifiers of the solver: fixed-size, `Copy`, one type per meaning.
 //!
 //! Owns the digest newtypes that are not part of LLB itself ([`CacheDigest`], [`CacheKey`],
-//! [`ContentDigest`]) and the ids of stored things ([`LayerId`], [`StackId`]). Digests of ops and
+//! [`ContentDigest`], [`Selector`]) and the ids of stored things ([`LayerId`], [`StackId`]). Digests of ops and
 //! blobs come from `ashlar_llb`.
 
 use std::fmt;
@@ -96,6 +96,11 @@ digest_type! {
 digest_type! {
     /// A checksum of file system content, as `cache/contenthash` of BuildKit computes it.
     ContentDigest
+}
+digest_type! {
+    /// A digest of the part of an input that an op looks at (`CacheMap.Deps[].Selector` in
+    /// BuildKit): part of the link between the input's key and the op's key.
+    Selector
 }
 
 impl CacheKey {
