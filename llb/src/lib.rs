@@ -6,6 +6,8 @@
 //!
 //! - [`Definition`] is a build graph as it travels; [`Graph`] is the same graph, checked.
 //! - [`pb`] has the wire messages, [`encode`] writes them.
+//! - [`patterns`] and [`path`] are the small languages of names that build graphs use, with
+//!   BuildKit's exact meaning.
 
 mod definition;
 pub mod digest;
@@ -13,6 +15,8 @@ pub mod encode;
 mod go_json;
 mod graph;
 mod limits;
+pub mod path;
+pub mod patterns;
 pub mod pb;
 mod wire;
 

@@ -2,4 +2,6 @@
 
 mod golden;
 mod golden_graph;
+mod golden_patterns;
 mod golden_wire;
+mod hostile;
