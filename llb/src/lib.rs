@@ -6,8 +6,8 @@
 //!
 //! - [`Definition`] is a build graph as it travels; [`Graph`] is the same graph, checked.
 //! - [`pb`] has the wire messages, [`encode`] writes them.
-//! - [`patterns`] and [`path`] are the small languages of names that build graphs use, with
-//!   BuildKit's exact meaning.
+//! - [`reference`], [`platform`], [`patterns`] and [`path`] are the small languages that build
+//!   graphs use, with BuildKit's exact meaning.
 
 mod definition;
 pub mod digest;
@@ -18,10 +18,14 @@ mod limits;
 pub mod path;
 pub mod patterns;
 pub mod pb;
+pub mod platform;
+pub mod reference;
 mod wire;
 
 pub use definition::{DecodeError, Definition};
 pub use digest::{BlobDigest, ChainId, DiffId, OpDigest};
 pub use graph::{Edge, Fault, Graph, LoadError, SourceLocation, Vertex, VertexIndex};
 pub use limits::Limits;
+pub use platform::Platform;
+pub use reference::Reference;
 pub use wire::WireError;

@@ -3,5 +3,7 @@
 mod golden;
 mod golden_graph;
 mod golden_patterns;
+mod golden_platforms;
+mod golden_refs;
 mod golden_wire;
 mod hostile;
