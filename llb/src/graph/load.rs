@@ -17,11 +17,23 @@ struct Loaded {
     op: pb::Op,
 }
 
+/// The different ops of a definition.
+struct Decoded {
+    ops: Vec<Loaded>,
+    by_digest: HashMap<OpDigest, usize>,
+    /// Position of the last op.
+    terminal: usize,
+}
+
 pub(super) fn load(definition: &Definition, limits: &Limits) -> Result<Inner, LoadError> {
     if definition.is_empty() {
         return Ok(Inner::default());
     }
-    let (mut ops, by_digest, terminal) = decode(definition, limits)?;
+    let Decoded {
+        mut ops,
+        by_digest,
+        terminal,
+    } = decode(definition, limits)?;
     let inputs = resolve(&ops, &by_digest)?;
     let terminal_op = &ops[terminal].op;
     let ([head], None) = (inputs.of(terminal), &terminal_op.op) else {
@@ -41,10 +53,7 @@ pub(super) fn load(definition: &Definition, limits: &Limits) -> Result<Inner, Lo
 }
 
 /// Decodes all ops. An op that occurs twice counts once, as in BuildKit.
-fn decode(
-    definition: &Definition,
-    limits: &Limits,
-) -> Result<(Vec<Loaded>, HashMap<OpDigest, usize>, usize), LoadError> {
+fn decode(definition: &Definition, limits: &Limits) -> Result<Decoded, LoadError> {
     let count = definition.ops().len();
     if count > limits.ops || u32::try_from(count).is_err() {
         return Err(LoadError::TooManyOps {
@@ -78,7 +87,11 @@ fn decode(
     if ops.len() < 2 {
         return Err(LoadError::TooFewOps { count: ops.len() });
     }
-    Ok((ops, by_digest, terminal))
+    Ok(Decoded {
+        ops,
+        by_digest,
+        terminal,
+    })
 }
 
 /// An input that is known to exist; its output is not yet.

@@ -101,8 +101,8 @@ impl Program {
             rest = &rest[length..];
             next.fill(0);
             let mut alive = false;
-            for word in 0..now.len() {
-                let mut bits = now[word];
+            for (word, &bits) in now.iter().enumerate() {
+                let mut bits = bits;
                 while bits != 0 {
                     let state = word * 64 + bits.trailing_zeros() as usize;
                     bits &= bits - 1;
@@ -266,10 +266,10 @@ fn add(into: &mut Vec<(char, char)>, negated: bool, ranges: &[(char, char)]) {
     let mut from = Some('\0');
     for &(low, high) in ranges {
         let below = (u32::from(low)).checked_sub(1).and_then(char::from_u32);
-        if let (Some(from), Some(below)) = (from, below) {
-            if from <= below {
-                into.push((from, below));
-            }
+        if let (Some(from), Some(below)) = (from, below)
+            && from <= below
+        {
+            into.push((from, below));
         }
         from = char::from_u32(u32::from(high) + 1);
     }
@@ -292,17 +292,18 @@ fn class(mut rest: &str) -> Option<(Set, &str)> {
             return Some((set, after));
         }
         first = false;
-        if let Some(inner) = rest.strip_prefix("[:") {
-            if let Some((name, after)) = inner.split_once(":]") {
-                let negated = name.starts_with('^');
-                add(
-                    &mut set.ranges,
-                    negated,
-                    named(name.trim_start_matches('^'))?,
-                );
-                rest = after;
-                continue;
-            }
+        let inner = rest
+            .strip_prefix("[:")
+            .and_then(|inner| inner.split_once(":]"));
+        if let Some((name, after)) = inner {
+            let negated = name.strip_prefix('^');
+            add(
+                &mut set.ranges,
+                negated.is_some(),
+                named(negated.unwrap_or(name))?,
+            );
+            rest = after;
+            continue;
         }
         if let Some(after) = rest.strip_prefix('\\') {
             let letter = after.chars().next()?;

@@ -7,3 +7,5 @@ mod golden_platforms;
 mod golden_refs;
 mod golden_wire;
 mod hostile;
+mod op_rules;
+mod support;
