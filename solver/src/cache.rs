@@ -1,7 +1,7 @@
 //! Cache keys and records: which work was done before.
 //!
-//! Owns the rule by which a vertex's key follows from its op and its inputs' keys, the
-//! lookup of keys through stored links, and the explanation of a miss ([`explain`]).
+//! Owns the rule by which a vertex's key follows from its op and its inputs' keys ([`key`]), the
+//! lookup of keys through stored links ([`index`]), and the explanation of a miss ([`explain`]).
 //!
 //! As in BuildKit, an op without inputs has the key `sha256("<digest>@<output>")`, content has
 //! `sha256("<digest>@-1")`, and the key of any other op is *found*: it is what stored links lead

@@ -175,6 +175,17 @@ impl FromStr for LayerId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StackId(pub i64);
 
+/// Names a stored result. Positive ids are those of stacks; others are for whoever stores the
+/// result to give a meaning, for example 0 for an empty one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResultId(pub i64);
+
+impl From<StackId> for ResultId {
+    fn from(stack: StackId) -> Self {
+        Self(stack.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,13 +14,19 @@
 //!
 //! Leaves to others: the layers and blobs themselves, and the check that they are still there.
 //!
-//! The database is the real thing, the one in memory its strict double; one suite is for
-//! both. Methods block for microseconds and may be called from async code.
+//! [`Database`] is the real thing, [`Memory`] the strict double; `contract` is the suite that
+//! both pass. Methods block for microseconds and may be called from async code.
 
+#[cfg(test)]
+mod contract;
+mod database;
+mod memory;
 mod records;
 mod stacks;
 
-pub use records::{Link, RecordBatch, RecordReader, Records, ResultId, ResultRow};
+pub use database::{Database, Opened};
+pub use memory::Memory;
+pub use records::{Link, RecordBatch, RecordReader, Records, ResultRow};
 pub use stacks::{LayerBlob, LayerBlobs, StackRow, Stacks};
 
 use std::path::PathBuf;

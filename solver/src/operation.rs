@@ -13,8 +13,7 @@ use async_trait::async_trait;
 
 use crate::cancel::Cancel;
 use crate::error::{Failure, OperationError};
-use crate::id::{CacheDigest, ContentDigest, Selector};
-pub use crate::meta::ResultId;
+use crate::id::{CacheDigest, ContentDigest, ResultId, Selector};
 use crate::progress::Reporter;
 
 /// What one input contributes to the key of an op.
@@ -46,12 +45,22 @@ pub struct CacheMap {
 impl CacheMap {
     /// The map of an op without inputs.
     pub fn leaf(digest: CacheDigest) -> Self {
-        Self { digest, volatile: false, inputs: Vec::new(), further: false }
+        Self {
+            digest,
+            volatile: false,
+            inputs: Vec::new(),
+            further: false,
+        }
     }
 
     /// The map of an op with `inputs`, none of them keyed by content.
     pub fn plain(digest: CacheDigest, inputs: usize) -> Self {
-        Self { digest, volatile: false, inputs: vec![InputKey::default(); inputs], further: false }
+        Self {
+            digest,
+            volatile: false,
+            inputs: vec![InputKey::default(); inputs],
+            further: false,
+        }
     }
 }
 

@@ -3,18 +3,7 @@
 use std::fmt::Debug;
 
 use super::MetaError;
-use crate::id::{CacheDigest, CacheKey, Selector, StackId};
-
-/// Names a stored result. Positive ids are those of stacks; others are the owner's own, for
-/// example 0 for an empty result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ResultId(pub i64);
-
-impl From<StackId> for ResultId {
-    fn from(stack: StackId) -> Self {
-        Self(stack.0)
-    }
-}
+use crate::id::{CacheDigest, CacheKey, ResultId, Selector};
 
 /// The way from the key of an input to the key of an op (`CacheInfoLink` in BuildKit).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -8,7 +8,10 @@ use crate::operation::Operation;
 
 /// One output of one vertex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(clippy::exhaustive_structs, reason = "BuildKit's Edge has these two parts")]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "BuildKit's Edge has these two parts"
+)]
 pub struct Edge {
     /// Index of the vertex in [`Graph::vertices`].
     pub vertex: usize,
@@ -18,7 +21,10 @@ pub struct Edge {
 
 /// One op of a graph.
 #[derive(Debug)]
-#[expect(clippy::exhaustive_structs, reason = "the layer above builds it as a literal")]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "the layer above builds it as a literal"
+)]
 pub struct Vertex<T> {
     /// The op's digest, by which progress and errors name the vertex.
     pub digest: OpDigest,
@@ -34,7 +40,10 @@ pub struct Vertex<T> {
 
 /// Vertices in any order, without cycles.
 #[derive(Debug)]
-#[expect(clippy::exhaustive_structs, reason = "the layer above builds it as a literal")]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "the layer above builds it as a literal"
+)]
 pub struct Graph<T> {
     /// The vertices. Those that no requested output needs are not touched.
     pub vertices: Vec<Vertex<T>>,
