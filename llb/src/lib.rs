@@ -6,7 +6,7 @@
 //!
 //! - [`Definition`] is a build graph as it travels; [`Graph`] is the same graph, checked.
 //! - [`pb`] has the wire messages, [`encode`] writes them.
-//! - [`reference`], [`platform`], [`patterns`] and [`path`] are the small languages that build
+//! - [`mod@reference`], [`platform`], [`patterns`] and [`path`] are the small languages that build
 //!   graphs use, with BuildKit's exact meaning.
 
 mod definition;

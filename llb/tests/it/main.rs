@@ -8,4 +8,5 @@ mod golden_refs;
 mod golden_wire;
 mod hostile;
 mod op_rules;
+mod properties;
 mod support;
