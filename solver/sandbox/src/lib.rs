@@ -45,12 +45,18 @@
 
 mod capabilities;
 mod child;
+mod clone;
 mod error;
 mod mount;
+mod overlay;
+mod plan;
+mod reap;
 mod seccomp;
+mod setup;
 mod spawner;
 mod spec;
 mod stubs;
+mod sys;
 
 pub use capabilities::{Capability, CapabilitySet};
 pub use child::{Child, ExitStatus, ResourceUsage};
