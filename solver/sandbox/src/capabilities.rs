@@ -118,12 +118,17 @@ mod tests {
     #[test]
     fn the_default_set_is_containerds() {
         // The value that `grep CapBnd /proc/self/status` shows in a container of containerd.
-        assert_eq!(CapabilitySet::containerd_default().bits(), 0x0000_0000_a804_25fb);
+        assert_eq!(
+            CapabilitySet::containerd_default().bits(),
+            0x0000_0000_a804_25fb
+        );
     }
 
     #[test]
     fn a_set_adds_and_removes() {
-        let set: CapabilitySet = [Capability::SysAdmin, Capability::Bpf].into_iter().collect();
+        let set: CapabilitySet = [Capability::SysAdmin, Capability::Bpf]
+            .into_iter()
+            .collect();
         assert!(set.contains(Capability::Bpf) && !set.contains(Capability::Chown));
         assert_eq!(set.without(Capability::Bpf).bits(), 1 << 21);
         assert_eq!(CapabilitySet::ALL.bits(), 0x1ff_ffff_ffff);

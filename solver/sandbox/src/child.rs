@@ -57,7 +57,12 @@ struct State {
 
 impl Shared {
     pub(crate) fn new(pid: u32, pidfd: OwnedFd) -> Self {
-        Self { pid, pidfd, state: Mutex::default(), ended: Condvar::new() }
+        Self {
+            pid,
+            pidfd,
+            state: Mutex::default(),
+            ended: Condvar::new(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -85,7 +90,7 @@ impl Shared {
         self.ended.notify_all();
         for callback in callbacks {
             // A callback that panics must not end the thread that reaps everyone else.
-            let _ = catch_unwind(AssertUnwindSafe(|| callback(status)));
+            drop(catch_unwind(AssertUnwindSafe(|| callback(status))));
         }
     }
 }
@@ -128,7 +133,11 @@ impl Child {
             if let Some((status, _)) = state.outcome {
                 return status;
             }
-            state = self.shared.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .shared
+                .ended
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -148,8 +157,8 @@ impl Child {
     /// Calls `f` once with the status when the process ends, on the spawner's thread, or at once
     /// on the current thread if it has ended.
     ///
-    /// `f` must not block: it holds up every other start and exit. A panic in it is caught and
-    /// dropped.
+    /// `f` must not block, and must not drop a [`Child`] that still runs: it holds up every other
+    /// start and exit. A panic in it is caught and dropped.
     pub fn on_exit(&self, f: impl FnOnce(ExitStatus) + Send + 'static) {
         let mut state = self.shared.state();
         match state.outcome {

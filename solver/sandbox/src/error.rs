@@ -132,7 +132,10 @@ pub struct SpawnError {
 
 impl From<SandboxError> for SpawnError {
     fn from(error: SandboxError) -> Self {
-        Self { error, stubs: Vec::new() }
+        Self {
+            error,
+            stubs: Vec::new(),
+        }
     }
 }
 
@@ -205,7 +208,11 @@ steps! {
 
 impl Step {
     pub(crate) fn from_code(code: u32) -> Self {
-        usize::try_from(code).ok().and_then(|i| Self::ALL.get(i)).copied().unwrap_or(Self::Start)
+        usize::try_from(code)
+            .ok()
+            .and_then(|i| Self::ALL.get(i))
+            .copied()
+            .unwrap_or(Self::Start)
     }
 
     pub(crate) const fn code(self) -> u32 {

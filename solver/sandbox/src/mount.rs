@@ -22,7 +22,11 @@ impl Root {
     /// A writable root without a selector.
     #[must_use]
     pub const fn new(source: Source) -> Self {
-        Self { source, selector: None, readonly: false }
+        Self {
+            source,
+            selector: None,
+            readonly: false,
+        }
     }
 
     /// Takes the directory `selector` inside the source as `/`. Symbolic links in it are resolved
@@ -66,7 +70,12 @@ impl Mount {
     /// A writable mount of the whole of `source` at `target`.
     #[must_use]
     pub fn new(target: impl Into<PathBuf>, source: Source) -> Self {
-        Self { target: target.into(), source, selector: None, readonly: false }
+        Self {
+            target: target.into(),
+            source,
+            selector: None,
+            readonly: false,
+        }
     }
 
     /// Mounts only `selector` of the source; see [`Root::selector`].
@@ -144,13 +153,19 @@ impl std::fmt::Debug for Source {
                 .field("upper", upper)
                 .field("work", work)
                 .finish(),
-            Self::ReadOnlyOverlay { lower } => {
-                f.debug_struct("ReadOnlyOverlay").field("lower", lower).finish()
-            }
+            Self::ReadOnlyOverlay { lower } => f
+                .debug_struct("ReadOnlyOverlay")
+                .field("lower", lower)
+                .finish(),
             Self::Bind { path } => f.debug_struct("Bind").field("path", path).finish(),
             Self::Device { path } => f.debug_struct("Device").field("path", path).finish(),
             Self::Tmpfs { size } => f.debug_struct("Tmpfs").field("size", size).finish(),
-            Self::File { contents, mode, uid, gid } => f
+            Self::File {
+                contents,
+                mode,
+                uid,
+                gid,
+            } => f
                 .debug_struct("File")
                 .field("bytes", &contents.len())
                 .field("mode", &format_args!("{mode:#o}"))

@@ -101,7 +101,11 @@ pub(crate) fn plan(
             }),
         }
     }
-    let fits = |p: &Parameter| p.value.as_ref().is_none_or(|v| v.as_bytes().len() <= MAX_PARAMETER);
+    let fits = |p: &Parameter| {
+        p.value
+            .as_ref()
+            .is_none_or(|v| v.as_bytes().len() <= MAX_PARAMETER)
+    };
     if !parameters.iter().all(fits) {
         parameters.clear();
     }
@@ -138,7 +142,11 @@ fn escape(name: &OsStr, special: &[u8]) -> Vec<u8> {
 }
 
 fn common_ancestor<'a>(mut paths: impl Iterator<Item = &'a Path>) -> PathBuf {
-    let mut base = paths.next().and_then(Path::parent).unwrap_or(Path::new("/")).to_owned();
+    let mut base = paths
+        .next()
+        .and_then(Path::parent)
+        .unwrap_or(Path::new("/"))
+        .to_owned();
     for path in paths {
         while !path.starts_with(&base) {
             if !base.pop() {
@@ -157,9 +165,10 @@ mod tests {
     fn options(lower: &[&str], upper: Option<&str>, user: bool) -> (String, String) {
         let lower: Vec<PathBuf> = lower.iter().map(PathBuf::from).collect();
         let work = upper.map(|u| Path::new(u).with_file_name("w"));
-        let writable = upper
-            .zip(work.as_deref())
-            .map(|(u, work)| Writable { upper: Path::new(u), work });
+        let writable = upper.zip(work.as_deref()).map(|(u, work)| Writable {
+            upper: Path::new(u),
+            work,
+        });
         let made = plan(&lower, writable.as_ref(), user, |_| 0);
         let text = |c: &std::ffi::CStr| c.to_str().unwrap().to_owned();
         (text(&made.base), text(&made.options.unwrap()))
@@ -190,7 +199,9 @@ mod tests {
 
     #[test]
     fn too_many_layers_do_not_fit_the_classic_interface() {
-        let lower: Vec<PathBuf> = (0..400).map(|i| format!("/layers/{i:016}").into()).collect();
+        let lower: Vec<PathBuf> = (0..400)
+            .map(|i| format!("/layers/{i:016}").into())
+            .collect();
         let made = plan(&lower, None, false, |_| 0);
         assert!(made.options.is_none());
         assert_eq!(made.parameters.len(), 404);
@@ -199,7 +210,10 @@ mod tests {
     #[test]
     fn the_common_ancestor_is_a_directory_above_all() {
         let of = |paths: &[&'static str]| {
-            common_ancestor(paths.iter().map(Path::new)).to_str().unwrap().to_owned()
+            common_ancestor(paths.iter().map(Path::new))
+                .to_str()
+                .unwrap()
+                .to_owned()
         };
         assert_eq!(of(&["/a/b/c", "/a/b/d"]), "/a/b");
         assert_eq!(of(&["/a/b", "/ab/b"]), "/");

@@ -33,13 +33,26 @@ pub(crate) struct Parameter {
 pub(crate) enum PlannedSource {
     Overlay(OverlayPlan),
     /// A copy of the host's mounts from a path on.
-    Clone { path: CString },
+    Clone {
+        path: CString,
+    },
     /// A node that must be a device.
-    Device { path: CString },
+    Device {
+        path: CString,
+    },
     /// A file system of its own.
-    FileSystem { kind: &'static std::ffi::CStr, parameters: Vec<Parameter> },
+    FileSystem {
+        kind: &'static std::ffi::CStr,
+        parameters: Vec<Parameter>,
+    },
     /// A file in the scratch file system.
-    File { name: CString, contents: Vec<u8>, mode: u32, uid: u32, gid: u32 },
+    File {
+        name: CString,
+        contents: Vec<u8>,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
 }
 
 /// What a mount point has to be.

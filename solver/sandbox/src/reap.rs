@@ -20,8 +20,12 @@ const P_PIDFD: libc::idtype_t = 3;
 /// Asks without waiting.
 pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Reaped {
     // SAFETY: both structures are made of integers, for which zero is a value.
-    let (mut info, mut usage) =
-        unsafe { (std::mem::zeroed::<libc::siginfo_t>(), std::mem::zeroed::<libc::rusage>()) };
+    let (mut info, mut usage) = unsafe {
+        (
+            std::mem::zeroed::<libc::siginfo_t>(),
+            std::mem::zeroed::<libc::rusage>(),
+        )
+    };
     let options = libc::WEXITED | libc::__WALL | libc::WNOHANG;
     loop {
         // SAFETY: both structures are valid and writable for the call.
@@ -89,7 +93,10 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 fn taken_status(pidfd: BorrowedFd<'_>) -> ExitStatus {
     for _ in 0..ATTEMPTS {
-        let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+        let mut info = PidfdInfo {
+            mask: PIDFD_INFO_EXIT,
+            ..PidfdInfo::default()
+        };
         // SAFETY: the structure is as large as the request number says, and writable.
         let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
         let errno = std::io::Error::last_os_error().raw_os_error();

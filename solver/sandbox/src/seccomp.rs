@@ -28,7 +28,9 @@ impl SeccompProfile {
     /// Compiling takes some 50 microseconds; keep the value and clone it.
     #[must_use]
     pub fn containerd_default(capabilities: CapabilitySet) -> Self {
-        Self { program: bpf::compile(&sections(capabilities)).into() }
+        Self {
+            program: bpf::compile(&sections(capabilities)).into(),
+        }
     }
 
     pub(crate) fn program(&self) -> Arc<[libc::sock_filter]> {

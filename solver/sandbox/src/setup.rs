@@ -24,7 +24,11 @@ impl<T> At<T> for sys::Result<T> {
     fn at(self, step: Step, object: Object) -> Result<T, Failed> {
         match self {
             Ok(value) => Ok(value),
-            Err(errno) => Err(Failed { step, object, errno }),
+            Err(errno) => Err(Failed {
+                step,
+                object,
+                errno,
+            }),
         }
     }
 }
@@ -66,8 +70,15 @@ fn run(plan: &mut Plan) -> Result<std::convert::Infallible, Failed> {
 }
 
 fn enter_directory(plan: &mut Plan) -> Result<(), Failed> {
-    let create = Create { file: false, owner: Some((plan.uid, plan.gid)), record: false };
-    let cwd = plan.walker.open(&plan.cwd, create).at(Step::Cwd, plan.cwd_object)?;
+    let create = Create {
+        file: false,
+        owner: Some((plan.uid, plan.gid)),
+        record: false,
+    };
+    let cwd = plan
+        .walker
+        .open(&plan.cwd, create)
+        .at(Step::Cwd, plan.cwd_object)?;
     sys::fchdir(cwd).at(Step::Cwd, plan.cwd_object)?;
     let mut here = [0u8; 4096];
     // SAFETY: the buffer is valid and writable for its length.
@@ -75,7 +86,11 @@ fn enter_directory(plan: &mut Plan) -> Result<(), Failed> {
         .at(Step::Cwd, plan.cwd_object)?;
     // Outside of the root the kernel answers "(unreachable)...".
     if here[0] != b'/' {
-        return Err(Failed { step: Step::Cwd, object: plan.cwd_object, errno: REFUSED });
+        return Err(Failed {
+            step: Step::Cwd,
+            object: plan.cwd_object,
+            errno: REFUSED,
+        });
     }
     Ok(())
 }
@@ -97,5 +112,9 @@ fn execute(plan: &Plan) -> Failed {
             }
         }
     }
-    Failed { step: Step::Exec, object: plan.program_object, errno }
+    Failed {
+        step: Step::Exec,
+        object: plan.program_object,
+        errno,
+    }
 }

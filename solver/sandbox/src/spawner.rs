@@ -10,7 +10,7 @@ use crate::clone::{Stack, clone_and_wait_for_exec};
 use crate::plan::{self, Host, Plan};
 use crate::reap::{Reaped, reap};
 use crate::setup::child_main;
-use crate::{Child, SandboxError, Spec, SpawnError, Stdio};
+use crate::{Child, SandboxError, SpawnError, Spec, Stdio};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -20,6 +20,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+
+#[cfg(test)]
+mod tests;
 
 /// Enough for the callbacks of exits; children have a stack of their own.
 const THREAD_STACK: usize = 512 * 1024;
@@ -40,7 +43,11 @@ pub struct Spawner {
 }
 
 enum Request {
-    Start { plan: Box<Plan>, stdio: Stdio, reply: Sender<Result<Child, SpawnError>> },
+    Start {
+        plan: Box<Plan>,
+        stdio: Stdio,
+        reply: Sender<Result<Child, SpawnError>>,
+    },
     Stop,
 }
 
@@ -79,7 +86,13 @@ impl Spawner {
             .is_ok_and(|found| i64::try_from(found.f_type) == Ok(CGROUP2_MAGIC));
         let thread = Some(thread);
         let requests = Mutex::new(requests);
-        Ok(Self { requests, wake, thread, unified_cgroup, classic_overlay: false })
+        Ok(Self {
+            requests,
+            wake,
+            thread,
+            unified_cgroup,
+            classic_overlay: false,
+        })
     }
 
     /// Starts a process. Blocks, typically one to three milliseconds, until the program runs or
@@ -110,7 +123,9 @@ impl Spawner {
 
     fn send(&self, request: Request) -> Result<(), SandboxError> {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        requests.send(request).map_err(|_| SandboxError::SpawnerGone)?;
+        requests
+            .send(request)
+            .map_err(|_| SandboxError::SpawnerGone)?;
         // A full counter wakes the thread as well.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         Ok(())
@@ -120,12 +135,12 @@ impl Spawner {
 impl Drop for Spawner {
     fn drop(&mut self) {
         // An error means that the thread has ended already.
-        let _ = self.send(Request::Stop);
+        drop(self.send(Request::Stop));
         if let Some(thread) = self.thread.take() {
             // The last owner may be a callback on the thread itself, which cannot wait for itself;
             // it ends after the callback.
             if thread.thread().id() != thread::current().id() {
-                let _ = thread.join();
+                drop(thread.join());
             }
         }
     }
@@ -192,7 +207,7 @@ impl Worker {
                     }
                 }
                 Ok(Request::Start { reply, .. }) => {
-                    let _ = reply.send(Err(SandboxError::SpawnerGone.into()));
+                    drop(reply.send(Err(SandboxError::SpawnerGone.into())));
                 }
                 Ok(Request::Stop) | Err(mpsc::TryRecvError::Disconnected) => {
                     self.stopping = true;
@@ -220,9 +235,8 @@ impl Worker {
         let namespaces = plan.namespaces;
         // SAFETY: `child_main` expects a plan and follows the rules of a shared-memory child; this
         // thread has blocked every signal, and the plan is not touched until the call returns.
-        let cloned = unsafe {
-            clone_and_wait_for_exec(namespaces, &mut self.stack, child_main, argument)
-        };
+        let cloned =
+            unsafe { clone_and_wait_for_exec(namespaces, &mut self.stack, child_main, argument) };
         // A change of user in the child marks the shared memory, and with it the host process, as
         // not dumpable.
         restore_dumpable(dumpable);
@@ -240,7 +254,11 @@ impl Worker {
         if let Err(errno) = epoll::add(&self.poll, shared.pidfd(), data, events) {
             shared.kill();
             wait_for(&shared);
-            return Err(SandboxError::Spawner { what: "poll", source: errno.into() }.into());
+            return Err(SandboxError::Spawner {
+                what: "poll",
+                source: errno.into(),
+            }
+            .into());
         }
         self.next += 1;
         self.children.insert(number, Arc::clone(&shared));
@@ -248,7 +266,9 @@ impl Worker {
     }
 
     fn collect(&mut self, number: u64) {
-        let Some(child) = self.children.get(&number) else { return };
+        let Some(child) = self.children.get(&number) else {
+            return;
+        };
         if let Reaped::Ended(status, usage) = reap(child.pidfd()) {
             let _ = epoll::delete(&self.poll, child.pidfd());
             if let Some(child) = self.children.remove(&number) {

@@ -27,8 +27,13 @@ const MASKED_PATHS: &[&str] = &[
 ];
 
 /// Paths that are made read-only, as containerd's default specification has them.
-const READONLY_PATHS: &[&str] =
-    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READONLY_PATHS: &[&str] = &[
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// Everything the sandbox needs to know about one process.
 ///
@@ -139,7 +144,13 @@ pub struct Namespaces {
 impl Default for Namespaces {
     /// Everything fresh but the user namespace; no network.
     fn default() -> Self {
-        Self { user: None, ipc: true, uts: true, cgroup: true, network: Network::None }
+        Self {
+            user: None,
+            ipc: true,
+            uts: true,
+            cgroup: true,
+            network: Network::None,
+        }
     }
 }
 
@@ -196,7 +207,11 @@ impl Rlimit {
     /// A limit for `resource`.
     #[must_use]
     pub const fn new(resource: Resource, soft: u64, hard: u64) -> Self {
-        Self { resource, soft, hard }
+        Self {
+            resource,
+            soft,
+            hard,
+        }
     }
 }
 
@@ -248,7 +263,10 @@ impl Resource {
     /// no such resource.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|&(_, r)| r)
+        Self::NAMES
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|&(_, r)| r)
     }
 
     pub(crate) fn number(self) -> libc::c_long {

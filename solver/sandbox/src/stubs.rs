@@ -65,8 +65,12 @@ pub fn remove_stubs(upper: BorrowedFd<'_>, stubs: &[Stub]) -> Result<usize, Sand
 
 /// False: it is not, or no longer, a stub.
 fn remove(upper: BorrowedFd<'_>, stub: &Stub) -> rustix::io::Result<bool> {
-    let Some(name) = stub.path.file_name() else { return Ok(false) };
-    let Some(parent) = open_parent(upper, stub)? else { return Ok(false) };
+    let Some(name) = stub.path.file_name() else {
+        return Ok(false);
+    };
+    let Some(parent) = open_parent(upper, stub)? else {
+        return Ok(false);
+    };
     let found = match fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(found) => found,
         Err(Errno::NOENT) => return Ok(false),
@@ -84,11 +88,24 @@ fn remove(upper: BorrowedFd<'_>, stub: &Stub) -> rustix::io::Result<bool> {
         Err(errno) => return Err(errno),
     }
     // If nothing but the stub changed the directory, it is as old as before the stub.
-    let seen = (before.st_mtime, u32::try_from(before.st_mtime_nsec).unwrap_or(0));
-    let (seconds, nanoseconds) = if seen == stub.parent_after { stub.parent_before } else { seen };
+    let seen = (
+        before.st_mtime,
+        u32::try_from(before.st_mtime_nsec).unwrap_or(0),
+    );
+    let (seconds, nanoseconds) = if seen == stub.parent_after {
+        stub.parent_before
+    } else {
+        seen
+    };
     let times = Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() },
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: seconds,
+            tv_nsec: nanoseconds.into(),
+        },
     };
     fs::futimens(&parent, &times)?;
     Ok(true)

@@ -85,7 +85,10 @@ pub(crate) fn result(value: c_long) -> Result<c_long> {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the kernel's descriptors are C ints")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernel's descriptors are C ints"
+)]
 fn fd(value: c_long) -> c_int {
     value as c_int
 }
@@ -109,7 +112,16 @@ pub(crate) fn open_in_root(dir: c_int, path: &CStr) -> Result<c_int> {
         resolve: libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS,
     };
     // SAFETY: the path and the structure are valid for the call, which only reads them.
-    unsafe { call!(libc::SYS_openat2, dir, path, &raw const how, size_of::<OpenHow>()) }.map(fd)
+    unsafe {
+        call!(
+            libc::SYS_openat2,
+            dir,
+            path,
+            &raw const how,
+            size_of::<OpenHow>()
+        )
+    }
+    .map(fd)
 }
 
 pub(crate) fn close(fd: c_int) {
@@ -125,7 +137,15 @@ pub(crate) fn dup3(old: c_int, new: c_int) -> Result<()> {
 /// Marks every descriptor from `first` on close-on-exec.
 pub(crate) fn close_on_exec_from(first: c_int) -> Result<()> {
     // SAFETY: no memory is involved.
-    unsafe { call!(libc::SYS_close_range, first, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) }.map(drop)
+    unsafe {
+        call!(
+            libc::SYS_close_range,
+            first,
+            c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC
+        )
+    }
+    .map(drop)
 }
 
 /// Writes everything or fails.
@@ -133,7 +153,9 @@ pub(crate) fn write_all(fd: c_int, mut data: &[u8]) -> Result<()> {
     while !data.is_empty() {
         // SAFETY: the buffer is valid for its length.
         let written = unsafe { call!(libc::SYS_write, fd, data.as_ptr(), data.len()) }?;
-        data = data.get(written.unsigned_abs() as usize..).unwrap_or_default();
+        data = data
+            .get(written.unsigned_abs() as usize..)
+            .unwrap_or_default();
     }
     Ok(())
 }
@@ -156,8 +178,16 @@ pub(crate) fn symlink_at(target: &CStr, dir: c_int, name: &CStr) -> Result<()> {
 /// Reads a symbolic link through a descriptor of the link itself.
 pub(crate) fn read_link(fd: c_int, buffer: &mut [u8]) -> Result<usize> {
     // SAFETY: the buffer is valid and writable for its length.
-    unsafe { call!(libc::SYS_readlinkat, fd, c"", buffer.as_mut_ptr(), buffer.len()) }
-        .map(|n| n.unsigned_abs() as usize)
+    unsafe {
+        call!(
+            libc::SYS_readlinkat,
+            fd,
+            c"",
+            buffer.as_mut_ptr(),
+            buffer.len()
+        )
+    }
+    .map(|n| n.unsigned_abs() as usize)
 }
 
 pub(crate) fn fchmod(fd: c_int, mode: c_uint) -> Result<()> {
@@ -202,7 +232,16 @@ pub(crate) fn stat(fd: c_int) -> Result<Stat> {
     let mut out: libc::statx = unsafe { std::mem::zeroed() };
     let mask = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID;
     // SAFETY: the structure is valid and writable.
-    unsafe { call!(libc::SYS_statx, fd, c"", libc::AT_EMPTY_PATH, mask, &raw mut out) }?;
+    unsafe {
+        call!(
+            libc::SYS_statx,
+            fd,
+            c"",
+            libc::AT_EMPTY_PATH,
+            mask,
+            &raw mut out
+        )
+    }?;
     Ok(Stat {
         mode: u32::from(out.stx_mode),
         device: (out.stx_rdev_major, out.stx_rdev_minor),
@@ -241,5 +280,7 @@ pub(crate) fn prctl(option: c_int, a: u64, b: u64) -> Result<c_long> {
 /// Executes a program. Returns only on failure.
 pub(crate) fn execve(path: &CStr, args: &[*const c_char], env: &[*const c_char]) -> i32 {
     // SAFETY: both arrays end with a null pointer and hold pointers to C strings of the plan.
-    unsafe { call!(libc::SYS_execve, path, args.as_ptr(), env.as_ptr()) }.err().unwrap_or(0)
+    unsafe { call!(libc::SYS_execve, path, args.as_ptr(), env.as_ptr()) }
+        .err()
+        .unwrap_or(0)
 }

@@ -27,7 +27,10 @@ const MAX_HOSTNAME: usize = 64;
 const TTY_GROUP: &CStr = c"5";
 
 fn invalid<T>(field: &'static str, reason: impl Into<String>) -> Built<T> {
-    Err(SandboxError::InvalidSpec { field, reason: reason.into() })
+    Err(SandboxError::InvalidSpec {
+        field,
+        reason: reason.into(),
+    })
 }
 
 fn c_string(field: &'static str, text: impl AsRef<OsStr>) -> Built<CString> {
@@ -69,7 +72,11 @@ struct Builder<'a> {
 /// Prepares the start of the process that `spec` describes.
 pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
     check(spec)?;
-    let mut builder = Builder { spec, objects: vec![OsString::new()], files: 0 };
+    let mut builder = Builder {
+        spec,
+        objects: vec![OsString::new()],
+        files: 0,
+    };
     let root = builder.root()?;
     let mut mounts = builder.system_mounts(host)?;
     for mount in &spec.mounts {
@@ -83,7 +90,10 @@ pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
     let args = strings("args", &spec.args)?;
     let env = strings("env", &spec.env)?;
     let pointers = |list: &[CString]| -> Vec<*const c_char> {
-        list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+        list.iter()
+            .map(|s| s.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
     };
     let program = spec.args.first().cloned().unwrap_or_default();
     let cwd_object = builder.object(spec.cwd.as_os_str());
@@ -104,7 +114,11 @@ pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
         hostname: (spec.namespaces.uts && !spec.hostname.is_empty())
             .then(|| spec.hostname.as_bytes().to_vec()),
         loopback: spec.namespaces.network == Network::None,
-        rlimits: spec.rlimits.iter().map(|r| (r.resource.number(), [r.soft, r.hard])).collect(),
+        rlimits: spec
+            .rlimits
+            .iter()
+            .map(|r| (r.resource.number(), [r.soft, r.hard]))
+            .collect(),
         cwd: absolute("cwd", &spec.cwd)?,
         umask: spec.umask,
         uid: spec.uid,
@@ -123,7 +137,11 @@ pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
         program_object,
         classic_overlay: host.classic_overlay,
         walker: Walker::new(),
-        report: Report { step: 0, object: 0, errno: 0 },
+        report: Report {
+            step: 0,
+            object: 0,
+            errno: 0,
+        },
     })
 }
 
@@ -142,10 +160,16 @@ fn check(spec: &Spec) -> Built<()> {
     }
     if let Some(map) = spec.namespaces.user {
         if (map.uid, map.gid) != (spec.uid, spec.gid) {
-            return invalid("uid", "only the mapped user and group exist in the user namespace");
+            return invalid(
+                "uid",
+                "only the mapped user and group exist in the user namespace",
+            );
         }
         if !spec.additional_gids.is_empty() {
-            return invalid("additional_gids", "a user namespace with one group has no others");
+            return invalid(
+                "additional_gids",
+                "a user namespace with one group has no others",
+            );
         }
     }
     Ok(())
@@ -161,7 +185,13 @@ fn namespaces(spec: &Spec) -> u64 {
         (chosen.cgroup, libc::CLONE_NEWCGROUP),
         (chosen.network == Network::None, libc::CLONE_NEWNET),
     ];
-    let flag = |&(on, flag): &(bool, i32)| if on { u64::from(flag.cast_unsigned()) } else { 0 };
+    let flag = |&(on, flag): &(bool, i32)| {
+        if on {
+            u64::from(flag.cast_unsigned())
+        } else {
+            0
+        }
+    };
     flags.iter().map(flag).sum()
 }
 
@@ -171,7 +201,9 @@ fn candidates(program: &OsStr, env: &[OsString]) -> Built<Vec<CString>> {
     if program.contains(&b'/') {
         return Ok(vec![c_string("args", OsStr::from_bytes(program))?]);
     }
-    let path = env.iter().find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="));
+    let path = env
+        .iter()
+        .find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="));
     path.unwrap_or(DEFAULT_PATH)
         .split(|&b| b == b':')
         .filter(|dir| !dir.is_empty())
@@ -186,12 +218,18 @@ impl Builder<'_> {
     }
 
     fn paths(&mut self, field: &'static str, paths: &[PathBuf]) -> Built<Vec<(CString, Object)>> {
-        paths.iter().map(|path| Ok((absolute(field, path)?, self.object(path)))).collect()
+        paths
+            .iter()
+            .map(|path| Ok((absolute(field, path)?, self.object(path))))
+            .collect()
     }
 
     fn root(&mut self) -> Built<PlannedMount> {
         let spec = self.spec;
-        if matches!(spec.root.source, Source::File { .. } | Source::Device { .. }) {
+        if matches!(
+            spec.root.source,
+            Source::File { .. } | Source::Device { .. }
+        ) {
             return invalid("root", "the source is not a directory tree");
         }
         let root = &spec.root;
@@ -202,8 +240,15 @@ impl Builder<'_> {
     }
 
     fn mount(&mut self, mount: &crate::Mount) -> Built<PlannedMount> {
-        if !mount.target.components().any(|c| matches!(c, Component::Normal(_))) {
-            return invalid("mounts", format!("{:?} cannot be a mount point", mount.target));
+        if !mount
+            .target
+            .components()
+            .any(|c| matches!(c, Component::Normal(_)))
+        {
+            return invalid(
+                "mounts",
+                format!("{:?} cannot be a mount point", mount.target),
+            );
         }
         let mut made = self.planned(&mount.source, mount.selector.as_deref(), mount.readonly)?;
         made.target = absolute("mounts", &mount.target)?;
@@ -217,7 +262,11 @@ impl Builder<'_> {
         selector: Option<&Path>,
         readonly: bool,
     ) -> Built<PlannedMount> {
-        let mut attributes = if self.spec.host_devices { 0 } else { ATTR_NODEV };
+        let mut attributes = if self.spec.host_devices {
+            0
+        } else {
+            ATTR_NODEV
+        };
         if readonly {
             attributes |= ATTR_RDONLY;
         }
@@ -232,11 +281,17 @@ impl Builder<'_> {
         let (source, name) = match source {
             Source::Overlay { lower, upper, work } if !lower.is_empty() => {
                 let writable = Writable { upper, work };
-                (self.overlay(lower, Some(&writable), user_namespace)?, upper.as_os_str())
+                (
+                    self.overlay(lower, Some(&writable), user_namespace)?,
+                    upper.as_os_str(),
+                )
             }
             Source::ReadOnlyOverlay { lower } if lower.len() > 1 => {
                 attributes |= ATTR_RDONLY;
-                (self.overlay(lower, None, user_namespace)?, lower[0].as_os_str())
+                (
+                    self.overlay(lower, None, user_namespace)?,
+                    lower[0].as_os_str(),
+                )
             }
             Source::ReadOnlyOverlay { lower } => {
                 let Some(path) = lower.first() else {
@@ -250,24 +305,40 @@ impl Builder<'_> {
             }
             Source::Device { path } => {
                 attributes &= !ATTR_NODEV;
-                (PlannedSource::Device { path: host(path)? }, path.as_os_str())
+                (
+                    PlannedSource::Device { path: host(path)? },
+                    path.as_os_str(),
+                )
             }
             Source::Tmpfs { size } => {
                 attributes |= ATTR_NOSUID;
                 let size = size.map(|bytes| bytes.to_string());
                 (tmpfs("1777", size.as_deref()), OsStr::new("tmpfs"))
             }
-            Source::File { contents, mode, uid, gid } => {
+            Source::File {
+                contents,
+                mode,
+                uid,
+                gid,
+            } => {
                 self.files += 1;
                 let name = c_string("mounts", format!("file{}", self.files))?;
                 let (contents, mode) = (contents.clone(), mode & 0o7777);
-                let source = PlannedSource::File { name, contents, mode, uid: *uid, gid: *gid };
+                let source = PlannedSource::File {
+                    name,
+                    contents,
+                    mode,
+                    uid: *uid,
+                    gid: *gid,
+                };
                 (source, OsStr::new("file"))
             }
         };
         Ok(PlannedMount {
             source,
-            selector: selector.map(|path| c_string("selector", path)).transpose()?,
+            selector: selector
+                .map(|path| c_string("selector", path))
+                .transpose()?,
             attributes,
             target: CString::default(),
             rule: TargetRule::Follow,
@@ -301,12 +372,21 @@ impl Builder<'_> {
         let spec = self.spec;
         let hardened = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
         let ordinary = |magic| TargetRule::OrdinaryDirectory { magic };
-        let sys = if spec.writable_sys { hardened } else { hardened | ATTR_RDONLY };
+        let sys = if spec.writable_sys {
+            hardened
+        } else {
+            hardened | ATTR_RDONLY
+        };
         let dev = ATTR_NOSUID | ATTR_STRICTATIME | ATTR_NODEV;
 
         let mut mounts = vec![
             self.system(c"/proc", fs(c"proc"), hardened, ordinary(PROC_MAGIC)),
-            self.system(c"/dev", tmpfs("755", Some("65536k")), dev, ordinary(TMPFS_MAGIC)),
+            self.system(
+                c"/dev",
+                tmpfs("755", Some("65536k")),
+                dev,
+                ordinary(TMPFS_MAGIC),
+            ),
         ];
         mounts[1].is_dev = true;
         let mut pts = vec![
@@ -317,7 +397,10 @@ impl Builder<'_> {
         if spec.namespaces.user.is_none() {
             pts.push(parameter(c"gid", Some(TTY_GROUP)));
         }
-        let pts = PlannedSource::FileSystem { kind: c"devpts", parameters: pts };
+        let pts = PlannedSource::FileSystem {
+            kind: c"devpts",
+            parameters: pts,
+        };
         let follow = TargetRule::Follow;
         mounts.push(self.system(c"/dev/pts", pts, ATTR_NOSUID | ATTR_NOEXEC, follow));
         mounts.push(self.system(c"/dev/shm", tmpfs("1777", Some("65536k")), hardened, follow));
@@ -327,7 +410,9 @@ impl Builder<'_> {
         // A user namespace may mount sysfs only with a network namespace of its own.
         let borrowed = spec.namespaces.user.is_some() && spec.namespaces.network == Network::Host;
         let source = if borrowed {
-            PlannedSource::Clone { path: c"/sys".to_owned() }
+            PlannedSource::Clone {
+                path: c"/sys".to_owned(),
+            }
         } else {
             fs(c"sysfs")
         };
@@ -361,12 +446,24 @@ impl Builder<'_> {
 }
 
 fn parameter(key: &CStr, value: Option<&CStr>) -> Parameter {
-    let kind = if value.is_some() { ParameterKind::String } else { ParameterKind::Flag };
-    Parameter { kind, key: key.to_owned(), value: value.map(CStr::to_owned), object: 0 }
+    let kind = if value.is_some() {
+        ParameterKind::String
+    } else {
+        ParameterKind::Flag
+    };
+    Parameter {
+        kind,
+        key: key.to_owned(),
+        value: value.map(CStr::to_owned),
+        object: 0,
+    }
 }
 
 fn fs(kind: &'static CStr) -> PlannedSource {
-    PlannedSource::FileSystem { kind, parameters: Vec::new() }
+    PlannedSource::FileSystem {
+        kind,
+        parameters: Vec::new(),
+    }
 }
 
 fn tmpfs(mode: &str, size: Option<&str>) -> PlannedSource {
@@ -375,5 +472,8 @@ fn tmpfs(mode: &str, size: Option<&str>) -> PlannedSource {
     if let Some(size) = size {
         parameters.push(parameter(c"size", Some(&text(size))));
     }
-    PlannedSource::FileSystem { kind: c"tmpfs", parameters }
+    PlannedSource::FileSystem {
+        kind: c"tmpfs",
+        parameters,
+    }
 }

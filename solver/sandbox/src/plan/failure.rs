@@ -15,7 +15,11 @@ impl Plan {
         let report = unsafe { std::ptr::read_volatile(&raw const self.report) };
         let step = Step::from_code(report.step);
         if report.errno != 0 {
-            let failure = Failure { step, object: report.object, errno: report.errno };
+            let failure = Failure {
+                step,
+                object: report.object,
+                errno: report.errno,
+            };
             return Some(self.error(failure));
         }
         (step != Step::Exec).then_some(SandboxError::Died { step })
@@ -27,14 +31,25 @@ impl Plan {
             .records()
             .map(|(path, record)| Stub {
                 path: PathBuf::from(OsStr::from_bytes(path)),
-                kind: if record.file { StubKind::File } else { StubKind::Directory },
+                kind: if record.file {
+                    StubKind::File
+                } else {
+                    StubKind::Directory
+                },
                 parent_before: record.before,
                 parent_after: record.after,
             })
             .collect()
     }
 
-    fn error(&self, Failure { step, object, errno }: Failure) -> SandboxError {
+    fn error(
+        &self,
+        Failure {
+            step,
+            object,
+            errno,
+        }: Failure,
+    ) -> SandboxError {
         let object = self.object(object);
         match (step, errno) {
             (Step::Exec, libc::ENOENT) => SandboxError::ProgramNotFound { name: object },
@@ -42,21 +57,36 @@ impl Plan {
             (Step::Exec, libc::ENOEXEC) => SandboxError::ProgramFormat { name: object },
             (Step::Exec, NO_INTERPRETER) => SandboxError::InterpreterNotFound { name: object },
             (Step::Cwd, REFUSED) => SandboxError::CwdRefused { cwd: object.into() },
-            (_, REFUSED) => SandboxError::TargetRefused { target: object.into() },
-            (_, TOO_MANY_LAYERS) => SandboxError::TooManyLayers { count: self.largest_overlay() },
+            (_, REFUSED) => SandboxError::TargetRefused {
+                target: object.into(),
+            },
+            (_, TOO_MANY_LAYERS) => SandboxError::TooManyLayers {
+                count: self.largest_overlay(),
+            },
             (Step::Selector, libc::ENOENT | libc::ENOTDIR) => {
                 let selector = self.selector_at(&object);
-                SandboxError::SelectorNotFound { target: object.into(), selector }
+                SandboxError::SelectorNotFound {
+                    target: object.into(),
+                    selector,
+                }
             }
             _ => {
                 let source = io::Error::from_raw_os_error(errno);
-                SandboxError::Setup { step, object, source }
+                SandboxError::Setup {
+                    step,
+                    object,
+                    source,
+                }
             }
         }
     }
 
     fn object(&self, index: u32) -> OsString {
-        usize::try_from(index).ok().and_then(|i| self.objects.get(i)).cloned().unwrap_or_default()
+        usize::try_from(index)
+            .ok()
+            .and_then(|i| self.objects.get(i))
+            .cloned()
+            .unwrap_or_default()
     }
 
     fn planned(&self) -> impl Iterator<Item = &super::PlannedMount> {

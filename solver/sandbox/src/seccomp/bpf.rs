@@ -36,7 +36,12 @@ const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
 const fn statement(code: u16, k: u32) -> sock_filter {
-    sock_filter { code, jt: 0, jf: 0, k }
+    sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    }
 }
 
 const fn branch(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
@@ -79,7 +84,10 @@ fn tree(ranges: &[(u32, Verdict)]) -> Vec<sock_filter> {
     let mut block = match u8::try_from(below.len()) {
         Ok(skip) => vec![branch(AT_LEAST, pivot, skip, 0)],
         // Conditional jumps reach 255 instructions, unconditional ones everything.
-        Err(_) => vec![branch(AT_LEAST, pivot, 0, 1), statement(JUMP, length(&below))],
+        Err(_) => vec![
+            branch(AT_LEAST, pivot, 0, 1),
+            statement(JUMP, length(&below)),
+        ],
     };
     block.extend(below);
     block.extend(tree(high));

@@ -46,19 +46,46 @@ pub(super) enum Compare {
     NoneOf(u32),
 }
 
-#[expect(clippy::cast_sign_loss, reason = "the kernel's constants are small and not negative")]
+#[expect(
+    clippy::cast_sign_loss,
+    reason = "the kernel's constants are small and not negative"
+)]
 const SOCKET: &[Test] = &[
-    Test { argument: 0, is: Compare::Less(libc::AF_ALG as u32) },
-    Test { argument: 0, is: Compare::Equal(libc::AF_ALG as u32 + 1) },
-    Test { argument: 0, is: Compare::Greater(libc::AF_VSOCK as u32) },
+    Test {
+        argument: 0,
+        is: Compare::Less(libc::AF_ALG as u32),
+    },
+    Test {
+        argument: 0,
+        is: Compare::Equal(libc::AF_ALG as u32 + 1),
+    },
+    Test {
+        argument: 0,
+        is: Compare::Greater(libc::AF_VSOCK as u32),
+    },
 ];
 
 const PERSONALITY: &[Test] = &[
-    Test { argument: 0, is: Compare::Equal(0x0) },
-    Test { argument: 0, is: Compare::Equal(0x8) },
-    Test { argument: 0, is: Compare::Equal(0x2_0000) },
-    Test { argument: 0, is: Compare::Equal(0x2_0008) },
-    Test { argument: 0, is: Compare::Equal(0xffff_ffff) },
+    Test {
+        argument: 0,
+        is: Compare::Equal(0x0),
+    },
+    Test {
+        argument: 0,
+        is: Compare::Equal(0x8),
+    },
+    Test {
+        argument: 0,
+        is: Compare::Equal(0x2_0000),
+    },
+    Test {
+        argument: 0,
+        is: Compare::Equal(0x2_0008),
+    },
+    Test {
+        argument: 0,
+        is: Compare::Equal(0xffff_ffff),
+    },
 ];
 
 #[expect(clippy::cast_sign_loss, reason = "the flags are bits below the sign")]
@@ -108,7 +135,12 @@ pub(super) fn ranges(column: usize, capabilities: CapabilitySet) -> Vec<(u32, Ve
         .collect();
     named.sort_by_key(|&(number, _)| number);
     named.dedup_by_key(|&mut (number, _)| number);
-    let top = named.iter().map(|&(n, _)| n).filter(|&n| n < ARM_PRIVATE).max().unwrap_or(0);
+    let top = named
+        .iter()
+        .map(|&(n, _)| n)
+        .filter(|&n| n < ARM_PRIVATE)
+        .max()
+        .unwrap_or(0);
 
     let mut ranges: Vec<(u32, Verdict)> = Vec::new();
     let mut push = |start: u32, verdict: Verdict| {
@@ -117,7 +149,13 @@ pub(super) fn ranges(column: usize, capabilities: CapabilitySet) -> Vec<(u32, Ve
         }
     };
     let mut next = 0;
-    let unnamed = |number: u32| Verdict::Errno(if number > top { libc::ENOSYS } else { libc::EPERM });
+    let unnamed = |number: u32| {
+        Verdict::Errno(if number > top {
+            libc::ENOSYS
+        } else {
+            libc::EPERM
+        })
+    };
     for (number, verdict) in named {
         if number > next {
             push(next, unnamed(next));

@@ -67,11 +67,17 @@ fn the_tree_answers_as_the_ranges_do() {
         let program = bpf::compile(&all);
         assert!(program.len() < 1000, "{} instructions", program.len());
         for section in &all {
-            for number in (0..2000).chain(0x0f_0000..0x0f_0010).chain([u32::MAX - 1, u32::MAX]) {
+            for number in (0..2000)
+                .chain(0x0f_0000..0x0f_0010)
+                .chain([u32::MAX - 1, u32::MAX])
+            {
                 if section.ceiling.is_some_and(|ceiling| number >= ceiling) {
                     continue;
                 }
-                let at = section.ranges.partition_point(|&(start, _)| start <= number) - 1;
+                let at = section
+                    .ranges
+                    .partition_point(|&(start, _)| start <= number)
+                    - 1;
                 for first in [0, 1, 8, 38, 39, 40, 41, 0x2_0008, 0x1000_0000, 0xffff_ffff] {
                     let arguments = [first, 0, 0, 0, 0, 0];
                     assert_eq!(
@@ -92,8 +98,12 @@ fn every_row_is_once_in_the_table_and_has_one_number() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), ROWS.len());
-    for column in [table::X86_64, table::X86, table::AARCH64] {
-        let mut numbers: Vec<_> = ROWS.iter().map(|r| r.2[column]).filter(|&n| n >= 0).collect();
+    for column in [X86_64, X86, table::AARCH64] {
+        let mut numbers: Vec<_> = ROWS
+            .iter()
+            .map(|r| r.2[column])
+            .filter(|&n| n >= 0)
+            .collect();
         let count = numbers.len();
         numbers.sort_unstable();
         numbers.dedup();
@@ -106,7 +116,12 @@ fn every_row_is_once_in_the_table_and_has_one_number() {
 fn the_default_profile_decides_like_containerds() {
     let default = SeccompProfile::containerd_default(CapabilitySet::containerd_default());
     let ask = |number: i64, first: u64| {
-        run(&default.program(), AUDIT_X86_64, number as u32, [first, 0, 0, 0, 0, 0])
+        run(
+            &default.program(),
+            AUDIT_X86_64,
+            number as u32,
+            [first, 0, 0, 0, 0, 0],
+        )
     };
     let denied = refuse(libc::EPERM);
     let cases = [
@@ -144,8 +159,14 @@ fn other_architectures_are_handled() {
     let none = [0; 6];
     // 32-bit x86: read is 3, unshare 310.
     assert_eq!(run(&default.program(), AUDIT_X86, 3, none), ALLOW);
-    assert_eq!(run(&default.program(), AUDIT_X86, 310, none), refuse(libc::EPERM));
-    assert_eq!(run(&default.program(), AUDIT_X86_64, X32_BIT, none), refuse(libc::ENOSYS));
+    assert_eq!(
+        run(&default.program(), AUDIT_X86, 310, none),
+        refuse(libc::EPERM)
+    );
+    assert_eq!(
+        run(&default.program(), AUDIT_X86_64, X32_BIT, none),
+        refuse(libc::ENOSYS)
+    );
     assert_eq!(run(&default.program(), AUDIT_ARM, 3, none), KILL);
 }
 
@@ -156,9 +177,15 @@ fn capabilities_open_their_calls() {
         ranges[ranges.partition_point(|&(start, _)| start <= number) - 1].1
     };
     let syslog = 103;
-    assert_eq!(verdict(CapabilitySet::EMPTY, syslog), Verdict::Errno(libc::EPERM));
+    assert_eq!(
+        verdict(CapabilitySet::EMPTY, syslog),
+        Verdict::Errno(libc::EPERM)
+    );
     for capability in [Capability::Syslog, Capability::SysAdmin] {
-        assert_eq!(verdict(CapabilitySet::EMPTY.with(capability), syslog), Verdict::Allow);
+        assert_eq!(
+            verdict(CapabilitySet::EMPTY.with(capability), syslog),
+            Verdict::Allow
+        );
     }
     assert!(ranges(X86, CapabilitySet::EMPTY).len() > 20);
 }

@@ -34,7 +34,12 @@ pub(super) fn isolate(plan: &Plan) -> Done {
 
 /// The kernel forgets the death signal at every change of credentials.
 fn die_with_parent() -> sys::Result<()> {
-    sys::prctl(libc::PR_SET_PDEATHSIG, u64::from(libc::SIGKILL.unsigned_abs()), 0).map(drop)
+    sys::prctl(
+        libc::PR_SET_PDEATHSIG,
+        u64::from(libc::SIGKILL.unsigned_abs()),
+        0,
+    )
+    .map(drop)
 }
 
 fn write(path: &std::ffi::CStr, data: &[u8]) -> sys::Result<()> {
@@ -50,8 +55,13 @@ pub(super) fn null_streams(plan: &Plan) -> Done {
     if plan.stdio.iter().all(|&fd| fd >= 0) {
         return Ok(());
     }
-    let null = sys::open_at(libc::AT_FDCWD, c"/dev/null", libc::O_RDWR | libc::O_NOFOLLOW, 0)
-        .at(Step::Start, 0)?;
+    let null = sys::open_at(
+        libc::AT_FDCWD,
+        c"/dev/null",
+        libc::O_RDWR | libc::O_NOFOLLOW,
+        0,
+    )
+    .at(Step::Start, 0)?;
     for (number, &fd) in (0..).zip(&plan.stdio) {
         if fd < 0 {
             sys::dup3(null, number).at(Step::Start, 0)?;
@@ -63,8 +73,7 @@ pub(super) fn null_streams(plan: &Plan) -> Done {
 pub(super) fn name_and_network(plan: &Plan) -> Done {
     if let Some(name) = &plan.hostname {
         // SAFETY: the buffer is valid for its length.
-        unsafe { call!(libc::SYS_sethostname, name.as_ptr(), name.len()) }
-            .at(Step::Hostname, 0)?;
+        unsafe { call!(libc::SYS_sethostname, name.as_ptr(), name.len()) }.at(Step::Hostname, 0)?;
     }
     if plan.loopback {
         loopback_up().at(Step::Loopback, 0)?;
@@ -78,14 +87,22 @@ fn loopback_up() -> sys::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
         *to = from.cast_signed();
     }
-    #[expect(clippy::cast_possible_truncation, reason = "the flags are the low bits")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the flags are the low bits"
+    )]
     let flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
     request.ifr_ifru.ifru_flags = flags;
     // SAFETY: the request is valid for the ioctl, which reads it.
     unsafe {
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
         let socket = call!(libc::SYS_socket, libc::AF_INET, kind, 0)?;
-        let up = call!(libc::SYS_ioctl, socket, libc::SIOCSIFFLAGS as c_long, &raw mut request);
+        let up = call!(
+            libc::SYS_ioctl,
+            socket,
+            libc::SIOCSIFFLAGS as c_long,
+            &raw mut request
+        );
         call!(libc::SYS_close, socket)?;
         up.map(drop)
     }
@@ -127,7 +144,9 @@ pub(super) fn filter(plan: &Plan) -> Done {
     if plan.no_new_privileges {
         sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).at(Step::Seccomp, 0)?;
     }
-    let Some(program) = &plan.seccomp else { return Ok(()) };
+    let Some(program) = &plan.seccomp else {
+        return Ok(());
+    };
     let program = libc::sock_fprog {
         len: u16::try_from(program.len()).unwrap_or(u16::MAX),
         filter: program.as_ptr().cast_mut(),
@@ -187,15 +206,25 @@ fn take_on(plan: &Plan) -> sys::Result<()> {
     set_capabilities(plan)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the kernel takes the sets in halves")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernel takes the sets in halves"
+)]
 fn set_capabilities(plan: &Plan) -> sys::Result<()> {
-    let header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+    let header = CapabilityHeader {
+        version: CAPABILITY_VERSION_3,
+        pid: 0,
+    };
     let mut data = [CapabilityData::default(); 2];
     // SAFETY: header and data are the kernel's structures for version 3.
     unsafe { call!(libc::SYS_capget, &raw const header, data.as_mut_ptr()) }?;
     // Programs of other users have no capabilities after `execve`; they have none before it
     // either, so that the program itself must be theirs to execute.
-    let wanted = if plan.uid == 0 || plan.ambient { plan.capabilities } else { 0 };
+    let wanted = if plan.uid == 0 || plan.ambient {
+        plan.capabilities
+    } else {
+        0
+    };
     for (half, word) in data.iter_mut().zip([wanted as u32, (wanted >> 32) as u32]) {
         half.permitted &= word;
         half.effective = half.permitted;

@@ -26,7 +26,10 @@ pub(crate) enum ParameterKind {
     String = 1,
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the kernel's descriptors are C ints")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernel's descriptors are C ints"
+)]
 fn fd(value: std::ffi::c_long) -> c_int {
     value as c_int
 }
@@ -75,11 +78,26 @@ pub(crate) fn set_attributes(mount: c_int, attributes: u64, recursive: bool) -> 
         propagation: u64,
         user_namespace: u64,
     }
-    let attr = MountAttr { set: attributes, clear: 0, propagation: 0, user_namespace: 0 };
+    let attr = MountAttr {
+        set: attributes,
+        clear: 0,
+        propagation: 0,
+        user_namespace: 0,
+    };
     let flags = EMPTY_PATH | if recursive { RECURSIVE } else { 0 };
     let size = size_of::<MountAttr>();
     // SAFETY: the structure is valid for the call, which only reads it.
-    unsafe { call!(libc::SYS_mount_setattr, mount, c"", flags, &raw const attr, size) }.map(drop)
+    unsafe {
+        call!(
+            libc::SYS_mount_setattr,
+            mount,
+            c"",
+            flags,
+            &raw const attr,
+            size
+        )
+    }
+    .map(drop)
 }
 
 /// Attaches a detached mount, or moves an attached one, onto what `target` names.
@@ -92,7 +110,17 @@ pub(crate) fn attach(mount: c_int, target: c_int) -> Result<()> {
 /// Attaches a detached mount onto `path` (relative to `dir`).
 pub(crate) fn attach_at(mount: c_int, dir: c_int, path: &CStr) -> Result<()> {
     // SAFETY: the path is a valid C string.
-    unsafe { call!(libc::SYS_move_mount, mount, c"", dir, path, MOVE_FROM_EMPTY_PATH) }.map(drop)
+    unsafe {
+        call!(
+            libc::SYS_move_mount,
+            mount,
+            c"",
+            dir,
+            path,
+            MOVE_FROM_EMPTY_PATH
+        )
+    }
+    .map(drop)
 }
 
 /// mount(2) of a file system of type `kind` onto `target`.
@@ -109,13 +137,27 @@ pub(crate) fn make_all_private() -> Result<()> {
     unsafe { call!(libc::SYS_mount, none, c"/", none, flags, none) }.map(drop)
 }
 
-/// Makes the current directory, the root of a mount, the root of the process and drops the old
-/// root with everything below it.
-pub(crate) fn pivot_into_current() -> Result<()> {
+/// Makes the current directory, the root of the mount `id`, the root of the process and drops
+/// everything of the old root.
+pub(crate) fn pivot_into_current(id: u64) -> Result<()> {
+    /// Two are expected: the scratch file system and the old root below it.
+    const MOST: usize = 1024;
     // SAFETY: the paths are constant strings.
-    unsafe {
-        call!(libc::SYS_pivot_root, c".", c".")?;
-        call!(libc::SYS_umount2, c".", libc::MNT_DETACH)?;
+    unsafe { call!(libc::SYS_pivot_root, c".", c".") }?;
+    crate::sys::chdir(c"/")?;
+    // The old root now lies on the new one, with what was attached above it still on top. The
+    // parent of `/` is `/` with whatever is mounted on it: only when that is the new root itself
+    // is the host's tree gone.
+    for _ in 0..MOST {
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let top = crate::sys::open_at(libc::AT_FDCWD, c"/..", flags, 0)?;
+        let mount = crate::sys::stat(top)?.mount;
+        crate::sys::close(top);
+        if mount == id {
+            return Ok(());
+        }
+        // SAFETY: the path is a constant string.
+        unsafe { call!(libc::SYS_umount2, c"/..", libc::MNT_DETACH) }?;
     }
-    crate::sys::chdir(c"/")
+    Err(libc::EBUSY)
 }

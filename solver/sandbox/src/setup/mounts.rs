@@ -5,7 +5,7 @@
 
 use super::mount_api::{self as api, ParameterKind};
 use super::walk::Create;
-use super::{Failed, At};
+use super::{At, Failed};
 use crate::Step;
 use crate::overlay::OverlayPlan;
 use crate::plan::{
@@ -57,8 +57,9 @@ pub(super) fn enter_root(plan: &mut Plan) -> Result<Parts, Failed> {
     // The root comes last: it may already be attached, above everything else.
     let root = prepare(&mut plan.root, scratch, classic, true)?;
     sys::fchdir(root).at(Step::PivotRoot, plan.root.source_object)?;
-    api::pivot_into_current().at(Step::PivotRoot, plan.root.source_object)?;
-    plan.walker.root_mount = sys::stat(root).at(Step::PivotRoot, 0)?.mount;
+    let id = sys::stat(root).at(Step::PivotRoot, 0)?.mount;
+    api::pivot_into_current(id).at(Step::PivotRoot, plan.root.source_object)?;
+    plan.walker.root_mount = id;
     plan.root.fd = root;
     Ok(parts)
 }
@@ -93,7 +94,11 @@ fn parts(scratch: c_int, user_namespace: bool) -> Result<Parts, Failed> {
         }
         .at(Step::Devices, 0)?;
     }
-    Ok(Parts { nodes, empty, empty_is_attached: false })
+    Ok(Parts {
+        nodes,
+        empty,
+        empty_is_attached: false,
+    })
 }
 
 /// A detached mount of a device node of the host.
@@ -126,13 +131,18 @@ fn prepare(
             };
             (source.at(Step::Source, object)?, mount.selector.is_some())
         }
-        PlannedSource::Device { path } => {
-            (device(path, None).at(Step::Source, object)?, false)
-        }
-        PlannedSource::FileSystem { kind, parameters } => {
-            (file_system(kind, parameters, attributes).at(Step::Source, object)?, false)
-        }
-        PlannedSource::File { name, contents, mode, uid, gid } => {
+        PlannedSource::Device { path } => (device(path, None).at(Step::Source, object)?, false),
+        PlannedSource::FileSystem { kind, parameters } => (
+            file_system(kind, parameters, attributes).at(Step::Source, object)?,
+            false,
+        ),
+        PlannedSource::File {
+            name,
+            contents,
+            mode,
+            uid,
+            gid,
+        } => {
             let made = file(scratch, name, contents, *mode, (*uid, *gid));
             (made.at(Step::Source, object)?, false)
         }
@@ -155,7 +165,11 @@ fn prepare(
     }
     if attach {
         if !sys::stat(fd).at(Step::Source, object)?.is(libc::S_IFDIR) {
-            return Err(Failed { step: Step::Source, object, errno: libc::ENOTDIR });
+            return Err(Failed {
+                step: Step::Source,
+                object,
+                errno: libc::ENOTDIR,
+            });
         }
         if !attached || mount.selector.is_some() {
             api::attach_at(fd, libc::AT_FDCWD, c"/").at(Step::PivotRoot, object)?;
@@ -167,7 +181,12 @@ fn prepare(
 fn file_system(kind: &CStr, parameters: &[Parameter], attributes: u64) -> sys::Result<c_int> {
     let context = api::fsopen(kind)?;
     for parameter in parameters {
-        api::configure(context, parameter.kind, &parameter.key, parameter.value.as_deref())?;
+        api::configure(
+            context,
+            parameter.kind,
+            &parameter.key,
+            parameter.value.as_deref(),
+        )?;
     }
     api::create(context)?;
     let mount = api::fsmount(context, attributes)?;
@@ -206,7 +225,11 @@ fn overlay_mount(
         return Ok((fd, false));
     }
     let Some(options) = &plan.options else {
-        return Err(Failed { step: Step::Source, object, errno: TOO_MANY_LAYERS });
+        return Err(Failed {
+            step: Step::Source,
+            object,
+            errno: TOO_MANY_LAYERS,
+        });
     };
     // MS_RDONLY, MS_NOSUID, MS_NODEV and MS_NOEXEC have the values of their attributes.
     api::mount(c"overlay", c"/", attributes, options).at(Step::Source, object)?;
@@ -214,7 +237,11 @@ fn overlay_mount(
     let flags = libc::O_PATH | libc::O_DIRECTORY;
     let fd = sys::open_at(libc::AT_FDCWD, c"/..", flags, 0).at(Step::Source, object)?;
     if sys::file_system(fd).at(Step::Source, object)? != OVERLAY_MAGIC {
-        return Err(Failed { step: Step::Source, object, errno: libc::EINVAL });
+        return Err(Failed {
+            step: Step::Source,
+            object,
+            errno: libc::EINVAL,
+        });
     }
     Ok((fd, true))
 }
@@ -235,9 +262,19 @@ fn modern_overlay(
                 return Ok(None);
             }
             Err(errno) if parameter.object != 0 => {
-                return Err(Failed { step: Step::Layer, object: parameter.object, errno });
+                return Err(Failed {
+                    step: Step::Layer,
+                    object: parameter.object,
+                    errno,
+                });
             }
-            Err(errno) => return Err(Failed { step: Step::Source, object, errno }),
+            Err(errno) => {
+                return Err(Failed {
+                    step: Step::Source,
+                    object,
+                    errno,
+                });
+            }
         }
     }
     api::create(context).at(Step::Source, object)?;
@@ -250,14 +287,20 @@ fn modern_overlay(
 pub(super) fn attach_all(plan: &mut Plan, parts: &mut Parts) -> Done {
     let Plan { mounts, walker, .. } = plan;
     for mount in mounts.iter() {
-        let is_directory =
-            sys::stat(mount.fd).at(Step::Attach, mount.target_object)?.is(libc::S_IFDIR);
+        let is_directory = sys::stat(mount.fd)
+            .at(Step::Attach, mount.target_object)?
+            .is(libc::S_IFDIR);
         if let TargetRule::OrdinaryDirectory { .. } = mount.rule {
             refuse_link(mount).at(Step::Target, mount.target_object)?;
         }
-        let create = Create { file: !is_directory, owner: None, record: true };
-        let target =
-            walker.open(&mount.target, create).at(Step::Target, mount.target_object)?;
+        let create = Create {
+            file: !is_directory,
+            owner: None,
+            record: true,
+        };
+        let target = walker
+            .open(&mount.target, create)
+            .at(Step::Target, mount.target_object)?;
         api::attach(mount.fd, target).at(Step::Attach, mount.target_object)?;
         sys::close(target);
         if let TargetRule::OrdinaryDirectory { magic } = mount.rule {
@@ -282,11 +325,20 @@ pub(super) fn attach_all(plan: &mut Plan, parts: &mut Parts) -> Done {
 /// Kernel file systems go onto ordinary directories only: an image in which `/proc` leads
 /// elsewhere would make later writes to `/proc` land in a file of its choice.
 fn refuse_link(mount: &PlannedMount) -> sys::Result<()> {
-    match sys::open_at(libc::AT_FDCWD, &mount.target, libc::O_PATH | libc::O_NOFOLLOW, 0) {
+    match sys::open_at(
+        libc::AT_FDCWD,
+        &mount.target,
+        libc::O_PATH | libc::O_NOFOLLOW,
+        0,
+    ) {
         Ok(found) => {
             let stat = sys::stat(found);
             sys::close(found);
-            if stat?.is(libc::S_IFDIR) { Ok(()) } else { Err(REFUSED) }
+            if stat?.is(libc::S_IFDIR) {
+                Ok(())
+            } else {
+                Err(REFUSED)
+            }
         }
         Err(libc::ENOENT) => Ok(()),
         Err(errno) => Err(errno),
@@ -300,7 +352,11 @@ fn verify(mount: &PlannedMount, magic: i64) -> sys::Result<()> {
     let same = sys::stat(found)?.mount == sys::stat(mount.fd)?.mount;
     let kind = sys::file_system(found)?;
     sys::close(found);
-    if same && kind == magic { Ok(()) } else { Err(REFUSED) }
+    if same && kind == magic {
+        Ok(())
+    } else {
+        Err(REFUSED)
+    }
 }
 
 fn fill_dev(dev: c_int, parts: &Parts) -> sys::Result<()> {
@@ -327,7 +383,9 @@ fn find(path: &CStr) -> sys::Result<Option<c_int>> {
 }
 
 fn make_readonly(path: &CStr) -> sys::Result<()> {
-    let Some(place) = find(path)? else { return Ok(()) };
+    let Some(place) = find(path)? else {
+        return Ok(());
+    };
     let copy = api::clone_tree(place, c"")?;
     api::set_attributes(copy, api::ATTR_RDONLY, true)?;
     api::attach(copy, place)?;
@@ -337,7 +395,9 @@ fn make_readonly(path: &CStr) -> sys::Result<()> {
 }
 
 fn mask(path: &CStr, parts: &mut Parts) -> sys::Result<()> {
-    let Some(place) = find(path)? else { return Ok(()) };
+    let Some(place) = find(path)? else {
+        return Ok(());
+    };
     if !sys::stat(place)?.is(libc::S_IFDIR) {
         // The first node is the null device, attached below /dev by now.
         let null = api::clone_tree(parts.nodes[0], c"")?;

@@ -73,10 +73,14 @@ impl Walker {
 
     /// What was created, with paths relative to the root.
     pub(crate) fn records(&self) -> impl Iterator<Item = (&[u8], &Record)> {
-        self.records
-            .iter()
-            .take(self.record_count)
-            .map(|r| (self.arena.get(r.start..r.start + r.length).unwrap_or_default(), r))
+        self.records.iter().take(self.record_count).map(|r| {
+            (
+                self.arena
+                    .get(r.start..r.start + r.length)
+                    .unwrap_or_default(),
+                r,
+            )
+        })
     }
 
     /// Opens `path` inside the root as an `O_PATH` descriptor, creating what is missing.
@@ -181,7 +185,10 @@ impl Walker {
         let length = self.name().to_bytes().len();
         let slash = usize::from(self.here_length > 0);
         let end = self.here_length + slash + length;
-        let room = self.here.get_mut(self.here_length..end).ok_or(libc::ENAMETOOLONG)?;
+        let room = self
+            .here
+            .get_mut(self.here_length..end)
+            .ok_or(libc::ENAMETOOLONG)?;
         if let Some(first) = room.first_mut() {
             *first = b'/';
         }
@@ -252,10 +259,22 @@ impl Walker {
         let length = self.here_length;
         self.here_length = kept;
         let start = self.arena_length;
-        let room = self.arena.get_mut(start..start + length).ok_or(libc::ENOSPC)?;
+        let room = self
+            .arena
+            .get_mut(start..start + length)
+            .ok_or(libc::ENOSPC)?;
         room.copy_from_slice(self.here.get(..length).unwrap_or_default());
-        let slot = self.records.get_mut(self.record_count).ok_or(libc::ENOSPC)?;
-        *slot = Record { start, length, file, before: before.modified, after: after.modified };
+        let slot = self
+            .records
+            .get_mut(self.record_count)
+            .ok_or(libc::ENOSPC)?;
+        *slot = Record {
+            start,
+            length,
+            file,
+            before: before.modified,
+            after: after.modified,
+        };
         self.arena_length += length;
         self.record_count += 1;
         Ok(())
