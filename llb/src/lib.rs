@@ -4,11 +4,20 @@
 //! always yields the same bytes, and the bytes are those of BuildKit's own Go client, so that
 //! digests, and with them caches, agree.
 //!
+//! - [`Definition`] is a build graph as it travels; [`Graph`] is the same graph, checked.
 //! - [`pb`] has the wire messages, [`encode`] writes them.
 
+mod definition;
 pub mod digest;
 pub mod encode;
 mod go_json;
+mod graph;
+mod limits;
 pub mod pb;
+mod wire;
 
+pub use definition::{DecodeError, Definition};
 pub use digest::{BlobDigest, ChainId, DiffId, OpDigest};
+pub use graph::{Edge, Fault, Graph, LoadError, SourceLocation, Vertex, VertexIndex};
+pub use limits::Limits;
+pub use wire::WireError;

@@ -109,7 +109,7 @@ impl Encode for MergeOp {
 /// One input of a merge.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct MergeInput {
-    /// Position in the op's inputs, or [`EMPTY`](super::EMPTY) for scratch.
+    /// Position in the op's inputs.
     #[prost(int64, tag = "1")]
     pub input: i64,
 }

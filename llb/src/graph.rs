@@ -1,0 +1,201 @@
+//! Checked build graphs.
+//!
+//! [`Graph::load`] turns a [`Definition`](crate::Definition) into a [`Graph`] and refuses
+//! everything that could not be solved. Invariants of a graph, on which later code relies:
+//!
+//! - all vertices are reachable from the head, inputs come before their users, no cycles;
+//! - each edge leads to an output its vertex has;
+//! - all positions inside ops (mounts, file actions, merge and diff inputs, outputs) are in
+//!   range, what an op needs is there, and all enum numbers are known;
+//! - a vertex's digest is that of its raw bytes.
+//!
+//! What stays open: whether sources exist, whether capabilities and entitlements are given, and
+//! what paths and attributes mean.
+
+mod check;
+mod error;
+mod load;
+mod location;
+mod name;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use check::Fault;
+pub use error::LoadError;
+pub use location::SourceLocation;
+
+use crate::{Definition, Limits, OpDigest, pb};
+
+/// A checked build graph. Cloning is cheap.
+///
+/// ```
+/// use ashlar_llb::{Definition, Graph};
+///
+/// let graph = Graph::load(&Definition::default())?;
+/// assert!(graph.head().is_none(), "the empty definition stands for scratch");
+/// # Ok::<(), ashlar_llb::LoadError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Graph {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    vertices: Vec<Vertex>,
+    index: HashMap<OpDigest, VertexIndex>,
+    head: Option<Edge>,
+}
+
+/// A vertex's position in its graph. It means nothing in another graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VertexIndex(u32);
+
+impl VertexIndex {
+    /// Returns the position in [`Graph::vertices`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// One output of one vertex.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub struct Edge {
+    /// The vertex that makes the result.
+    pub vertex: VertexIndex,
+    /// Which of its outputs is meant, from 0.
+    pub output: u32,
+}
+
+impl Graph {
+    /// Checks a definition within the default limits.
+    ///
+    /// Takes time proportional to the definition's size, and no stack.
+    ///
+    /// # Errors
+    /// See [`LoadError`]; all of them are faults of the input.
+    pub fn load(definition: &Definition) -> Result<Self, LoadError> {
+        Self::load_with(definition, &Limits::default())
+    }
+
+    /// Checks a definition within `limits`.
+    ///
+    /// # Errors
+    /// See [`LoadError`]; all of them are faults of the input.
+    pub fn load_with(definition: &Definition, limits: &Limits) -> Result<Self, LoadError> {
+        load::load(definition, limits).map(|inner| Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Returns the vertices that the head needs, inputs before their users.
+    #[must_use]
+    pub fn vertices(&self) -> &[Vertex] {
+        &self.inner.vertices
+    }
+
+    /// Returns the result the graph is for; `None` means scratch.
+    #[must_use]
+    pub fn head(&self) -> Option<Edge> {
+        self.inner.head
+    }
+
+    /// Returns a vertex.
+    ///
+    /// # Panics
+    /// If `index` comes from another, larger graph.
+    #[must_use]
+    pub fn vertex(&self, index: VertexIndex) -> &Vertex {
+        &self.inner.vertices[index.index()]
+    }
+
+    /// Finds a vertex by its digest.
+    #[must_use]
+    pub fn find(&self, digest: &OpDigest) -> Option<VertexIndex> {
+        self.inner.index.get(digest).copied()
+    }
+}
+
+/// One op of a checked graph.
+#[derive(Clone, Debug)]
+pub struct Vertex {
+    digest: OpDigest,
+    op: pb::op::Op,
+    platform: Option<pb::Platform>,
+    constraints: Option<pb::WorkerConstraints>,
+    inputs: Box<[Edge]>,
+    outputs: u32,
+    metadata: Arc<pb::OpMetadata>,
+    name: Box<str>,
+    raw: Bytes,
+    source: Option<Arc<pb::Source>>,
+}
+
+impl Vertex {
+    /// Returns the op's digest, its identity.
+    #[must_use]
+    pub fn digest(&self) -> OpDigest {
+        self.digest
+    }
+
+    /// Returns what the op does.
+    #[must_use]
+    pub fn op(&self) -> &pb::op::Op {
+        &self.op
+    }
+
+    /// Returns the platform as written in the op, not normalised.
+    #[must_use]
+    pub fn platform(&self) -> Option<&pb::Platform> {
+        self.platform.as_ref()
+    }
+
+    /// Returns the worker filter.
+    #[must_use]
+    pub fn constraints(&self) -> Option<&pb::WorkerConstraints> {
+        self.constraints.as_ref()
+    }
+
+    /// Returns the results the op consumes; ops address them by position.
+    #[must_use]
+    pub fn inputs(&self) -> &[Edge] {
+        &self.inputs
+    }
+
+    /// Returns how many outputs the op has. All edges to it have a smaller output number.
+    #[must_use]
+    pub fn output_count(&self) -> u32 {
+        self.outputs
+    }
+
+    /// Returns what is said about the op; all unset if the definition says nothing.
+    #[must_use]
+    pub fn metadata(&self) -> &pb::OpMetadata {
+        &self.metadata
+    }
+
+    /// Returns the display name: the custom one if the metadata has one, else made of the op.
+    ///
+    /// Names made of other vertices' names (merge, diff) are cut at 512 bytes, where BuildKit's
+    /// grow without bound.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the op's serialised bytes, exactly as they came.
+    #[must_use]
+    pub fn raw(&self) -> &Bytes {
+        &self.raw
+    }
+
+    /// Returns the places in source files that the op was made from, the most specific first.
+    pub fn locations(&self) -> impl Iterator<Item = SourceLocation<'_>> {
+        location::of(self.source.as_deref(), self.digest)
+    }
+}

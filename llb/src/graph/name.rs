@@ -1,0 +1,91 @@
+//! Display names of vertices, in BuildKit's words.
+
+use crate::pb;
+use crate::pb::file_action::Action;
+use crate::pb::op::Op;
+
+/// Where names made of other names are cut, in bytes. Nested merges would otherwise double
+/// their names' length at every level.
+const COMPOSED_LIMIT: usize = 512;
+
+/// Returns the display name of an op; `input` gives the name of an input by position.
+pub(super) fn name<'a>(
+    op: &Op,
+    metadata: &pb::OpMetadata,
+    inputs: usize,
+    input: impl Fn(usize) -> &'a str,
+) -> String {
+    if let Some(custom) = metadata.description.get(pb::CUSTOM_NAME_KEY) {
+        return custom.clone();
+    }
+    match op {
+        Op::Source(source) => source.identifier.clone(),
+        Op::Exec(exec) => exec
+            .meta
+            .as_ref()
+            .map(|meta| meta.args.join(" "))
+            .unwrap_or_default(),
+        Op::File(file) => {
+            let mut name = String::new();
+            for action in &file.actions {
+                if !name.is_empty() {
+                    name.push_str(", ");
+                }
+                push_action(&mut name, action.action.as_ref());
+            }
+            name
+        }
+        Op::Build(_) => "build".to_owned(),
+        Op::Merge(_) => {
+            let mut name = "merge (".to_owned();
+            for number in 0..inputs {
+                if number > 0 {
+                    name.push_str(", ");
+                }
+                name.push_str(input(number));
+                if name.len() > COMPOSED_LIMIT {
+                    break;
+                }
+            }
+            name.push(')');
+            cut(name)
+        }
+        Op::Diff(diff) => {
+            let side = |position: Option<i64>| {
+                let position = position.and_then(|position| usize::try_from(position).ok());
+                position.map_or_else(
+                    || "scratch".to_owned(),
+                    |position| cut(format!("({})", input(position))),
+                )
+            };
+            let lower = side(diff.lower.map(|lower| lower.input));
+            let upper = side(diff.upper.map(|upper| upper.input));
+            cut(format!("diff {lower} -> {upper}"))
+        }
+        Op::Passthrough(passthrough) => format!("passthrough {}", passthrough.id),
+    }
+}
+
+fn push_action(name: &mut String, action: Option<&Action>) {
+    let words: [&str; 4] = match action {
+        Some(Action::Mkdir(mkdir)) => ["mkdir ", &mkdir.path, "", ""],
+        Some(Action::Mkfile(mkfile)) => ["mkfile ", &mkfile.path, "", ""],
+        Some(Action::Rm(rm)) => ["rm ", &rm.path, "", ""],
+        Some(Action::Copy(copy)) => ["copy ", &copy.src, " ", &copy.dest],
+        Some(Action::Symlink(link)) => ["symlink ", &link.oldpath, " -> ", &link.newpath],
+        None => [""; 4],
+    };
+    words.iter().for_each(|word| name.push_str(word));
+}
+
+fn cut(mut name: String) -> String {
+    if name.len() > COMPOSED_LIMIT {
+        let mut end = COMPOSED_LIMIT;
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        name.truncate(end);
+        name.push('…');
+    }
+    name
+}
