@@ -2,6 +2,7 @@
 
 pub mod cancel;
 pub mod clock;
+pub mod dir;
 pub mod error;
 pub mod id;
 pub mod limits;
