@@ -51,6 +51,11 @@ pub(crate) struct Writer {
     out: Vec<u8>,
 }
 
+/// The seven bits that a byte of a varint carries.
+fn low_bits(value: u64) -> u8 {
+    (value & 0x7f) as u8
+}
+
 /// Wire types of the protobuf encoding.
 const VARINT: u32 = 0;
 const LENGTH_DELIMITED: u32 = 2;
@@ -58,10 +63,10 @@ const LENGTH_DELIMITED: u32 = 2;
 impl Writer {
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
-            self.out.push((value & 0x7f) as u8 | 0x80);
+            self.out.push(low_bits(value) | 0x80);
             value >>= 7;
         }
-        self.out.push((value & 0x7f) as u8);
+        self.out.push(low_bits(value));
     }
 
     fn tag(&mut self, field: u32, wire: u32) {
@@ -82,21 +87,15 @@ impl Writer {
         let start = self.out.len();
         self.out.push(0);
         write(self);
-        let mut length = self.out.len() - start - 1;
+        let length = (self.out.len() - start - 1) as u64;
         if length < 0x80 {
-            self.out[start] = (length & 0x7f) as u8;
+            self.out[start] = low_bits(length);
             return;
         }
-        let mut prefix = [0_u8; 10];
-        let mut used = 0;
-        while length >= 0x80 {
-            prefix[used] = (length & 0x7f) as u8 | 0x80;
-            length >>= 7;
-            used += 1;
-        }
-        prefix[used] = (length & 0x7f) as u8;
-        self.out
-            .splice(start..=start, prefix[..=used].iter().copied());
+        let end = self.out.len();
+        self.varint(length);
+        let prefix = self.out.split_off(end);
+        self.out.splice(start..=start, prefix);
     }
 
     /// Writes a string field unless it is empty.
@@ -157,7 +156,7 @@ impl Writer {
     pub(crate) fn packed(&mut self, field: u32, values: impl ExactSizeIterator<Item = i64>) {
         if values.len() > 0 {
             self.nested(field, |out| {
-                values.for_each(|value| out.varint(value.cast_unsigned()))
+                values.for_each(|value| out.varint(value.cast_unsigned()));
             });
         }
     }

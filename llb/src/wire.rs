@@ -75,13 +75,28 @@ impl<'a> Fields<'a> {
         let tag = self.varint()?;
         let (number, mut content) = (tag >> 3, None);
         match tag & 7 {
+<<<<<<< HEAD
             0 => drop(self.varint()?),
             1 => drop(self.skip(8)?),
+=======
+            0 => {
+                self.varint()?;
+            }
+            1 => {
+                self.skip(8)?;
+            }
+>>>>>>> main
             2 => {
                 let length = self.varint()?;
                 content = Some(self.skip(length)?);
             }
+<<<<<<< HEAD
             5 => drop(self.skip(4)?),
+=======
+            5 => {
+                self.skip(4)?;
+            }
+>>>>>>> main
             _ => return Err(WireError::Tag),
         }
         if number == 0 {
@@ -94,7 +109,11 @@ impl<'a> Fields<'a> {
 /// What a message type costs and which of its fields hold messages.
 pub(crate) struct Shape {
     cost: usize,
+<<<<<<< HEAD
     children: &'static [(u64, &'static Shape)],
+=======
+    children: &'static [(u64, &'static Self)],
+>>>>>>> main
 }
 
 macro_rules! shape {

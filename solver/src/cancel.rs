@@ -1,6 +1,12 @@
 //! Cancellation as a value: every long call takes a [`Cancel`].
 //!
 //! A [`Cancel`] never un-cancels. A child is cancelled with its parent, never the other way round.
+//! Work that must be stopped from outside, a process above all, registers a hook: whoever cancels
+//! runs the hooks, so that the process is dead when [`Cancel::cancel`] returns.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio_util::sync::CancellationToken;
 
@@ -9,9 +15,35 @@ use tokio_util::sync::CancellationToken;
 #[error("cancelled")]
 pub struct Cancelled;
 
-/// A flag that many tasks watch and anyone may raise.
+/// A flag that many tasks watch and anyone may raise. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(CancellationToken);
+pub struct Cancel(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    token: CancellationToken,
+    stops: Mutex<Stops>,
+}
+
+/// What to do when the flag is raised.
+#[derive(Default)]
+struct Stops {
+    next: u64,
+    hooks: HashMap<u64, Arc<dyn Fn() + Send + Sync>>,
+    children: Vec<Weak<Inner>>,
+}
+
+impl fmt::Debug for Stops {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stops").field("hooks", &self.hooks.len()).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn stops(&self) -> MutexGuard<'_, Stops> {
+        self.stops.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
 
 impl Cancel {
     /// Makes a flag that is not raised.
@@ -21,17 +53,48 @@ impl Cancel {
 
     /// Makes a flag that is raised with this one, and may be raised alone.
     pub fn child(&self) -> Self {
-        Self(self.0.child_token())
+        let inner = Arc::new(Inner { token: self.0.token.child_token(), ..Inner::default() });
+        let mut stops = self.0.stops();
+        stops.children.retain(|child| child.strong_count() > 0);
+        stops.children.push(Arc::downgrade(&inner));
+        Self(inner)
     }
 
-    /// Raises the flag.
+    /// Raises the flag and runs the hooks of this flag and of its children, each to its end.
     pub fn cancel(&self) {
-        self.0.cancel();
+        self.0.token.cancel();
+        let mut todo = vec![self.0.clone()];
+        while let Some(inner) = todo.pop() {
+            let stops = inner.stops();
+            let hooks: Vec<_> = stops.hooks.values().cloned().collect();
+            todo.extend(stops.children.iter().filter_map(Weak::upgrade));
+            drop(stops);
+            for hook in hooks {
+                hook();
+            }
+        }
+    }
+
+    /// Registers what must happen when the flag is raised, until the guard is dropped. Runs it at
+    /// once if the flag is raised already. It may run more than once, from any thread, and must
+    /// not cancel or register anything itself.
+    #[must_use = "the hook is forgotten when the guard is dropped"]
+    pub fn on_cancel(&self, hook: impl Fn() + Send + Sync + 'static) -> CancelGuard {
+        let hook: Arc<dyn Fn() + Send + Sync> = Arc::new(hook);
+        let mut stops = self.0.stops();
+        let id = stops.next;
+        stops.next += 1;
+        stops.hooks.insert(id, hook.clone());
+        drop(stops);
+        if self.is_cancelled() {
+            hook();
+        }
+        CancelGuard { cancel: self.clone(), id }
     }
 
     /// Tells whether the flag is raised.
     pub fn is_cancelled(&self) -> bool {
-        self.0.is_cancelled()
+        self.0.token.is_cancelled()
     }
 
     /// Returns [`Cancelled`] if the flag is raised; for loops of blocking code.
@@ -39,15 +102,60 @@ impl Cancel {
     /// # Errors
     /// [`Cancelled`].
     pub fn check(&self) -> Result<(), Cancelled> {
-        if self.is_cancelled() {
-            Err(Cancelled)
-        } else {
-            Ok(())
-        }
+        if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
     }
 
     /// Waits until the flag is raised. May be dropped and called again.
     pub async fn cancelled(&self) {
-        self.0.cancelled().await;
+        self.0.token.cancelled().await;
+    }
+}
+
+/// Keeps a hook registered; see [`Cancel::on_cancel`].
+#[derive(Debug)]
+pub struct CancelGuard {
+    cancel: Cancel,
+    id: u64,
+}
+
+impl Drop for CancelGuard {
+    fn drop(&mut self) {
+        self.cancel.0.stops().hooks.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn hooks_of_children_run_before_cancel_returns() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let hook = |count: &Arc<AtomicUsize>| {
+            let count = count.clone();
+            move || drop(count.fetch_add(1, Ordering::SeqCst))
+        };
+        let cancel = Cancel::new();
+        let child = cancel.child();
+        let grandchild = child.child();
+        let kept = grandchild.on_cancel(hook(&count));
+        drop(child.on_cancel(hook(&count)));
+        cancel.cancel();
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+        assert!(grandchild.is_cancelled());
+        drop(kept);
+        let late = child.on_cancel(hook(&count));
+        assert_eq!(count.load(Ordering::SeqCst), 2);
+        drop(late);
+    }
+
+    #[test]
+    fn a_child_does_not_cancel_its_parent() {
+        let cancel = Cancel::new();
+        cancel.child().cancel();
+        assert!(!cancel.is_cancelled());
+        assert_eq!(cancel.check(), Ok(()));
     }
 }

@@ -1,7 +1,7 @@
 //! Identifiers of the solver: fixed-size, `Copy`, one type per meaning.
 //!
 //! Owns the digest newtypes that are not part of LLB itself ([`CacheDigest`], [`CacheKey`],
-//! [`ContentDigest`]) and the ids of stored things ([`LayerId`], [`StackId`]). Digests of ops and
+//! [`ContentDigest`], [`Selector`]) and the ids of stored things ([`LayerId`], [`StackId`]). Digests of ops and
 //! blobs come from `ashlar_llb`.
 
 use std::fmt;
@@ -97,6 +97,11 @@ digest_type! {
     /// A checksum of file system content, as `cache/contenthash` of BuildKit computes it.
     ContentDigest
 }
+digest_type! {
+    /// A digest of the part of an input that an op looks at (`CacheMap.Deps[].Selector` in
+    /// BuildKit): part of the link between the input's key and the op's key.
+    Selector
+}
 
 impl CacheKey {
     /// The key of a vertex without inputs: `sha256("<digest>@<output>")`, as in BuildKit.
@@ -169,6 +174,17 @@ impl FromStr for LayerId {
 /// The id of a stack of layers: its row in the store's database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StackId(pub i64);
+
+/// Names a stored result. Positive ids are those of stacks; others are for whoever stores the
+/// result to give a meaning, for example 0 for an empty one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResultId(pub i64);
+
+impl From<StackId> for ResultId {
+    fn from(stack: StackId) -> Self {
+        Self(stack.0)
+    }
+}
 
 #[cfg(test)]
 mod tests {

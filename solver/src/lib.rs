@@ -1,12 +1,18 @@
 //! An embeddable build engine: executes BuildKit's LLB in the caller's process, without a daemon.
 
+pub mod cache;
 pub mod cancel;
 pub mod clock;
 pub mod dir;
 pub mod error;
 pub mod id;
 pub mod limits;
+pub mod meta;
+pub mod operation;
 pub mod progress;
+pub mod refs;
 pub mod root;
+pub mod scheduler;
 pub mod session;
+pub mod snapshot;
 pub mod tree;

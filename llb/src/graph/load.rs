@@ -17,11 +17,30 @@ struct Loaded {
     op: pb::Op,
 }
 
+<<<<<<< HEAD
+=======
+/// The different ops of a definition.
+struct Decoded {
+    ops: Vec<Loaded>,
+    by_digest: HashMap<OpDigest, usize>,
+    /// Position of the last op.
+    terminal: usize,
+}
+
+>>>>>>> main
 pub(super) fn load(definition: &Definition, limits: &Limits) -> Result<Inner, LoadError> {
     if definition.is_empty() {
         return Ok(Inner::default());
     }
+<<<<<<< HEAD
     let (mut ops, by_digest, terminal) = decode(definition, limits)?;
+=======
+    let Decoded {
+        mut ops,
+        by_digest,
+        terminal,
+    } = decode(definition, limits)?;
+>>>>>>> main
     let inputs = resolve(&ops, &by_digest)?;
     let terminal_op = &ops[terminal].op;
     let ([head], None) = (inputs.of(terminal), &terminal_op.op) else {
@@ -41,10 +60,14 @@ pub(super) fn load(definition: &Definition, limits: &Limits) -> Result<Inner, Lo
 }
 
 /// Decodes all ops. An op that occurs twice counts once, as in BuildKit.
+<<<<<<< HEAD
 fn decode(
     definition: &Definition,
     limits: &Limits,
 ) -> Result<(Vec<Loaded>, HashMap<OpDigest, usize>, usize), LoadError> {
+=======
+fn decode(definition: &Definition, limits: &Limits) -> Result<Decoded, LoadError> {
+>>>>>>> main
     let count = definition.ops().len();
     if count > limits.ops || u32::try_from(count).is_err() {
         return Err(LoadError::TooManyOps {
@@ -78,7 +101,15 @@ fn decode(
     if ops.len() < 2 {
         return Err(LoadError::TooFewOps { count: ops.len() });
     }
+<<<<<<< HEAD
     Ok((ops, by_digest, terminal))
+=======
+    Ok(Decoded {
+        ops,
+        by_digest,
+        terminal,
+    })
+>>>>>>> main
 }
 
 /// An input that is known to exist; its output is not yet.

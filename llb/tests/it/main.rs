@@ -2,4 +2,10 @@
 
 mod golden;
 mod golden_graph;
+mod golden_patterns;
+mod golden_platforms;
+mod golden_refs;
 mod golden_wire;
+mod hostile;
+mod op_rules;
+mod support;

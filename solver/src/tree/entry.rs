@@ -73,7 +73,10 @@ impl From<std::time::SystemTime> for Timestamp {
 
 /// Extended attributes: names and values, sorted by name, each name once.
 #[derive(Clone, PartialEq, Eq, Default, Hash)]
-pub struct Xattrs(Box<[(Box<[u8]>, Box<[u8]>)]>);
+pub struct Xattrs(Box<[Xattr]>);
+
+/// Name and value.
+pub(crate) type Xattr = (Box<[u8]>, Box<[u8]>);
 
 impl Xattrs {
     /// Sorts `pairs`; of equal names the last wins.
@@ -155,7 +158,9 @@ pub struct Entry {
     /// Bytes allocated on disk for a regular file, for usage reports.
     pub allocated: u64,
     /// The checksum of the object as `cache/contenthash` computes it (header and bytes); `None`
-    /// if nobody has needed it yet. Never set for directories and whiteouts.
+    /// if nobody has needed it yet. Never set for whiteouts. For a directory it is the checksum of
+    /// its header alone, and set only where that is not computed from the attributes: at the root
+    /// of a local source, where BuildKit takes the checksum of no bytes.
     pub digest: Option<ContentDigest>,
     /// For a directory: nothing of the layers below shows through. Only where it replaces
     /// something that is not a directory.

@@ -252,10 +252,12 @@ fn problem(path: &TreePath, entry: &Entry) -> Option<&'static str> {
         Some("a character device 0:0 would be a whiteout")
     } else if *opaque && *kind != Kind::Directory {
         Some("only directories are opaque")
-    } else if (digest.is_some() || *link_group != 0)
-        && matches!(kind, Kind::Directory | Kind::Whiteout)
+    } else if *link_group != 0 && matches!(kind, Kind::Directory | Kind::Whiteout) {
+        Some("directories and whiteouts have no hard links")
+    } else if digest.is_some()
+        && (*kind == Kind::Whiteout || *kind == Kind::Directory && !path.is_root())
     {
-        Some("directories and whiteouts have neither a checksum nor hard links")
+        Some("directories and whiteouts have no checksum")
     } else if *kind == Kind::Whiteout && *attributes != super::Attributes::default() {
         Some("a whiteout has no attributes")
     } else if attributes

@@ -13,6 +13,9 @@ use crate::id::ContentDigest;
 /// Links that are followed before a path counts as a loop, as in BuildKit and Linux (255).
 const MAX_LINKS: usize = 255;
 
+/// An object and its name in a directory.
+pub(crate) type Child = (Arc<[u8]>, Arc<Node>);
+
 /// One object of a view.
 #[derive(Debug)]
 pub struct Node {
@@ -20,7 +23,7 @@ pub struct Node {
     /// Whose bytes they are.
     files: Option<Arc<dyn Files>>,
     /// Sorted by name; empty for all but directories.
-    children: Vec<(Arc<[u8]>, Arc<Node>)>,
+    children: Vec<Child>,
     /// The checksum of a file or link once computed; of a directory: of all below it.
     digest: OnceLock<ContentDigest>,
 }
@@ -319,7 +322,7 @@ impl View {
 /// Iterator of [`View::walk`].
 #[derive(Debug)]
 pub struct Walk<'a> {
-    stack: Vec<(TreePath, std::slice::Iter<'a, (Arc<[u8]>, Arc<Node>)>)>,
+    stack: Vec<(TreePath, std::slice::Iter<'a, Child>)>,
 }
 
 impl<'a> Iterator for Walk<'a> {

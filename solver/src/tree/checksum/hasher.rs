@@ -33,8 +33,16 @@ impl FileHasher {
         let mut text = String::with_capacity(128);
         let attributes = &entry.attributes;
         let symlink = entry.kind == Kind::Symlink;
-        let mode = if symlink { attributes.mode | 0o777 } else { attributes.mode };
-        let size = if entry.kind == Kind::File { entry.size } else { 0 };
+        let mode = if symlink {
+            attributes.mode | 0o777
+        } else {
+            attributes.mode
+        };
+        let size = if entry.kind == Kind::File {
+            entry.size
+        } else {
+            0
+        };
         let kind = match entry.kind {
             Kind::File | Kind::Whiteout => '0',
             Kind::Symlink => '2',
@@ -53,8 +61,12 @@ impl FileHasher {
         hash.update(&entry.target);
         text.clear();
         let device = entry.device;
-        write!(text, "unamegnamedevmajor{}devminor{}", device.major, device.minor)
-            .expect("BUG: a string takes any text");
+        write!(
+            text,
+            "unamegnamedevmajor{}devminor{}",
+            device.major, device.minor
+        )
+        .expect("BUG: a string takes any text");
         hash.update(text.as_bytes());
         for (name, value) in attributes.xattrs.iter() {
             let private = name.starts_with(b"security.") || name.starts_with(b"system.");
@@ -84,14 +96,30 @@ impl FileHasher {
 /// What `data` says; [`io::ErrorKind::InvalidData`] if it has another number of bytes than the
 /// entry tells or was not given.
 pub fn file_digest(entry: &Entry, data: Option<&mut dyn Read>) -> io::Result<ContentDigest> {
+    digest_with_buffer(entry, data, &mut Vec::new())
+}
+
+/// As [`file_digest`], with a buffer that can be used again.
+pub(super) fn digest_with_buffer(
+    entry: &Entry,
+    data: Option<&mut dyn Read>,
+    buffer: &mut Vec<u8>,
+) -> io::Result<ContentDigest> {
     let mut hasher = FileHasher::new(entry);
-    let expected = if entry.kind == Kind::File { entry.size } else { 0 };
+    let expected = if entry.kind == Kind::File {
+        entry.size
+    } else {
+        0
+    };
     let mut read = 0_u64;
     if let (Some(data), true) = (data, expected > 0) {
-        let length = usize::try_from(expected).unwrap_or(BUFFER).clamp(1, BUFFER - 1) + 1;
-        let mut buffer = vec![0; length];
-        loop {
-            match data.read(&mut buffer) {
+        // One byte more than the file has, so that the end is seen without another buffer.
+        let length = usize::try_from(expected).unwrap_or(BUFFER).min(BUFFER - 1) + 1;
+        if buffer.len() < length {
+            buffer.resize(length, 0);
+        }
+        while read <= expected {
+            match data.read(buffer) {
                 Ok(0) => break,
                 Ok(length) => {
                     read += length as u64;
@@ -99,9 +127,6 @@ pub fn file_digest(entry: &Entry, data: Option<&mut dyn Read>) -> io::Result<Con
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
-            }
-            if read > expected {
-                break;
             }
         }
     }

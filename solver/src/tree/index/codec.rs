@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::IndexError;
 use crate::id::ContentDigest;
-use crate::tree::entry::Device;
+use crate::tree::entry::{Device, Xattr};
 use crate::tree::{Attributes, Entry, Kind, Timestamp, TreePath, Xattrs};
 
 const MAGIC: &[u8; 7] = b"ashlari";
@@ -302,7 +302,7 @@ impl<'a> Input<'a> {
 
     fn xattrs(&mut self) -> Result<Xattrs, IndexError> {
         let count = self.length()?;
-        let mut pairs: Vec<(Box<[u8]>, Box<[u8]>)> = Vec::new();
+        let mut pairs: Vec<Xattr> = Vec::new();
         for _ in 0..count {
             let name: Box<[u8]> = self.byte_string()?.into();
             if pairs.last().is_some_and(|(last, _)| *last >= name) {

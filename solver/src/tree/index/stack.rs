@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::tree::view::Child;
 use crate::tree::{Attributes, Entry, Files, Kind, Node, TreePath, View};
-
-type Child = (Arc<[u8]>, Arc<Node>);
 
 /// A directory that is being put together. Frames are kept in a list of our own because trees may
 /// be deeper than a thread's stack.

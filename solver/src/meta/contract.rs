@@ -1,0 +1,302 @@
+//! What every implementation of [`Meta`] promises, run on the database and on its double.
+
+use ashlar_llb::{BlobDigest, DiffId};
+
+use super::{Database, LayerBlob, Link, Memory, Meta, MetaError, RecordBatch};
+use crate::id::{CacheDigest, CacheKey, LayerId, ResultId, Selector, StackId};
+
+/// Opens the same store again, after a restart of the machine if `restart`.
+type Reopen<'a> = &'a dyn Fn(bool) -> Box<dyn Meta>;
+
+fn on_both(check: impl Fn(Reopen<'_>)) {
+    let memory = Memory::new();
+    check(&|restart| {
+        if restart {
+            memory.restart();
+        }
+        Box::new(memory.clone())
+    });
+    let root = tempfile::tempdir().unwrap();
+    let boots = std::cell::Cell::new(0);
+    check(&|restart| {
+        boots.set(boots.get() + i32::from(restart));
+        let opened = Database::open(root.path(), &format!("boot {}", boots.get())).unwrap();
+        assert_eq!(opened.damaged, None);
+        Box::new(opened.database)
+    });
+}
+
+fn layer(bits: u64) -> LayerId {
+    LayerId::from_bits(bits)
+}
+
+fn key(name: &str) -> CacheKey {
+    CacheKey::of(name.as_bytes())
+}
+
+fn link(dependency: &str) -> Link {
+    Link {
+        digest: CacheDigest::of(b"op"),
+        output: 0,
+        input: 1,
+        dependency: key(dependency),
+        selector: None,
+    }
+}
+
+fn targets(meta: &dyn Meta, link: &Link) -> Vec<CacheKey> {
+    let mut found = Vec::new();
+    meta.read(&mut |reader| reader.targets(link, &mut found).unwrap())
+        .unwrap();
+    found.sort();
+    found
+}
+
+fn results(meta: &dyn Meta, key: CacheKey) -> Vec<i64> {
+    let mut found = Vec::new();
+    meta.read(&mut |reader| {
+        found = reader
+            .results(key)
+            .unwrap()
+            .iter()
+            .map(|row| row.result.0)
+            .collect();
+    })
+    .unwrap();
+    found
+}
+
+fn version(meta: &dyn Meta) -> u64 {
+    let mut version = 0;
+    meta.read(&mut |reader| version = reader.version().unwrap())
+        .unwrap();
+    version
+}
+
+fn save_result(meta: &dyn Meta, name: &str, result: i64, created_at: i64) {
+    let results = vec![(key(name), ResultId(result))];
+    meta.save(&RecordBatch {
+        links: Vec::new(),
+        results,
+        created_at,
+    })
+    .unwrap();
+}
+
+#[test]
+fn stacks_are_the_same_for_the_same_layers() {
+    on_both(|reopen| {
+        let meta = reopen(false);
+        let base = meta.add_stack(layer(1), None).unwrap();
+        let top = meta.add_stack(layer(2), Some(base)).unwrap();
+        assert!(base.0 > 0 && top != base);
+        assert_eq!(meta.add_stack(layer(1), None).unwrap(), base);
+        assert_eq!(reopen(false).add_stack(layer(2), Some(base)).unwrap(), top);
+        assert_ne!(meta.add_stack(layer(2), None).unwrap(), top);
+        let row = meta.stack(top).unwrap().unwrap();
+        assert_eq!((row.layer, row.parent), (layer(2), Some(base)));
+        assert_eq!(meta.stack(base).unwrap().unwrap().parent, None);
+        assert_eq!(meta.stack_chain(top).unwrap(), [layer(1), layer(2)]);
+        assert_eq!(meta.stack_chain(StackId(999)).unwrap(), []);
+        assert!(meta.stack(StackId(999)).unwrap().is_none());
+        let orphan = meta.add_stack(layer(3), Some(StackId(999)));
+        assert!(
+            matches!(orphan, Err(MetaError::NoParent { parent: 999 })),
+            "{orphan:?}"
+        );
+    });
+}
+
+#[test]
+fn a_removed_layer_takes_what_is_built_on_it() {
+    on_both(|reopen| {
+        let meta = reopen(false);
+        let base = meta.add_stack(layer(1), None).unwrap();
+        let middle = meta.add_stack(layer(2), Some(base)).unwrap();
+        let top = meta.add_stack(layer(3), Some(middle)).unwrap();
+        for (name, stack) in [("base", base), ("middle", middle), ("top", top)] {
+            save_result(&*meta, name, stack.0, 1);
+        }
+        save_result(&*meta, "empty", 0, 1);
+        assert_eq!(meta.remove_layer(layer(2)).unwrap(), 2);
+        assert_eq!(results(&*meta, key("base")), [base.0]);
+        assert_eq!(results(&*meta, key("middle")), [] as [i64; 0]);
+        assert_eq!(results(&*meta, key("top")), [] as [i64; 0]);
+        assert_eq!(results(&*meta, key("empty")), [0]);
+        assert!(meta.stack(top).unwrap().is_none());
+        assert_eq!(meta.remove_layer(layer(2)).unwrap(), 0);
+        let again = meta.add_stack(layer(2), Some(base)).unwrap();
+        assert!(again.0 > top.0, "ids are never used again");
+    });
+}
+
+#[test]
+fn blobs_are_kept_by_compression() {
+    on_both(|reopen| {
+        let meta = reopen(false);
+        let blob = |compression: &str, size| LayerBlob {
+            compression: compression.to_owned(),
+            digest: BlobDigest::of(b"blob"),
+            diff_id: DiffId::of(b"diff"),
+            size,
+            media_type: "application/vnd.oci.image.layer.v1.tar".to_owned(),
+        };
+        meta.put_layer_blob(layer(1), &blob("zstd", 1)).unwrap();
+        meta.put_layer_blob(layer(1), &blob("gzip", 2)).unwrap();
+        meta.put_layer_blob(layer(1), &blob("zstd", u64::from(u32::MAX) + 3))
+            .unwrap();
+        meta.put_layer_blob(layer(2), &blob("gzip", 4)).unwrap();
+        let expected = [blob("gzip", 2), blob("zstd", u64::from(u32::MAX) + 3)];
+        assert_eq!(reopen(false).layer_blobs(layer(1)).unwrap(), expected);
+        meta.remove_layer(layer(1)).unwrap();
+        assert_eq!(meta.layer_blobs(layer(1)).unwrap(), []);
+        assert_eq!(meta.layer_blobs(layer(2)).unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn names_are_kept_by_namespace() {
+    on_both(|reopen| {
+        let meta = reopen(false);
+        meta.put_name("a", b"k", b"1").unwrap();
+        meta.put_name("b", b"k", b"2").unwrap();
+        meta.put_name("a", b"k", b"").unwrap();
+        assert_eq!(reopen(false).name("a", b"k").unwrap(), Some(Vec::new()));
+        assert_eq!(meta.name("b", b"k").unwrap(), Some(b"2".to_vec()));
+        meta.remove_name("b", b"k").unwrap();
+        meta.remove_name("b", b"k").unwrap();
+        assert_eq!(meta.name("b", b"k").unwrap(), None);
+    });
+}
+
+#[test]
+fn links_lead_to_every_key_that_was_saved() {
+    on_both(|reopen| {
+        let meta = reopen(false);
+        let links = vec![
+            (link("x"), key("one")),
+            (link("x"), key("two")),
+            (link("y"), key("one")),
+        ];
+        let batch = RecordBatch {
+            links,
+            results: Vec::new(),
+            created_at: 5,
+        };
+        meta.save(&batch).unwrap();
+        meta.save(&batch).unwrap();
+        let mut both = [key("one"), key("two")];
+        both.sort();
+        assert_eq!(targets(&*reopen(false), &link("x")), both);
+        assert_eq!(targets(&*meta, &link("y")), [key("one")]);
+        for other in [
+            Link {
+                output: 1,
+                ..link("x")
+            },
+            Link {
+                input: 0,
+                ..link("x")
+            },
+            Link {
+                digest: CacheDigest::of(b"other"),
+                ..link("x")
+            },
+            Link {
+                selector: Some(Selector::of(b"s")),
+                ..link("x")
+            },
+        ] {
+            assert_eq!(targets(&*meta, &other), [], "{other:?}");
+        }
+        meta.read(&mut |reader| {
+            assert!(reader.seen(CacheDigest::of(b"op"), 0, 1).unwrap());
+            assert!(!reader.seen(CacheDigest::of(b"op"), 1, 1).unwrap());
+            assert!(!reader.seen(CacheDigest::of(b"op"), 0, 0).unwrap());
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn the_newest_result_comes_first() {
+    on_both(|reopen| {
+        let meta = reopen(false);
+        save_result(&*meta, "k", 1, 10);
+        save_result(&*meta, "k", -2, 30);
+        save_result(&*meta, "k", 3, 20);
+        assert_eq!(results(&*meta, key("k")), [-2, 3, 1]);
+        save_result(&*meta, "k", 1, 40);
+        assert_eq!(results(&*reopen(false), key("k")), [1, -2, 3]);
+        meta.drop_result(key("k"), ResultId(-2)).unwrap();
+        assert_eq!(results(&*meta, key("k")), [1, 3]);
+        meta.drop_result(key("other"), ResultId(1)).unwrap();
+    });
+}
+
+#[test]
+fn the_version_tells_of_every_change() {
+    on_both(|reopen| {
+        let (meta, other) = (reopen(false), reopen(false));
+        let first = version(&*meta);
+        assert_eq!(version(&*meta), first);
+        save_result(&*meta, "k", 0, 1);
+        let second = version(&*meta);
+        assert_ne!(second, first);
+        save_result(&*other, "k", 0, 2);
+        let third = version(&*meta);
+        assert_ne!(third, second);
+        assert_eq!(version(&*meta), third);
+    });
+}
+
+#[test]
+fn a_restart_loses_what_was_not_synced() {
+    on_both(|reopen| {
+        let meta = reopen(false);
+        assert!(!meta.needs_sync().unwrap());
+        let kept = meta.add_stack(layer(1), None).unwrap();
+        save_result(&*meta, "kept", kept.0, 1);
+        meta.put_name("n", b"kept", b"1").unwrap();
+        assert!(meta.needs_sync().unwrap());
+        let generation = meta.begin_sync().unwrap();
+        let lost = meta.add_stack(layer(2), Some(kept)).unwrap();
+        save_result(&*meta, "lost", kept.0, 1);
+        meta.put_name("n", b"lost", b"1").unwrap();
+        meta.finish_sync(generation).unwrap();
+        assert!(meta.needs_sync().unwrap());
+        let links = vec![(link("x"), key("one"))];
+        meta.save(&RecordBatch {
+            links,
+            results: Vec::new(),
+            created_at: 5,
+        })
+        .unwrap();
+        drop(meta);
+
+        let meta = reopen(false);
+        assert_eq!(results(&*meta, key("lost")), [kept.0]);
+        drop(meta);
+
+        let meta = reopen(true);
+        assert_eq!(results(&*meta, key("kept")), [kept.0]);
+        assert_eq!(results(&*meta, key("lost")), [] as [i64; 0]);
+        assert_eq!(meta.name("n", b"kept").unwrap(), Some(b"1".to_vec()));
+        assert_eq!(meta.name("n", b"lost").unwrap(), None);
+        assert!(meta.stack(kept).unwrap().is_some());
+        assert!(meta.stack(lost).unwrap().is_none());
+        assert_eq!(
+            targets(&*meta, &link("x")),
+            [key("one")],
+            "links are always true"
+        );
+        assert!(!meta.needs_sync().unwrap());
+        save_result(&*meta, "new", 0, 1);
+        assert!(meta.needs_sync().unwrap());
+        let generation = meta.begin_sync().unwrap();
+        meta.finish_sync(generation).unwrap();
+        assert!(!meta.needs_sync().unwrap());
+        drop(meta);
+        assert_eq!(results(&*reopen(true), key("new")), [0]);
+    });
+}

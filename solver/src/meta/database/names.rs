@@ -1,0 +1,38 @@
+//! Small values by name.
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::Database;
+use crate::meta::{MetaError, Names};
+
+impl Names for Database {
+    fn name(&self, namespace: &str, key: &[u8]) -> Result<Option<Vec<u8>>, MetaError> {
+        self.query("read a name", |connection| {
+            connection
+                .prepare_cached("SELECT value FROM names WHERE namespace = ?1 AND name = ?2")?
+                .query_row(params![namespace, key], |row| row.get(0))
+                .optional()
+        })
+    }
+
+    fn put_name(&self, namespace: &str, key: &[u8], value: &[u8]) -> Result<(), MetaError> {
+        self.write("write a name", |transaction| {
+            transaction
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO names
+                     VALUES (?1, ?2, ?3, (SELECT current FROM durability))",
+                )?
+                .execute(params![namespace, key, value])?;
+            Ok(())
+        })
+    }
+
+    fn remove_name(&self, namespace: &str, key: &[u8]) -> Result<(), MetaError> {
+        self.write("remove a name", |transaction| {
+            transaction
+                .prepare_cached("DELETE FROM names WHERE namespace = ?1 AND name = ?2")?
+                .execute(params![namespace, key])?;
+            Ok(())
+        })
+    }
+}

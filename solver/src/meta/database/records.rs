@@ -1,0 +1,149 @@
+//! Cache records.
+
+use std::fmt;
+
+use rusqlite::{CachedStatement, Connection, params};
+
+use super::Database;
+use crate::id::{CacheDigest, CacheKey, ResultId};
+use crate::meta::{Link, MetaError, RecordBatch, RecordReader, Records, ResultRow};
+
+impl Records for Database {
+    fn read(&self, body: &mut dyn FnMut(&mut dyn RecordReader)) -> Result<(), MetaError> {
+        let action = "read the cache records";
+        let mut inner = self.lock();
+        let (seen, known) = (inner.seen, inner.version);
+        let mut attempt = || -> rusqlite::Result<(i64, u64)> {
+            let connection = &inner.connection;
+            // Rolled back when dropped: nothing was written.
+            let transaction = connection.unchecked_transaction()?;
+            let now: i64 = connection
+                .prepare_cached("PRAGMA data_version")?
+                .query_row([], |row| row.get(0))?;
+            let version = if now == seen { known } else { known + 1 };
+            body(&mut Reader {
+                database: self,
+                connection,
+                version,
+                targets: connection.prepare_cached(
+                    "SELECT target FROM links WHERE digest = ?1 AND output = ?2 AND input = ?3
+                     AND dependency = ?4 AND selector = ?5",
+                )?,
+                results: connection.prepare_cached(
+                    "SELECT result, created_at FROM results WHERE key = ?1
+                     ORDER BY created_at DESC, result DESC",
+                )?,
+            });
+            drop(transaction);
+            Ok((now, version))
+        };
+        let result = attempt();
+        if let Ok((now, version)) = result {
+            (inner.seen, inner.version) = (now, version);
+        }
+        drop(inner);
+        result.map(|_| ()).map_err(|error| self.note(action, error))
+    }
+
+    fn save(&self, batch: &RecordBatch) -> Result<(), MetaError> {
+        self.write("write cache records", |transaction| {
+            let mut links = transaction
+                .prepare_cached("INSERT OR IGNORE INTO links VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+            for (link, target) in &batch.links {
+                links.execute(params![
+                    link.digest.as_bytes(),
+                    link.output,
+                    link.input,
+                    link.dependency.as_bytes(),
+                    selector(link),
+                    target.as_bytes(),
+                ])?;
+            }
+            let mut results = transaction.prepare_cached(
+                "INSERT OR REPLACE INTO results
+                 VALUES (?1, ?2, ?3, (SELECT current FROM durability))",
+            )?;
+            for (key, result) in &batch.results {
+                results.execute(params![key.as_bytes(), result.0, batch.created_at])?;
+            }
+            Ok(())
+        })
+    }
+
+    fn drop_result(&self, key: CacheKey, result: ResultId) -> Result<(), MetaError> {
+        self.write("drop a cache record", |transaction| {
+            transaction
+                .prepare_cached("DELETE FROM results WHERE key = ?1 AND result = ?2")?
+                .execute(params![key.as_bytes(), result.0])?;
+            Ok(())
+        })
+    }
+}
+
+fn selector(link: &Link) -> &[u8] {
+    link.selector
+        .as_ref()
+        .map_or(&[], |selector| selector.as_bytes())
+}
+
+struct Reader<'a> {
+    database: &'a Database,
+    connection: &'a Connection,
+    version: u64,
+    targets: CachedStatement<'a>,
+    results: CachedStatement<'a>,
+}
+
+impl fmt::Debug for Reader<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader")
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RecordReader for Reader<'_> {
+    fn version(&mut self) -> Result<u64, MetaError> {
+        Ok(self.version)
+    }
+
+    fn targets(&mut self, link: &Link, targets: &mut Vec<CacheKey>) -> Result<(), MetaError> {
+        let mut read = || {
+            let mut rows = self.targets.query(params![
+                link.digest.as_bytes(),
+                link.output,
+                link.input,
+                link.dependency.as_bytes(),
+                selector(link),
+            ])?;
+            while let Some(row) = rows.next()? {
+                targets.push(CacheKey::from_bytes(row.get(0)?));
+            }
+            Ok(())
+        };
+        read().map_err(|error| self.database.note("read a cache link", error))
+    }
+
+    fn results(&mut self, key: CacheKey) -> Result<Vec<ResultRow>, MetaError> {
+        let mut read = || {
+            self.results
+                .query_map([key.as_bytes()], |row| {
+                    Ok(ResultRow {
+                        result: ResultId(row.get(0)?),
+                        created_at: row.get(1)?,
+                    })
+                })?
+                .collect::<rusqlite::Result<_>>()
+        };
+        read().map_err(|error| self.database.note("read a cache result", error))
+    }
+
+    fn seen(&mut self, digest: CacheDigest, output: u32, input: u32) -> Result<bool, MetaError> {
+        self.connection
+            .prepare_cached(
+                "SELECT 1 FROM links WHERE digest = ?1 AND output = ?2 AND input = ?3 LIMIT 1",
+            )
+            .and_then(|mut statement| statement.exists(params![digest.as_bytes(), output, input]))
+            .map_err(|error| self.database.note("read a cache link", error))
+    }
+}

@@ -1,0 +1,266 @@
+//! The strict double of the database: the same promises, kept in memory.
+//!
+//! For tests, and for solves that are to leave nothing behind.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{
+    Durability, Generation, LayerBlob, LayerBlobs, Link, MetaError, Names, RecordBatch,
+    RecordReader, Records, ResultRow, StackRow, Stacks,
+};
+use crate::id::{CacheDigest, CacheKey, LayerId, ResultId, StackId};
+
+/// A database in memory. Clones share what is in it.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    version: u64,
+    current: i64,
+    synced: i64,
+    written: Option<i64>,
+    last_stack: i64,
+    stacks: BTreeMap<i64, Stamped<(LayerId, i64)>>,
+    blobs: BTreeMap<(LayerId, String), Stamped<LayerBlob>>,
+    names: BTreeMap<(String, Vec<u8>), Stamped<Vec<u8>>>,
+    links: BTreeSet<(Link, CacheKey)>,
+    results: BTreeMap<(CacheKey, ResultId), Stamped<i64>>,
+}
+
+#[derive(Debug, Clone)]
+struct Stamped<V> {
+    value: V,
+    generation: i64,
+}
+
+impl State {
+    fn stamp<V>(&mut self, value: V) -> Stamped<V> {
+        self.written = Some(self.current);
+        self.version += 1;
+        Stamped {
+            value,
+            generation: self.current + 1,
+        }
+    }
+
+    fn chain(&self, mut id: i64) -> Vec<LayerId> {
+        let mut layers = Vec::new();
+        while let Some(stack) = self.stacks.get(&id) {
+            layers.push(stack.value.0);
+            id = stack.value.1;
+        }
+        layers.reverse();
+        layers
+    }
+}
+
+impl Memory {
+    /// Makes an empty database.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Forgets what was not synced, as if the machine had lost power, and returns how many
+    /// records that were.
+    pub fn restart(&self) -> usize {
+        let state = &mut *self.lock();
+        let synced = state.synced;
+        let before = state.len();
+        state.stacks.retain(|_, row| row.generation <= synced);
+        state.blobs.retain(|_, row| row.generation <= synced);
+        state.names.retain(|_, row| row.generation <= synced);
+        let stacks = &state.stacks;
+        state.results.retain(|(_, result), row| {
+            row.generation <= synced && (result.0 <= 0 || stacks.contains_key(&result.0))
+        });
+        state.version += 1;
+        state.current += 1;
+        state.written = None;
+        before - state.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn len(&self) -> usize {
+        self.stacks.len() + self.blobs.len() + self.names.len() + self.results.len()
+    }
+}
+
+impl Stacks for Memory {
+    fn stack(&self, id: StackId) -> Result<Option<StackRow>, MetaError> {
+        Ok(self.lock().stacks.get(&id.0).map(|row| StackRow {
+            layer: row.value.0,
+            parent: (row.value.1 > 0).then_some(StackId(row.value.1)),
+        }))
+    }
+
+    fn add_stack(&self, layer: LayerId, parent: Option<StackId>) -> Result<StackId, MetaError> {
+        let mut state = self.lock();
+        let parent = parent.map_or(0, |parent| parent.0);
+        if parent != 0 && !state.stacks.contains_key(&parent) {
+            return Err(MetaError::NoParent { parent });
+        }
+        if let Some((&id, _)) = state
+            .stacks
+            .iter()
+            .find(|(_, row)| row.value == (layer, parent))
+        {
+            return Ok(StackId(id));
+        }
+        state.last_stack += 1;
+        let id = state.last_stack;
+        let row = state.stamp((layer, parent));
+        state.stacks.insert(id, row);
+        Ok(StackId(id))
+    }
+
+    fn stack_chain(&self, id: StackId) -> Result<Vec<LayerId>, MetaError> {
+        Ok(self.lock().chain(id.0))
+    }
+
+    fn remove_layer(&self, layer: LayerId) -> Result<usize, MetaError> {
+        let mut state = self.lock();
+        let doomed: BTreeSet<i64> = state
+            .stacks
+            .keys()
+            .copied()
+            .filter(|&id| state.chain(id).contains(&layer))
+            .collect();
+        state.stacks.retain(|id, _| !doomed.contains(id));
+        state
+            .results
+            .retain(|(_, result), _| !doomed.contains(&result.0));
+        state.blobs.retain(|(of, _), _| *of != layer);
+        state.stamp(());
+        Ok(doomed.len())
+    }
+}
+
+impl LayerBlobs for Memory {
+    fn layer_blobs(&self, layer: LayerId) -> Result<Vec<LayerBlob>, MetaError> {
+        let state = self.lock();
+        let blobs = state.blobs.iter().filter(|((of, _), _)| *of == layer);
+        Ok(blobs.map(|(_, row)| row.value.clone()).collect())
+    }
+
+    fn put_layer_blob(&self, layer: LayerId, blob: &LayerBlob) -> Result<(), MetaError> {
+        let mut state = self.lock();
+        let row = state.stamp(blob.clone());
+        state.blobs.insert((layer, blob.compression.clone()), row);
+        Ok(())
+    }
+}
+
+impl Names for Memory {
+    fn name(&self, namespace: &str, key: &[u8]) -> Result<Option<Vec<u8>>, MetaError> {
+        let state = self.lock();
+        Ok(state
+            .names
+            .get(&(namespace.to_owned(), key.to_owned()))
+            .map(|row| row.value.clone()))
+    }
+
+    fn put_name(&self, namespace: &str, key: &[u8], value: &[u8]) -> Result<(), MetaError> {
+        let mut state = self.lock();
+        let row = state.stamp(value.to_owned());
+        state
+            .names
+            .insert((namespace.to_owned(), key.to_owned()), row);
+        Ok(())
+    }
+
+    fn remove_name(&self, namespace: &str, key: &[u8]) -> Result<(), MetaError> {
+        let mut state = self.lock();
+        state.names.remove(&(namespace.to_owned(), key.to_owned()));
+        state.stamp(());
+        Ok(())
+    }
+}
+
+impl Durability for Memory {
+    fn begin_sync(&self) -> Result<Generation, MetaError> {
+        let mut state = self.lock();
+        state.current += 1;
+        Ok(Generation(state.current))
+    }
+
+    fn finish_sync(&self, generation: Generation) -> Result<(), MetaError> {
+        let mut state = self.lock();
+        state.synced = state.synced.max(generation.0);
+        Ok(())
+    }
+
+    fn needs_sync(&self) -> Result<bool, MetaError> {
+        let state = self.lock();
+        Ok(state
+            .written
+            .is_some_and(|written| written + 1 > state.synced))
+    }
+}
+
+impl Records for Memory {
+    fn read(&self, body: &mut dyn FnMut(&mut dyn RecordReader)) -> Result<(), MetaError> {
+        body(&mut *self.lock());
+        Ok(())
+    }
+
+    fn save(&self, batch: &RecordBatch) -> Result<(), MetaError> {
+        let mut state = self.lock();
+        state.links.extend(batch.links.iter().copied());
+        for &(key, result) in &batch.results {
+            let row = state.stamp(batch.created_at);
+            state.results.insert((key, result), row);
+        }
+        state.stamp(());
+        Ok(())
+    }
+
+    fn drop_result(&self, key: CacheKey, result: ResultId) -> Result<(), MetaError> {
+        let mut state = self.lock();
+        state.results.remove(&(key, result));
+        state.stamp(());
+        Ok(())
+    }
+}
+
+impl RecordReader for State {
+    fn version(&mut self) -> Result<u64, MetaError> {
+        Ok(self.version)
+    }
+
+    fn targets(&mut self, link: &Link, targets: &mut Vec<CacheKey>) -> Result<(), MetaError> {
+        let from = (*link, CacheKey::from_bytes([0; 32]));
+        let of_link = self.links.range(from..).take_while(|(of, _)| of == link);
+        targets.extend(of_link.map(|(_, target)| *target));
+        Ok(())
+    }
+
+    fn results(&mut self, key: CacheKey) -> Result<Vec<ResultRow>, MetaError> {
+        let from = (key, ResultId(i64::MIN));
+        let mut rows: Vec<_> = self
+            .results
+            .range(from..=(key, ResultId(i64::MAX)))
+            .map(|((_, result), row)| ResultRow {
+                result: *result,
+                created_at: row.value,
+            })
+            .collect();
+        rows.sort_by_key(|row| std::cmp::Reverse((row.created_at, row.result)));
+        Ok(rows)
+    }
+
+    fn seen(&mut self, digest: CacheDigest, output: u32, input: u32) -> Result<bool, MetaError> {
+        Ok(self
+            .links
+            .iter()
+            .any(|(link, _)| (link.digest, link.output, link.input) == (digest, output, input)))
+    }
+}

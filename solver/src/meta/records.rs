@@ -1,0 +1,94 @@
+//! Cache records: links between keys, and the results of keys.
+
+use std::fmt::Debug;
+
+use super::MetaError;
+use crate::id::{CacheDigest, CacheKey, ResultId, Selector};
+
+/// The way from the key of an input to the key of an op (`CacheInfoLink` in BuildKit).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Link {
+    /// What the op does.
+    pub digest: CacheDigest,
+    /// The op's output.
+    pub output: u32,
+    /// Which of the op's inputs.
+    pub input: u32,
+    /// A key of that input.
+    pub dependency: CacheKey,
+    /// The part of the input that counts; `None` for content keys and whole inputs.
+    pub selector: Option<Selector>,
+}
+
+/// A stored result of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResultRow {
+    /// The result.
+    pub result: ResultId,
+    /// When it was stored, in milliseconds since 1970.
+    pub created_at: i64,
+}
+
+/// Records that belong together: they become visible in one transaction.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecordBatch {
+    /// Links and the keys they lead to.
+    pub links: Vec<(Link, CacheKey)>,
+    /// Results of keys.
+    pub results: Vec<(CacheKey, ResultId)>,
+    /// When, in milliseconds since 1970.
+    pub created_at: i64,
+}
+
+/// Reads records within one transaction.
+pub trait RecordReader: Debug {
+    /// A number that changes with every change of the records, by any process, that happened
+    /// before this transaction. What was read under an equal number is still true.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn version(&mut self) -> Result<u64, MetaError>;
+
+    /// Adds the keys that `link` leads to to `targets`, in no particular order.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn targets(&mut self, link: &Link, targets: &mut Vec<CacheKey>) -> Result<(), MetaError>;
+
+    /// The results of `key`, newest first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn results(&mut self, key: CacheKey) -> Result<Vec<ResultRow>, MetaError>;
+
+    /// Whether any link belongs to this op digest, output and input: the op was seen before,
+    /// with whatever inputs.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn seen(&mut self, digest: CacheDigest, output: u32, input: u32) -> Result<bool, MetaError>;
+}
+
+/// The cache records of all solves.
+pub trait Records: Send + Sync + Debug {
+    /// Calls `body` once, with a reader that sees one state of the records throughout. `body`
+    /// must not call other methods of the database.
+    ///
+    /// # Errors
+    /// The transaction cannot be started; `body` was not called then.
+    fn read(&self, body: &mut dyn FnMut(&mut dyn RecordReader)) -> Result<(), MetaError>;
+
+    /// Adds records; those already there stay, a result stored again counts as new.
+    ///
+    /// # Errors
+    /// The database cannot be written; nothing was added then.
+    fn save(&self, batch: &RecordBatch) -> Result<(), MetaError>;
+
+    /// Drops a result from the one key that it was found under, because its data is gone. The
+    /// links stay: they are still true.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    fn drop_result(&self, key: CacheKey, result: ResultId) -> Result<(), MetaError>;
+}

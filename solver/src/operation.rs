@@ -1,0 +1,156 @@
+//! The engine seam: what the scheduler asks of an op, generic over the result type `T`.
+//!
+//! Owns [`Operation`] (how one vertex is keyed and run), [`CacheMap`] (what its key is made of),
+//! [`Context`] (what a call may use) and [`Results`] (how results outlive a solve). Knows nothing
+//! of file systems: the scheduler is tested with operations on numbers.
+//!
+//! Invariant: two operations whose cache maps and input keys are equal may stand in for each
+//! other. Everything that decides the result is therefore in the cache map or in the inputs.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+
+use crate::cancel::Cancel;
+use crate::error::{Failure, OperationError};
+use crate::id::{CacheDigest, ContentDigest, ResultId, Selector};
+use crate::progress::Reporter;
+
+/// What one input contributes to the key of an op.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct InputKey {
+    /// Which part of the input the op looks at; joins with the input's definition key. `None`:
+    /// all of it.
+    pub selector: Option<Selector>,
+    /// Whether the op can be keyed by the content of this input: the scheduler then asks
+    /// [`Operation::content_digest`] where definition keys do not match.
+    pub content: bool,
+}
+
+/// What the key of an op is made of (`CacheMap` in BuildKit).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheMap {
+    /// What the op does.
+    pub digest: CacheDigest,
+    /// BuildKit's `random:` keys: the digest stands for this solve alone (it holds fresh random
+    /// bytes), is never stored and never matched by another solve. Content keys of consumers are.
+    pub volatile: bool,
+    /// One entry per input of the vertex, in order.
+    pub inputs: Vec<InputKey>,
+    /// Whether [`Operation::further_cache_map`] may give another key. Only for ops without
+    /// inputs: an image has a key by manifest and one by layers.
+    pub further: bool,
+}
+
+impl CacheMap {
+    /// The map of an op without inputs.
+    pub fn leaf(digest: CacheDigest) -> Self {
+        Self {
+            digest,
+            volatile: false,
+            inputs: Vec::new(),
+            further: false,
+        }
+    }
+
+    /// The map of an op with `inputs`, none of them keyed by content.
+    pub fn plain(digest: CacheDigest, inputs: usize) -> Self {
+        Self {
+            digest,
+            volatile: false,
+            inputs: vec![InputKey::default(); inputs],
+            further: false,
+        }
+    }
+}
+
+/// What a call of an operation may use. Cheap to clone.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Context {
+    /// Raised when nobody wants the result any more. An operation that sees it returns
+    /// [`OperationError::Cancelled`] soon; its future may also be dropped at any await.
+    pub cancel: Cancel,
+    /// Progress of this vertex.
+    pub reporter: Reporter,
+}
+
+impl Context {
+    /// Puts a context together.
+    pub fn new(cancel: Cancel, reporter: Reporter) -> Self {
+        Self { cancel, reporter }
+    }
+}
+
+/// One vertex's work: how it is keyed and how it runs.
+///
+/// Every method may be called again: another solve may ask for the same work, and a run whose
+/// owner was cancelled is started anew by a waiter. Blocking work belongs on
+/// `tokio::task::spawn_blocking`; the futures are polled by tasks of the current runtime.
+#[async_trait]
+pub trait Operation<T>: Send + Sync + Debug {
+    /// Gives what the key is made of. Pure for most ops; sources may ask a registry.
+    ///
+    /// # Errors
+    /// Fails the vertex, and with it the solve.
+    async fn cache_map(&self, context: &Context) -> Result<CacheMap, OperationError>;
+
+    /// Gives another key of an op without inputs, the `index`th (from 1); asked only while
+    /// nothing matched and the last map said [`CacheMap::further`]. `None`: there is none.
+    ///
+    /// # Errors
+    /// As for [`cache_map`](Self::cache_map).
+    async fn further_cache_map(
+        &self,
+        index: usize,
+        context: &Context,
+    ) -> Result<Option<CacheMap>, OperationError> {
+        let _ = (index, context);
+        Ok(None)
+    }
+
+    /// Computes the content digest of what this op sees of its `input`th input. Called only if
+    /// the cache map says [`InputKey::content`] for it.
+    ///
+    /// # Errors
+    /// Fails the vertex, and with it the solve.
+    async fn content_digest(
+        &self,
+        input: usize,
+        value: &T,
+        context: &Context,
+    ) -> Result<ContentDigest, OperationError>;
+
+    /// Does the work and returns one value per output, unrequested ones included.
+    ///
+    /// # Errors
+    /// Fails the vertex, and with it the solve.
+    ///
+    /// # Cancellation
+    /// The future may be dropped at any await; what it started must end with it.
+    async fn run(&self, inputs: Vec<T>, context: &Context) -> Result<Vec<T>, OperationError>;
+
+    /// Whether a run takes one of the scheduler's permits. True for ops that use a processor or
+    /// the disk (BuildKit: source, exec, file), false for those that only arrange layers or that
+    /// wait for other vertices (merge, diff, build, passthrough). Default: true.
+    fn takes_permit(&self) -> bool {
+        true
+    }
+}
+
+/// How results outlive a solve. Implemented over layers, and by a double over numbers.
+#[async_trait]
+pub trait Results<T>: Send + Sync + Debug {
+    /// Keeps `value` and returns the id to load it by; `None` if this value cannot be kept.
+    ///
+    /// # Errors
+    /// A failure costs the hit of later solves, not this solve: it is reported as a warning.
+    async fn save(&self, value: &T) -> Result<Option<ResultId>, Failure>;
+
+    /// Loads a value that was saved, by this process or another. `None`: it is gone; the caller
+    /// then drops the record and runs the vertex again.
+    ///
+    /// # Errors
+    /// Taken for a miss and reported as a warning.
+    async fn load(&self, id: ResultId) -> Result<Option<T>, Failure>;
+}

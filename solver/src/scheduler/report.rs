@@ -1,0 +1,89 @@
+//! What a solve returns.
+
+use ashlar_llb::OpDigest;
+
+use crate::cache::MissReason;
+use crate::error::{Blame, Failure, Fault};
+use crate::id::CacheKey;
+
+/// The outcome of a solve.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Solved<T> {
+    /// One value per requested output, in order.
+    pub values: Vec<T>,
+    /// What happened to each vertex, by its index in the graph.
+    pub report: Vec<VertexReport>,
+}
+
+/// What happened to one vertex.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VertexReport {
+    /// How it ended.
+    pub status: VertexStatus,
+    /// The key of its first known output: the stored one it matched, or the one its result was
+    /// stored under. `None` if no key was needed.
+    pub key: Option<CacheKey>,
+    /// Whether the key is good beyond this solve.
+    pub volatile: bool,
+}
+
+/// How a vertex ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum VertexStatus {
+    /// No requested output needs it.
+    #[default]
+    Unreachable,
+    /// It did not have to run: it, or what is made of it, was in the cache.
+    Cached,
+    /// An equal vertex of this or another solve ran for it.
+    Shared,
+    /// It ran.
+    Ran(MissReason),
+}
+
+/// Why a solve returned no result.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum SolveError {
+    /// It was cancelled.
+    #[error("the solve was cancelled")]
+    Cancelled,
+    /// A vertex failed; what else ran was cancelled.
+    #[error("{name}: {failure}")]
+    Vertex {
+        /// Index of the vertex in the graph.
+        vertex: usize,
+        /// Its digest.
+        digest: OpDigest,
+        /// Its display name.
+        name: String,
+        /// Why it failed.
+        failure: Failure,
+    },
+    /// The graph breaks the rules that its loader should have checked.
+    #[error("the graph is malformed: {reason}")]
+    Malformed {
+        /// Which rule.
+        reason: String,
+    },
+}
+
+impl Blame for SolveError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Vertex { failure, .. } => failure.fault(),
+            Self::Cancelled => Fault::Input,
+            Self::Malformed { .. } => Fault::Bug,
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Vertex { failure, .. } => failure.remedy(),
+            Self::Cancelled | Self::Malformed { .. } => None,
+        }
+    }
+}

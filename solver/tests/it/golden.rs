@@ -1,0 +1,27 @@
+//! Where the golden files are.
+
+use std::path::PathBuf;
+
+/// The directory of golden files: `ASHLAR_GOLDEN`, or the one of the workspace.
+pub(crate) fn directory() -> PathBuf {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test may be pointed at another set of golden files"
+    )]
+    let chosen = std::env::var_os("ASHLAR_GOLDEN");
+    chosen.map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden")),
+        PathBuf::from,
+    )
+}
+
+/// Reads one golden file.
+pub(crate) fn read(name: &str) -> Vec<u8> {
+    let path = directory().join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Reads one golden JSON file.
+pub(crate) fn json(name: &str) -> serde_json::Value {
+    serde_json::from_slice(&read(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}

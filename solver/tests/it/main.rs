@@ -1,0 +1,7 @@
+//! Tests of the public API: against output of BuildKit itself, and against the kernel.
+
+#![expect(clippy::unwrap_used, reason = "in a test the failure is the message")]
+
+mod golden;
+mod golden_checksum;
+mod tar_tree;
