@@ -2,6 +2,7 @@
 
 pub mod cancel;
 pub mod clock;
+pub mod content;
 pub mod error;
 pub mod id;
 pub mod limits;
