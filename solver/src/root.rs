@@ -387,8 +387,8 @@ fn make(path: &Path, dir: BorrowedFd<'_>, tier: Tier) -> Result<(), RootError> {
 ///
 /// # Errors
 /// The first refusal of the operating system; the rest is removed all the same.
-pub fn remove_tree(dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    let name = std::ffi::CString::new(name)?;
+pub fn remove_tree(dir: BorrowedFd<'_>, name: impl AsRef<std::ffi::OsStr>) -> io::Result<()> {
+    let name = std::ffi::CString::new(std::os::unix::ffi::OsStrExt::as_bytes(name.as_ref()))?;
     remove_one(dir, &name)
 }
 
