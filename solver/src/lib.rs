@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod cancel;
 pub mod clock;
+pub mod dir;
 pub mod error;
 pub mod id;
 pub mod limits;

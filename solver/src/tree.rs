@@ -18,9 +18,11 @@ pub mod files;
 pub mod index;
 pub mod path;
 pub mod view;
+pub mod writer;
 
 pub use entry::{Attributes, Entry, Kind, Timestamp, Xattrs};
 pub use files::Files;
 pub use index::Index;
 pub use path::TreePath;
 pub use view::{Node, View};
+pub use writer::{CopyItem, LayerWriter, WriteError, WriterOptions};

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use super::{Entry, TreePath};
 use crate::id::ContentDigest;
@@ -20,6 +21,17 @@ pub trait Files: Send + Sync + fmt::Debug {
 
     /// Whether the bytes can never change. If not, a copy must hash what it reads and compare.
     fn immutable(&self) -> bool;
+
+    /// Opens the directory at `path`, if the files are in directories: regular files directly in it
+    /// have the names and bytes they have here, and may be hard linked from there if they are
+    /// [`immutable`](Files::immutable). `None` by default: each file is then opened by its path.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn directory(&self, path: &TreePath) -> io::Result<Option<OwnedFd>> {
+        let _unused = path;
+        Ok(None)
+    }
 
     /// Hears the checksum of an entry once it was computed from bytes read through
     /// [`Files::open`], so that it need not be computed again. Does nothing by default.

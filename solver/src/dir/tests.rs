@@ -1,0 +1,69 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use rustix::fs::{CWD, FileType, Mode, mkfifoat, mknodat};
+
+use super::*;
+
+fn root(temp: &tempfile::TempDir) -> OwnedFd {
+    OwnedFd::from(File::open(temp.path()).unwrap())
+}
+
+#[test]
+fn links_are_not_followed_anywhere() {
+    let temp = tempfile::tempdir().unwrap();
+    fs::create_dir_all(temp.path().join("real/deep")).unwrap();
+    fs::write(temp.path().join("real/deep/file"), "x").unwrap();
+    symlink("real", temp.path().join("way")).unwrap();
+    symlink("file", temp.path().join("real/deep/last")).unwrap();
+    let root = root(&temp);
+    assert!(open_file(&root, b"real/deep/file").is_ok());
+    for step in [open_beneath, step_by_step] {
+        assert!(step(root.as_fd(), b"real/deep/file", FILE).is_ok());
+        assert!(step(root.as_fd(), b"way/deep/file", FILE).is_err());
+        assert!(step(root.as_fd(), b"real/deep/last", FILE).is_err());
+        assert!(step(root.as_fd(), b"real/../real/deep/file/..", FILE).is_err());
+    }
+    assert!(open_directory(&root, b"way").is_err());
+    assert!(open_directory(&root, b"").is_ok());
+    let last = open_file(&root, b"real/deep/last").unwrap_err();
+    assert_eq!(last.kind(), io::ErrorKind::InvalidData);
+}
+
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let temp = tempfile::tempdir().unwrap();
+    mkfifoat(CWD, temp.path().join("pipe"), Mode::from(0o600)).unwrap();
+    fs::create_dir(temp.path().join("dir")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(temp.path().join("socket")).unwrap();
+    let root = root(&temp);
+    let mut names = vec!["pipe", "dir", "socket"];
+    // A terminal would become the controlling one; only root may make the device.
+    let device = rustix::fs::makedev(5, 2);
+    let path = temp.path().join("device");
+    if mknodat(CWD, path, FileType::CharacterDevice, Mode::from(0o600), device).is_ok() {
+        names.push("device");
+    }
+    for name in names {
+        let error = open_file(&root, name.as_bytes()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{name}: {error}");
+    }
+}
+
+#[test]
+fn xattrs_of_files_and_links() {
+    let temp = tempfile::tempdir().unwrap();
+    fs::write(temp.path().join("file"), "x").unwrap();
+    symlink("file", temp.path().join("link")).unwrap();
+    let root = root(&temp);
+    let long = vec![7; 1000];
+    assert!(set_xattr(&root, b"file", b"user.long", &long).unwrap());
+    assert!(!set_xattr(&root, b"link", b"user.x", b"1").unwrap(), "user.* on a link");
+    let found = xattrs(&root, b"file").unwrap();
+    let found: Vec<_> = found.iter().filter(|(key, _)| key.starts_with(b"user.")).collect();
+    assert_eq!(found.len(), 1);
+    assert_eq!(*found[0].1, long);
+    remove_xattr(&root, b"file", b"user.long").unwrap();
+    remove_xattr(&root, b"file", b"user.long").unwrap();
+    assert!(xattrs(&root, b"file").unwrap().iter().all(|(key, _)| !key.starts_with(b"user.")));
+}
