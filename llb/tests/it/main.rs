@@ -2,6 +2,7 @@
 
 mod golden;
 mod golden_graph;
+mod golden_llb;
 mod golden_patterns;
 mod golden_platforms;
 mod golden_refs;
