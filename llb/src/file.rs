@@ -24,6 +24,7 @@ pub(crate) use input::ActionChain;
 
 use crate::State;
 use crate::constraints::{OpConstraints, op_options};
+use crate::digest::excerpt;
 use crate::vertex::{Link, Output, Vertex, VertexOp};
 
 /// File actions that are done in order, as one op.
@@ -110,7 +111,7 @@ impl FileVertex {
     pub(crate) fn name(&self) -> String {
         let actions = self.chain.as_ref().map(|chain| chain.actions());
         let names = actions.into_iter().flatten().map(Action::name);
-        names.collect::<Vec<_>>().join(", ")
+        excerpt(&names.collect::<Vec<_>>().join(", "))
     }
 
     pub(crate) fn take_chain(&mut self) -> Option<Arc<ActionChain>> {

@@ -1,13 +1,61 @@
 //! A typed builder and reader for BuildKit's content-addressed build graphs (LLB), byte for byte.
 //!
+//! A build is described by values that read like the graph they make, and marshalled to a
+//! [`Definition`], which any BuildKit, or the Ashlar solver, can run:
+//!
+//! ```
+//! use ashlar_llb as llb;
+//! use llb::{Cache, Constraints, Platform, copy};
+//!
+//! let src = llb::local("context").include(["src/**", "Makefile"]);
+//! let built = llb::image("debian:bookworm")
+//!     .dir("/src")
+//!     .run(["make", "-j2"])
+//!     .mount("/src", &src)
+//!     .mount("/root/.cache", Cache::shared("cc"))
+//!     .root();
+//! let out = llb::scratch().file(copy(&built, "/src/app", "/app"));
+//! let definition = out.marshal(&Constraints::new(Platform::linux_amd64()))?;
+//! assert_eq!(definition.ops().len(), 5); // local, image, run, file, and the terminal op
+//! # Ok::<(), llb::MarshalError>(())
+//! ```
+//!
+//! # Values
+//!
+//! A [`State`] is a tree of files in the making, with the settings (environment, directory,
+//! user and so on) of the steps that will run on it. It never changes: each method gives a new
+//! one, copying is cheap, and any state can be the start of any number of others. It can be
+//! sent between threads and holds no borrowed data.
+//!
+//! | to | use |
+//! |---|---|
+//! | start from something | [`image`], [`oci_layout`], [`local`], [`git`], [`http`], [`image_blob`], [`oci_layout_blob`], [`scratch`] |
+//! | run a process | [`State::run`], [`State::run_line`]: a [`Run`] with mounts, secrets and limits |
+//! | change files without one | [`State::file`] with [`copy`], [`mkdir`], [`mkfile`], [`rm`], [`symlink`] |
+//! | join trees | [`merge`], [`diff`], [`State::requires`], [`Passthrough`] |
+//! | go on from a definition | [`State::from_definition`], [`State::build`] |
+//! | write the graph | [`State::marshal`] with [`Constraints`] |
+//!
+//! What an op takes as options are methods of what its constructor returns: `image(...)` is an
+//! [`Image`], on which `layer_limit` sets an option of the source; any method of [`State`] on
+//! it goes on to the next step. Some options are there for every op: `custom_name`,
+//! `ignore_cache`, `export_cache`, `progress_group`, `require`, `description`, `location`.
+//!
+//! Nothing is checked until [`State::marshal`], whose [`MarshalError`] names the step.
+//!
+//! # Bytes
+//!
 //! This crate is values only: no I/O, no clock, no environment, no randomness. The same input
 //! always yields the same bytes, and the bytes are those of BuildKit's own Go client, so that
-//! digests, and with them caches, agree.
+//! digests, and with them caches, agree. Where that client is surprising, so is this crate, and
+//! the documentation of the method says so.
+//!
+//! # Reading
 //!
 //! - [`Definition`] is a build graph as it travels; [`Graph`] is the same graph, checked.
 //! - [`pb`] has the wire messages, [`encode`] writes them.
-//! - [`mod@reference`], [`platform`], [`patterns`] and [`path`] are the small languages that build
-//!   graphs use, with BuildKit's exact meaning.
+//! - [`mod@reference`], [`platform`], [`patterns`] and [`path`] are the small languages that
+//!   build graphs use, with BuildKit's exact meaning.
 
 mod constraints;
 mod definition;

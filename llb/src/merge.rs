@@ -17,12 +17,14 @@ use crate::{OpState, State};
 /// use ashlar_llb as llb;
 ///
 /// let app = llb::scratch().file(llb::mkfile("/app", ""));
-/// let image = llb::merge([llb::image("alpine").into(), app]);
+/// let base = llb::image("alpine").env("PATH", "/bin");
+/// let image = llb::merge([&base, &app]).run(["/app"]).root();
 /// # let _ = image;
 /// ```
 #[must_use]
-pub fn merge(states: impl IntoIterator<Item = State>) -> OpState {
-    let mut states = states.into_iter().filter(|state| !state.is_scratch());
+pub fn merge<T: Into<State>>(states: impl IntoIterator<Item = T>) -> OpState {
+    let states = states.into_iter().map(Into::into);
+    let mut states = states.filter(|state: &State| !state.is_scratch());
     let Some(first) = states.next() else {
         return OpState::existing(crate::scratch());
     };
@@ -45,7 +47,7 @@ pub fn merge(states: impl IntoIterator<Item = State>) -> OpState {
 ///
 /// let base = llb::image("alpine");
 /// let added = llb::diff(&base, base.run(["apk", "add", "gcc"]).root());
-/// let image = llb::merge([llb::image("alpine:edge").into(), added.into()]);
+/// let image = llb::merge::<llb::State>([llb::image("alpine:edge").into(), added.into()]);
 /// # let _ = image;
 /// ```
 #[must_use]
@@ -170,10 +172,10 @@ impl State {
     /// Returns this tree, which engines now build only once `dependencies` are built. `id`
     /// tells apart what would otherwise be equal. Without dependencies nothing changes.
     #[must_use]
-    pub fn requires(
+    pub fn requires<T: Into<Self>>(
         &self,
         id: impl Into<String>,
-        dependencies: impl IntoIterator<Item = Self>,
+        dependencies: impl IntoIterator<Item = T>,
     ) -> Self {
         let mut dependencies = dependencies.into_iter().peekable();
         if dependencies.peek().is_none() {

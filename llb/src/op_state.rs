@@ -67,7 +67,7 @@ pub(crate) use state_like;
 /// ```
 /// use ashlar_llb as llb;
 ///
-/// let tools = llb::merge([llb::image("alpine").into(), llb::image("busybox").into()])
+/// let tools = llb::merge([llb::image("alpine"), llb::image("busybox")])
 ///     .custom_name("join the tools");
 /// let listed = tools.run(["ls"]).root();
 /// # let _ = listed;

@@ -38,7 +38,16 @@ impl Action {
 ///
 /// `A` is the kind of that action and decides which options there are: see the methods of
 /// `Step<CopyPath>` and so on. The methods that start the next action, and the options every
-/// op takes, are there for all kinds.
+/// op takes, are there for all kinds. An option of another kind does not compile:
+///
+/// ```compile_fail
+/// let actions = ashlar_llb::mkdir("/a").allow_not_found();
+/// ```
+///
+/// ```
+/// let actions = ashlar_llb::rm("/a").allow_not_found();
+/// # let _ = actions;
+/// ```
 #[derive(Clone, Debug)]
 pub struct Step<A> {
     before: FileActions,

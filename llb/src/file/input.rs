@@ -3,6 +3,7 @@
 //! Owns [`CopyInput`] and the bound chain. Invariant: identity of a chain is that of its `Arc`,
 //! so that one outcome used twice is one sequence of actions in the op.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -82,6 +83,8 @@ impl ActionChain {
     /// action's first.
     pub(crate) fn inputs(&self) -> Vec<&Output> {
         let mut outputs = Vec::new();
+        // A chain that is copied from more than once is looked at once.
+        let mut seen: HashSet<*const Self> = HashSet::new();
         let mut todo: Vec<(&Self, usize)> = vec![(self, self.actions.len())];
         while let Some((chain, rest)) = todo.pop() {
             let Some(position) = rest.checked_sub(1) else {
@@ -92,7 +95,11 @@ impl ActionChain {
             if let Action::Copy(copy) = &chain.actions[position] {
                 match copy.input() {
                     CopyInput::State(state) => outputs.extend(&state.output),
-                    CopyInput::Tree(tree) => todo.push((&tree.chain, tree.chain.actions.len())),
+                    CopyInput::Tree(tree) => {
+                        if seen.insert(Arc::as_ptr(&tree.chain)) {
+                            todo.push((&tree.chain, tree.chain.actions.len()));
+                        }
+                    }
                 }
             }
         }

@@ -74,7 +74,7 @@ fn deep_chains_need_no_stack() {
                 0 => state.run(["true", &step.to_string()]).root(),
                 1 => state.file(llb::mkfile("/n", step.to_string())),
                 2 => llb::diff(&state, llb::image("busybox")).into(),
-                _ => state.requires(step.to_string(), [llb::image("busybox").into()]),
+                _ => state.requires(step.to_string(), [llb::image("busybox")]),
             };
         }
         let definition = marshal(&state);
@@ -110,6 +110,18 @@ fn wide_sharing_is_written_once() {
         state = llb::merge([run.root(), run.output("/again")]).into();
     }
     assert_eq!(marshal(&state).ops().len(), 1 + 2 * 64 + 1);
+
+    let mut tree = FileActions::from(llb::mkfile("/f", "")).on(llb::scratch());
+    for _ in 0..64 {
+        let twice = llb::copy(&tree, "/f", "/f").copy(&tree, "/f", "/g");
+        tree = FileActions::from(twice).on(llb::scratch());
+    }
+    let state = llb::scratch().file(llb::copy(&tree, "/f", "/f"));
+    let graph = Graph::load(&marshal(&state)).expect("loads");
+    let llb::pb::op::Op::File(file) = graph.vertices()[0].op() else {
+        panic!("no file op");
+    };
+    assert_eq!(file.actions.len(), 1 + 2 * 64 + 1);
 }
 
 #[test]
@@ -273,7 +285,7 @@ fn options_of_a_merge_of_one_do_not_touch_it() {
         .ignore_cache()
         .custom_name("m");
     assert_eq!(marshal(&merged), marshal(&base));
-    assert!(llb::merge([]).is_scratch());
+    assert!(llb::merge::<State>([]).is_scratch());
     assert!(llb::diff(llb::scratch(), llb::scratch()).is_scratch());
 }
 

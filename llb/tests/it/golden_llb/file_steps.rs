@@ -6,7 +6,7 @@ use ashlar_llb::{CopyInput, FileActions, Owner, Principal, State};
 use serde_json::Value;
 
 use super::fields::{Fields, Result, integer, octal, text, unsupported};
-use super::marshal::{TakesUniqueId as _, constrain};
+use super::marshal::{WithUniqueId as _, constrain};
 use super::steps::Recipe;
 
 pub(super) fn file(recipe: &Recipe<'_>, from: &State, fields: Fields<'_>) -> Result<State> {

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::fields::{Fields, Result, integer};
 use super::metadata::platform;
+use super::steps::Recipe;
 
 /// Applies the `constraints` of a step to a builder. `$platform` tells what to do with the
 /// platform.
@@ -57,9 +58,8 @@ macro_rules! constrain {
                 builder = builder.location(&map, ranges);
                 location.finish()?;
             }
-            // Local sources look at it before, others have no use for it.
-            if builder.takes_unique_id() {
-                let _ = fields.value("local_unique_id");
+            if let Some(id) = fields.text("local_unique_id") {
+                builder = builder.with_unique_id(id);
             }
             fields.finish()?;
         }
@@ -69,34 +69,28 @@ macro_rules! constrain {
 
 pub(super) use constrain;
 
-/// Tells local sources from other builders.
-pub(super) trait TakesUniqueId {
-    fn takes_unique_id(&self) -> bool {
-        false
+/// Gives local sources an id of their own; other ops have no use for one.
+pub(super) trait WithUniqueId: Sized {
+    fn with_unique_id(self, _id: &str) -> Self {
+        self
     }
 }
 
 macro_rules! no_unique_id {
-    ($($type:ty)*) => { $(impl TakesUniqueId for $type {})* };
+    ($($type:ident)*) => { $(impl WithUniqueId for ashlar_llb::$type {})* };
 }
 
-no_unique_id! {
-    ashlar_llb::Blob
-    ashlar_llb::FileActions
-    ashlar_llb::Git
-    ashlar_llb::Http
-    ashlar_llb::Image
-    ashlar_llb::OciLayout
-    ashlar_llb::OpState
-    ashlar_llb::Passthrough
-    ashlar_llb::RawSource
-    ashlar_llb::Run
-    Constraints
+no_unique_id!(Blob FileActions Git Http Image OciLayout OpState Passthrough RawSource Run);
+
+impl WithUniqueId for ashlar_llb::Local {
+    fn with_unique_id(self, id: &str) -> Self {
+        self.unique_id(id)
+    }
 }
 
-impl TakesUniqueId for ashlar_llb::Local {
-    fn takes_unique_id(&self) -> bool {
-        true
+impl WithUniqueId for Constraints {
+    fn with_unique_id(self, id: &str) -> Self {
+        self.local_unique_id(id)
     }
 }
 
@@ -112,19 +106,38 @@ pub(super) fn ranges(values: &[Value]) -> Result<Vec<SourceRange>> {
     values.iter().map(range).collect()
 }
 
-/// Reads the parameters of marshalling.
-pub(super) fn constraints(recipe: &super::steps::Recipe<'_>, value: &Value) -> Result<Constraints> {
+/// Reads the parameters of marshalling: defaults of the state, then what is asked.
+pub(super) fn constraints(recipe: &Recipe<'_>, value: &Value) -> Result<Constraints> {
     let fields = Fields::new(value);
-    let mut constraints = Constraints::new(platform(fields.value("platform").expect("platform"))?);
+    // The last one given counts.
+    let platforms = [
+        value["state_defaults"].get("platform"),
+        fields.value("platform"),
+        value["constraints"].get("platform"),
+    ];
+    let wanted = platforms.into_iter().flatten().next_back();
+    let wanted = platform(wanted.expect("platform"))?;
+    let mut constraints = Constraints::new(wanted);
+    if let Some(value) = fields.value("state_defaults") {
+        let defaults = serde_json::json!({ "constraints": value });
+        constraints = options(recipe, constraints, &Fields::new(&defaults))?;
+    }
     if let Some(id) = fields.text("local_unique_id") {
         constraints = constraints.local_unique_id(id);
     }
     if fields.value("caps").is_some() {
         constraints = constraints.supported_caps(fields.texts("caps"));
     }
-    constraints = constrain!(recipe, constraints, fields, |_it, platform| {
-        Constraints::new(platform)
-    });
+    constraints = options(recipe, constraints, &fields)?;
     fields.finish()?;
     Ok(constraints)
+}
+
+/// Applies options for all ops; the platform was looked at already.
+fn options(
+    recipe: &Recipe<'_>,
+    constraints: Constraints,
+    fields: &Fields<'_>,
+) -> Result<Constraints> {
+    Ok(constrain!(recipe, constraints, fields, |it, _platform| it))
 }

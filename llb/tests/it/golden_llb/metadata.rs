@@ -3,7 +3,7 @@
 use ashlar_llb::{ImageConfig, Network, Platform, Security, State};
 use serde_json::Value;
 
-use super::fields::{Fields, Result, integer, text, unsupported};
+use super::fields::{Fields, Result, text, unsupported};
 use super::steps::Recipe;
 
 pub(super) fn platform(value: &Value) -> Result<Platform> {
@@ -93,12 +93,16 @@ pub(super) fn image_config(value: &Value) -> ImageConfig {
 pub(super) fn resources(value: &Value) -> Result<ashlar_llb::pb::LinuxResources> {
     let fields = Fields::new(value);
     let number = |key| fields.number(key).unwrap_or_default();
+    let unsigned = |key| {
+        let value = fields.value(key);
+        value.map_or(0, |value| value.as_u64().expect("number"))
+    };
     let text = |key| fields.text(key).unwrap_or_default().to_owned();
     let resources = ashlar_llb::pb::LinuxResources {
         memory: number("memory"),
         memory_swap: number("memory_swap"),
-        cpu_shares: integer(number("cpu_shares"))?,
-        cpu_period: integer(number("cpu_period"))?,
+        cpu_shares: unsigned("cpu_shares"),
+        cpu_period: unsigned("cpu_period"),
         cpu_quota: number("cpu_quota"),
         cpuset_cpus: text("cpuset_cpus"),
         cpuset_mems: text("cpuset_mems"),

@@ -3,7 +3,7 @@
 use ashlar_llb::{Cache, ContentCache, Mount, Run, Secret, Sharing, Ssh, State, Tmpfs, pb};
 
 use super::fields::{Fields, Result, integer, octal, unsupported};
-use super::marshal::{TakesUniqueId as _, constrain};
+use super::marshal::{WithUniqueId as _, constrain};
 use super::metadata;
 use super::steps::Recipe;
 

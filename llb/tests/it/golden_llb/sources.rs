@@ -3,7 +3,7 @@
 use ashlar_llb::{self as llb, BlobDigest, Differ, GitModifiedTime, ResolveMode, State};
 
 use super::fields::{Fields, Result, integer, octal, text, unsupported};
-use super::marshal::{TakesUniqueId as _, constrain};
+use super::marshal::{WithUniqueId as _, constrain};
 use super::metadata::image_config;
 use super::steps::Recipe;
 
@@ -116,11 +116,6 @@ fn local(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<State> {
     if let Some(transfer) = fields.object("metadata_only_transfer") {
         local = local.metadata_only(transfer.texts("exceptions"));
         transfer.finish()?;
-    }
-    if let Some(constraints) = fields.value("constraints")
-        && let Some(id) = constraints["local_unique_id"].as_str()
-    {
-        local = local.unique_id(id);
     }
     let local = constrain!(recipe, local, fields, |it, platform| it.platform(platform));
     fields.finish()?;

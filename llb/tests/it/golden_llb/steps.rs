@@ -6,7 +6,7 @@ use ashlar_llb::{self as llb, Definition, FileTree, Passthrough, Run, SourceMap,
 use serde_json::Value;
 
 use super::fields::{Fields, Result, text, unsupported};
-use super::marshal::{self, TakesUniqueId as _, constrain};
+use super::marshal::{self, WithUniqueId as _, constrain};
 use super::{file_steps, metadata, run_steps, sources};
 
 /// A recipe and what was made so far.
