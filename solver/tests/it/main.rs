@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "in a test the failure is the message")]
 
 mod golden;
+mod golden_cache_keys;
 mod golden_checksum;
 mod tar_tree;
