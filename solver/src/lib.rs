@@ -12,6 +12,7 @@ pub mod meta;
 pub mod operation;
 pub mod progress;
 pub mod refs;
+pub mod result;
 pub mod root;
 pub mod scheduler;
 pub mod session;
