@@ -4,4 +4,5 @@
 
 mod golden;
 mod golden_checksum;
+mod scheduler;
 mod tar_tree;
