@@ -14,6 +14,7 @@ pub mod operation;
 pub mod ops;
 pub mod progress;
 pub mod refs;
+pub mod result;
 pub mod root;
 pub mod scheduler;
 pub mod session;

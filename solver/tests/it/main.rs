@@ -5,4 +5,5 @@
 mod golden;
 mod golden_cache_keys;
 mod golden_checksum;
+mod scheduler;
 mod tar_tree;
