@@ -4,4 +4,6 @@
 
 mod golden;
 mod golden_checksum;
+mod kernel_view;
+mod overlay;
 mod tar_tree;
