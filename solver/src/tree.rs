@@ -14,6 +14,7 @@
 
 pub mod capture;
 pub mod checksum;
+pub mod diff;
 pub mod entry;
 pub mod files;
 pub mod index;
