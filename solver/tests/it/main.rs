@@ -6,4 +6,6 @@ mod golden;
 mod golden_cache_keys;
 mod golden_checksum;
 mod scheduler;
+mod kernel_view;
+mod overlay;
 mod tar_tree;
