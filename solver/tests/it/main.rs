@@ -5,4 +5,6 @@
 mod golden;
 mod golden_checksum;
 mod scheduler;
+mod kernel_view;
+mod overlay;
 mod tar_tree;
