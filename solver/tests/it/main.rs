@@ -4,4 +4,5 @@
 
 mod golden;
 mod golden_checksum;
+mod pack_golden;
 mod tar_tree;
