@@ -123,7 +123,7 @@ impl Encode for MergeOp {
 /// One input of a merge.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct MergeInput {
-    /// Position in the op's inputs.
+    /// Position in the op's inputs; always the same as in the merge.
     #[prost(int64, tag = "1")]
     pub input: i64,
 }

@@ -64,24 +64,68 @@ fn methods_leave_the_old_value_alone() {
     assert_eq!(marshal(&run.root()), marshal(&root));
 }
 
-#[test]
-fn deep_chains_need_no_stack() {
-    with_small_stack(|| {
-        const DEPTH: usize = 100_000;
+/// Grows a chain of one kind of step, writes it and drops it.
+fn deep_chain(depth: usize, step: impl Fn(&State, usize) -> State + Send + 'static) {
+    with_small_stack(move || {
         let mut state = State::from(llb::image("alpine"));
-        for step in 0..DEPTH {
-            state = match step % 4 {
-                0 => state.run(["true", &step.to_string()]).root(),
-                1 => state.file(llb::mkfile("/n", step.to_string())),
-                2 => llb::diff(&state, llb::image("busybox")).into(),
-                _ => state.requires(step.to_string(), [llb::image("busybox")]),
-            };
+        for number in 0..depth {
+            state = step(&state, number);
         }
         let definition = marshal(&state);
-        // Base, other base, steps, terminal.
-        assert_eq!(definition.ops().len(), DEPTH + 3);
+        // Base, steps, terminal.
+        assert_eq!(definition.ops().len(), depth + 2);
         let debug = format!("{state:?}");
         assert!(debug.len() < 1000, "{debug}");
+        let clone = state.clone();
+        drop(state);
+        drop(clone);
+    });
+}
+
+#[test]
+fn deep_chains_of_runs_need_no_stack() {
+    deep_chain(100_000, |state, number| {
+        state.run(["x", &number.to_string()]).root()
+    });
+}
+
+#[test]
+fn deep_chains_of_every_op_need_no_stack() {
+    let base = State::from(llb::image("alpine"));
+    let other = base.clone();
+    deep_chain(10_000, |state, number| {
+        state.file(llb::mkfile("/n", number.to_string()))
+    });
+    deep_chain(10_000, |state, _| {
+        llb::scratch().file(llb::copy(state, "/", "/"))
+    });
+    deep_chain(10_000, |state, _| {
+        llb::scratch().run(["x"]).mount("/m", state).output("/m")
+    });
+    deep_chain(10_000, move |state, _| llb::merge([state, &base]).into());
+    deep_chain(10_000, move |state, _| llb::diff(state, &other).into());
+    deep_chain(10_000, |state, _| state.build("f").into());
+    deep_chain(10_000, |state, number| {
+        Passthrough::new(number.to_string())
+            .hands_on(state)
+            .output(0)
+    });
+    deep_chain(10_000, |state, number| {
+        let file = SourceMap::new(number.to_string(), "", "").read_from(llb::scratch());
+        state.run([number.to_string()]).location(&file, []).root()
+    });
+}
+
+#[test]
+fn deep_imported_chains_need_no_stack() {
+    let mut state = State::from(llb::image("alpine"));
+    for number in 0..10_000 {
+        state = state.run([number.to_string()]).root();
+    }
+    let definition = marshal(&state);
+    with_small_stack(move || {
+        let state = State::from_definition(&definition).expect("loads");
+        assert_eq!(marshal(&state), definition);
         drop(state);
     });
 }

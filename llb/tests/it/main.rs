@@ -1,5 +1,6 @@
 //! Tests of the public API, most of them against output of BuildKit itself.
 
+mod builder;
 mod golden;
 mod golden_graph;
 mod golden_llb;
