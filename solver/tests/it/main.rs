@@ -7,4 +7,5 @@ mod golden_checksum;
 mod scheduler;
 mod kernel_view;
 mod overlay;
+mod pack_golden;
 mod tar_tree;
