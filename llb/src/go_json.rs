@@ -4,7 +4,6 @@
 //! other writers do: `<`, `>`, `&` and the line separators U+2028 and U+2029.
 
 /// Writes an array of strings without spaces.
-#[allow(dead_code, reason = "used by the source builders only")]
 pub(crate) fn string_array<S: AsRef<str>>(values: &[S]) -> String {
     let mut out = String::from("[");
     for (position, value) in values.iter().enumerate() {

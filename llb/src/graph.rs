@@ -19,7 +19,7 @@ mod location;
 mod name;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -64,7 +64,6 @@ impl VertexIndex {
 
 /// One output of one vertex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
 pub struct Edge {
     /// The vertex that makes the result.
     pub vertex: VertexIndex,
@@ -131,7 +130,8 @@ pub struct Vertex {
     inputs: Box<[Edge]>,
     outputs: u32,
     metadata: Arc<pb::OpMetadata>,
-    name: Box<str>,
+    /// Made on first use, or when loading if it takes the names of inputs.
+    name: OnceLock<Box<str>>,
     raw: Bytes,
     source: Option<Arc<pb::Source>>,
 }
@@ -185,7 +185,13 @@ impl Vertex {
     /// grow without bound.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        if let Some(custom) = self.metadata.description.get(pb::CUSTOM_NAME_KEY) {
+            return custom;
+        }
+        match &self.op {
+            pb::op::Op::Source(source) => &source.identifier,
+            op => self.name.get_or_init(|| name::own(op).into_boxed_str()),
+        }
     }
 
     /// Returns the op's serialised bytes, exactly as they came.

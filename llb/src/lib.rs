@@ -1,38 +1,109 @@
 //! A typed builder and reader for BuildKit's content-addressed build graphs (LLB), byte for byte.
 //!
+//! A build is described by values that read like the graph they make, and marshalled to a
+//! [`Definition`], which any BuildKit, or the Ashlar solver, can run:
+//!
+//! ```
+//! use ashlar_llb as llb;
+//! use llb::{Cache, Constraints, Platform, copy};
+//!
+//! let src = llb::local("context").include(["src/**", "Makefile"]);
+//! let built = llb::image("debian:bookworm")
+//!     .dir("/src")
+//!     .run(["make", "-j2"])
+//!     .mount("/src", &src)
+//!     .mount("/root/.cache", Cache::shared("cc"))
+//!     .root();
+//! let out = llb::scratch().file(copy(&built, "/src/app", "/app"));
+//! let definition = out.marshal(&Constraints::new(Platform::linux_amd64()))?;
+//! assert_eq!(definition.ops().len(), 5); // local, image, run, file, and the terminal op
+//! # Ok::<(), llb::MarshalError>(())
+//! ```
+//!
+//! # Values
+//!
+//! A [`State`] is a tree of files in the making, with the settings (environment, directory,
+//! user and so on) of the steps that will run on it. It never changes: each method gives a new
+//! one, copying is cheap, and any state can be the start of any number of others. It can be
+//! sent between threads and holds no borrowed data.
+//!
+//! | to | use |
+//! |---|---|
+//! | start from something | [`image`], [`oci_layout`], [`local`], [`git`], [`http`], [`image_blob`], [`oci_layout_blob`], [`scratch`] |
+//! | run a process | [`State::run`], [`State::run_line`]: a [`Run`] with mounts, secrets and limits |
+//! | change files without one | [`State::file`] with [`copy`], [`mkdir`], [`mkfile`], [`rm`], [`symlink`] |
+//! | join trees | [`merge`], [`diff`], [`State::requires`], [`Passthrough`] |
+//! | go on from a definition | [`State::from_definition`], [`State::build`] |
+//! | write the graph | [`State::marshal`] with [`Constraints`] |
+//!
+//! What an op takes as options are methods of what its constructor returns: `image(...)` is an
+//! [`Image`], on which `layer_limit` sets an option of the source; any method of [`State`] on
+//! it goes on to the next step. Some options are there for every op: `custom_name`,
+//! `ignore_cache`, `export_cache`, `progress_group`, `require`, `description`, `location`.
+//!
+//! Nothing is checked until [`State::marshal`], whose [`MarshalError`] names the step.
+//!
+//! # Bytes
+//!
 //! This crate is values only: no I/O, no clock, no environment, no randomness. The same input
 //! always yields the same bytes, and the bytes are those of BuildKit's own Go client, so that
-//! digests, and with them caches, agree.
+//! digests, and with them caches, agree. Where that client is surprising, so is this crate, and
+//! the documentation of the method says so.
+//!
+//! # Reading
 //!
 //! - [`Definition`] is a build graph as it travels; [`Graph`] is the same graph, checked.
 //! - [`pb`] has the wire messages, [`encode`] writes them.
-//! - [`reference`], [`platform`], [`patterns`] and [`path`] are the small languages that build
-//!   graphs use, with BuildKit's exact meaning.
+//! - [`mod@reference`], [`platform`], [`patterns`] and [`path`] are the small languages that
+//!   build graphs use, with BuildKit's exact meaning.
 
+mod constraints;
 mod definition;
 pub mod digest;
 pub mod encode;
+mod exec;
+mod file;
 mod go_json;
 mod graph;
+mod import;
 mod limits;
-<<<<<<< HEAD
-pub mod pb;
-=======
+mod marshal;
+mod merge;
+mod mount;
+mod op_state;
 pub mod path;
 pub mod patterns;
 pub mod pb;
 pub mod platform;
 pub mod reference;
->>>>>>> main
+mod shlex;
+mod source;
+mod state;
+mod vertex;
 mod wire;
 
+pub use constraints::{Constraints, SourceMap, SourceRange};
 pub use definition::{DecodeError, Definition};
 pub use digest::{BlobDigest, ChainId, DiffId, OpDigest};
+pub use exec::{Run, Secret, Ssh};
+pub use file::{
+    CopyInput, CopyPath, FileActions, FileTree, MakeDirectory, MakeFile, MakeSymlink, Owner,
+    Principal, Remove, Step, copy, mkdir, mkfile, rm, symlink,
+};
 pub use graph::{Edge, Fault, Graph, LoadError, SourceLocation, Vertex, VertexIndex};
+pub use import::ImportError;
 pub use limits::Limits;
-<<<<<<< HEAD
-=======
+pub use marshal::MarshalError;
+pub use merge::{Passthrough, diff, merge};
+pub use mount::{Cache, ContentCache, Mount, Sharing, Tmpfs};
+pub use op_state::OpState;
 pub use platform::Platform;
 pub use reference::Reference;
->>>>>>> main
+pub use shlex::shlex;
+pub use source::{
+    Blob, Differ, Git, GitModifiedTime, Http, Image, InvalidSource, Local, OciLayout, RawSource,
+    ResolveMode, git, http, image, image_blob, local, oci_layout, oci_layout_blob, raw_source,
+};
+pub use state::{ImageConfig, Network, Security, State, scratch};
+pub use vertex::Unusable;
 pub use wire::WireError;

@@ -35,6 +35,8 @@ pub use vertex::{
     UpperDiffInput, WorkerConstraints, op,
 };
 
+pub(crate) use vertex::OpBody;
+
 /// Destination of the root mount of an exec op.
 pub const ROOT_MOUNT: &str = "/";
 /// Output index that means "this is not an output".

@@ -26,10 +26,13 @@ pub enum WireError {
     Memory,
 }
 
-/// One field: its number and, if it is length-delimited, where its content is.
+/// One field.
 pub(crate) struct Field {
     pub(crate) number: u64,
+    /// Where the content is, if the field is length-delimited.
     pub(crate) content: Option<std::ops::Range<usize>>,
+    /// The number, if the field is a varint.
+    pub(crate) varint: Option<u64>,
 }
 
 /// Walks over the fields of one message.
@@ -73,47 +76,36 @@ impl<'a> Fields<'a> {
             return Ok(None);
         }
         let tag = self.varint()?;
-        let (number, mut content) = (tag >> 3, None);
+        let (number, mut content, mut varint) = (tag >> 3, None, None);
         match tag & 7 {
-<<<<<<< HEAD
-            0 => drop(self.varint()?),
-            1 => drop(self.skip(8)?),
-=======
-            0 => {
-                self.varint()?;
-            }
+            0 => varint = Some(self.varint()?),
             1 => {
                 self.skip(8)?;
             }
->>>>>>> main
             2 => {
                 let length = self.varint()?;
                 content = Some(self.skip(length)?);
             }
-<<<<<<< HEAD
-            5 => drop(self.skip(4)?),
-=======
             5 => {
                 self.skip(4)?;
             }
->>>>>>> main
             _ => return Err(WireError::Tag),
         }
         if number == 0 {
             return Err(WireError::Tag);
         }
-        Ok(Some(Field { number, content }))
+        Ok(Some(Field {
+            number,
+            content,
+            varint,
+        }))
     }
 }
 
 /// What a message type costs and which of its fields hold messages.
 pub(crate) struct Shape {
     cost: usize,
-<<<<<<< HEAD
-    children: &'static [(u64, &'static Shape)],
-=======
     children: &'static [(u64, &'static Self)],
->>>>>>> main
 }
 
 macro_rules! shape {

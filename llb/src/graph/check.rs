@@ -35,6 +35,15 @@ pub enum Fault {
         /// The number it should be.
         expected: usize,
     },
+    /// A merge's input does not name the envelope's input of the same position. BuildKit stacks
+    /// in the order of the envelope, so any other number would be misleading.
+    #[error("input number {value} should be {expected}")]
+    InputNumber {
+        /// The number.
+        value: i64,
+        /// The number it should be.
+        expected: usize,
+    },
     /// Two file actions claim the same output.
     #[error("output {value} is claimed twice")]
     DuplicateOutput {
@@ -167,6 +176,7 @@ fn check_file(file: &pb::FileOp, inputs: usize) -> Result<usize, Invalid> {
             .flat_map(|owner| [&owner.user, &owner.group])
             .flatten()
         {
+            // A name on scratch is what clients write; it can only fail once the op runs.
             if let Some(pb::user_opt::User::ByName(name)) = &named.user {
                 position_or_empty(name.input, trees, || path(".owner.byName.input"))?;
             }
@@ -213,8 +223,14 @@ fn check_merge(merge: &pb::MergeOp, outer: usize) -> Result<usize, Invalid> {
         ));
     }
     present(inner > 0, "merge.inputs")?;
-    for (number, input) in merge.inputs.iter().enumerate() {
-        position(input.input, outer, || format!("merge.inputs[{number}]"))?;
+    for (expected, input) in merge.inputs.iter().enumerate() {
+        if usize::try_from(input.input) != Ok(expected) {
+            let fault = Fault::InputNumber {
+                value: input.input,
+                expected,
+            };
+            return Err((format!("merge.inputs[{expected}]"), fault));
+        }
     }
     Ok(1)
 }

@@ -2,114 +2,26 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use prost::Message as _;
 
 use super::{Edge, Inner, LoadError, Vertex, VertexIndex, check, name};
-use crate::{Definition, Limits, OpDigest, pb, wire};
+use crate::wire::{self, Fields, WireError};
+use crate::{Definition, Limits, OpDigest, pb};
 
-/// A decoded op whose inputs are not yet known to exist.
-struct Loaded {
+/// An op of which only the inputs are known, and not yet whether they exist.
+struct Loaded<'a> {
     digest: OpDigest,
-    raw: Bytes,
-    op: pb::Op,
+    raw: &'a Bytes,
+    inputs: std::ops::Range<usize>,
 }
 
-<<<<<<< HEAD
-=======
-/// The different ops of a definition.
-struct Decoded {
-    ops: Vec<Loaded>,
-    by_digest: HashMap<OpDigest, usize>,
-    /// Position of the last op.
-    terminal: usize,
-}
-
->>>>>>> main
-pub(super) fn load(definition: &Definition, limits: &Limits) -> Result<Inner, LoadError> {
-    if definition.is_empty() {
-        return Ok(Inner::default());
-    }
-<<<<<<< HEAD
-    let (mut ops, by_digest, terminal) = decode(definition, limits)?;
-=======
-    let Decoded {
-        mut ops,
-        by_digest,
-        terminal,
-    } = decode(definition, limits)?;
->>>>>>> main
-    let inputs = resolve(&ops, &by_digest)?;
-    let terminal_op = &ops[terminal].op;
-    let ([head], None) = (inputs.of(terminal), &terminal_op.op) else {
-        return Err(LoadError::Terminal {
-            vertex: ops[terminal].digest,
-            inputs: terminal_op.inputs.len(),
-            does: check::kind(terminal_op.op.as_ref()),
-        });
-    };
-    let order = sort(head.op, ops.len(), |op| {
-        inputs.of(op).iter().map(|input| input.op)
-    })
-    .map_err(|op| LoadError::Cycle {
-        vertex: ops[op].digest,
-    })?;
-    assemble(definition, &mut ops, &inputs, terminal, &order)
-}
-
-/// Decodes all ops. An op that occurs twice counts once, as in BuildKit.
-<<<<<<< HEAD
-fn decode(
-    definition: &Definition,
-    limits: &Limits,
-) -> Result<(Vec<Loaded>, HashMap<OpDigest, usize>, usize), LoadError> {
-=======
-fn decode(definition: &Definition, limits: &Limits) -> Result<Decoded, LoadError> {
->>>>>>> main
-    let count = definition.ops().len();
-    if count > limits.ops || u32::try_from(count).is_err() {
-        return Err(LoadError::TooManyOps {
-            count,
-            limit: limits.ops,
-        });
-    }
-    let mut ops = Vec::with_capacity(count);
-    let mut by_digest = HashMap::with_capacity(count);
-    let mut budget = limits.decoded_bytes;
-    let mut terminal = 0;
-    for raw in definition.ops() {
-        let vertex = OpDigest::of(raw);
-        match by_digest.entry(vertex) {
-            Entry::Occupied(known) => terminal = *known.get(),
-            Entry::Vacant(slot) => {
-                wire::charge(raw, &wire::OP, &mut budget)
-                    .map_err(|source| LoadError::Wire { vertex, source })?;
-                let op = pb::Op::decode(raw.clone())
-                    .map_err(|source| LoadError::Message { vertex, source })?;
-                terminal = ops.len();
-                slot.insert(terminal);
-                ops.push(Loaded {
-                    digest: vertex,
-                    raw: raw.clone(),
-                    op,
-                });
-            }
-        }
-    }
-    if ops.len() < 2 {
-        return Err(LoadError::TooFewOps { count: ops.len() });
-    }
-<<<<<<< HEAD
-    Ok((ops, by_digest, terminal))
-=======
-    Ok(Decoded {
-        ops,
-        by_digest,
-        terminal,
-    })
->>>>>>> main
+/// An input as it is written.
+struct Named {
+    digest: OpDigest,
+    output: i64,
 }
 
 /// An input that is known to exist; its output is not yet.
@@ -118,55 +30,149 @@ struct Input {
     output: i64,
 }
 
-/// The inputs of all ops, in one allocation.
-struct Inputs {
-    all: Vec<Input>,
-    ends: Vec<usize>,
+/// The different ops of a definition.
+struct Ops<'a> {
+    all: Vec<Loaded<'a>>,
+    /// The inputs of all ops, one op's after the other's.
+    named: Vec<Named>,
+    by_digest: HashMap<OpDigest, usize>,
+    /// Position of the last op.
+    terminal: usize,
 }
 
-impl Inputs {
-    fn of(&self, op: usize) -> &[Input] {
-        let start = if op == 0 { 0 } else { self.ends[op - 1] };
-        &self.all[start..self.ends[op]]
+pub(super) fn load(definition: &Definition, limits: &Limits) -> Result<Inner, LoadError> {
+    if definition.is_empty() {
+        return Ok(Inner::default());
     }
+    let ops = read(definition, limits)?;
+    let inputs = resolve(&ops)?;
+    let Loaded {
+        digest: vertex,
+        raw,
+        inputs: range,
+    } = &ops.all[ops.terminal];
+    let body = body(*vertex, raw)?;
+    let ([head], None) = (&inputs[range.clone()], &body.op) else {
+        return Err(LoadError::Terminal {
+            vertex: *vertex,
+            inputs: range.len(),
+            does: check::kind(body.op.as_ref()),
+        });
+    };
+    let inputs_of = |op: usize| {
+        inputs[ops.all[op].inputs.clone()]
+            .iter()
+            .map(|input| input.op)
+    };
+    let order = sort(head.op, ops.all.len(), inputs_of).map_err(|op| LoadError::Cycle {
+        vertex: ops.all[op].digest,
+    })?;
+    assemble(definition, &ops, &inputs, &order)
+}
+
+/// Hashes all ops and reads their inputs. An op that occurs twice counts once, as in BuildKit.
+fn read<'a>(definition: &'a Definition, limits: &Limits) -> Result<Ops<'a>, LoadError> {
+    let count = definition.ops().len();
+    if count > limits.ops || u32::try_from(count).is_err() {
+        return Err(LoadError::TooManyOps {
+            count,
+            limit: limits.ops,
+        });
+    }
+    let mut ops = Ops {
+        all: Vec::with_capacity(count),
+        named: Vec::with_capacity(count),
+        by_digest: HashMap::with_capacity(count),
+        terminal: 0,
+    };
+    let mut budget = limits.decoded_bytes;
+    for raw in definition.ops() {
+        let vertex = OpDigest::of(raw);
+        match ops.by_digest.entry(vertex) {
+            Entry::Occupied(known) => ops.terminal = *known.get(),
+            Entry::Vacant(slot) => {
+                wire::charge(raw, &wire::OP, &mut budget)
+                    .map_err(|source| LoadError::Wire { vertex, source })?;
+                ops.terminal = *slot.insert(ops.all.len());
+                let start = ops.named.len();
+                read_inputs(vertex, raw, &mut ops.named)?;
+                let inputs = start..ops.named.len();
+                ops.all.push(Loaded {
+                    digest: vertex,
+                    raw,
+                    inputs,
+                });
+            }
+        }
+    }
+    if ops.all.len() < 2 {
+        return Err(LoadError::TooFewOps {
+            count: ops.all.len(),
+        });
+    }
+    Ok(ops)
+}
+
+/// Reads the inputs of one op without decoding the rest of it.
+fn read_inputs(vertex: OpDigest, raw: &[u8], named: &mut Vec<Named>) -> Result<(), LoadError> {
+    let malformed = |source| LoadError::Wire { vertex, source };
+    let (mut fields, mut input) = (Fields::new(raw), 0);
+    while let Some(field) = fields.next().map_err(malformed)? {
+        if field.number != 1 {
+            continue;
+        }
+        let content = field.content.ok_or(malformed(WireError::Tag))?;
+        let message = &raw[content];
+        let (mut digest, mut output) = (0..0, 0);
+        let mut fields = Fields::new(message);
+        while let Some(field) = fields.next().map_err(malformed)? {
+            match field.number {
+                1 => digest = field.content.ok_or(malformed(WireError::Tag))?,
+                2 => output = field.varint.ok_or(malformed(WireError::Tag))?.cast_signed(),
+                _ => {}
+            }
+        }
+        let digest =
+            OpDigest::parse_bytes(&message[digest]).map_err(|source| LoadError::InputDigest {
+                vertex,
+                input,
+                source,
+            })?;
+        named.push(Named { digest, output });
+        input += 1;
+    }
+    Ok(())
 }
 
 /// Finds the ops that the inputs name.
-fn resolve(ops: &[Loaded], by_digest: &HashMap<OpDigest, usize>) -> Result<Inputs, LoadError> {
-    let count = ops.iter().map(|loaded| loaded.op.inputs.len()).sum();
-    let mut inputs = Inputs {
-        all: Vec::with_capacity(count),
-        ends: Vec::with_capacity(ops.len()),
-    };
+fn resolve(ops: &Ops<'_>) -> Result<Vec<Input>, LoadError> {
+    let mut inputs = Vec::with_capacity(ops.named.len());
     for Loaded {
-        digest: vertex, op, ..
-    } in ops
+        digest: vertex,
+        inputs: range,
+        ..
+    } in &ops.all
     {
-        let vertex = *vertex;
-        for (input, named) in op.inputs.iter().enumerate() {
-            let digest = named
-                .digest
-                .parse()
-                .map_err(|source| LoadError::InputDigest {
-                    vertex,
-                    input,
-                    source,
-                })?;
-            let Some(&op) = by_digest.get(&digest) else {
+        for (input, named) in ops.named[range.clone()].iter().enumerate() {
+            let Some(&op) = ops.by_digest.get(&named.digest) else {
                 return Err(LoadError::MissingInput {
-                    vertex,
+                    vertex: *vertex,
                     input,
-                    digest,
+                    digest: named.digest,
                 });
             };
-            inputs.all.push(Input {
+            inputs.push(Input {
                 op,
-                output: named.index,
+                output: named.output,
             });
         }
-        inputs.ends.push(inputs.all.len());
     }
     Ok(inputs)
+}
+
+/// Decodes all of an op but its inputs.
+fn body(vertex: OpDigest, raw: &Bytes) -> Result<pb::OpBody, LoadError> {
+    pb::OpBody::decode(raw.clone()).map_err(|source| LoadError::Message { vertex, source })
 }
 
 /// Orders what `head` needs so that inputs come before their users, depth first as BuildKit
@@ -205,15 +211,14 @@ fn sort<I: Iterator<Item = usize>>(
     Ok(order)
 }
 
-/// Checks the ops in `order` and makes the graph of them.
+/// Decodes and checks the ops in `order` and makes the graph of them.
 fn assemble(
     definition: &Definition,
-    ops: &mut [Loaded],
-    inputs: &Inputs,
-    terminal: usize,
+    ops: &Ops<'_>,
+    inputs: &[Input],
     order: &[usize],
 ) -> Result<Inner, LoadError> {
-    let mut positions = vec![VertexIndex(u32::MAX); ops.len()];
+    let mut positions = vec![VertexIndex(u32::MAX); ops.all.len()];
     let mut inner = Inner {
         vertices: Vec::with_capacity(order.len()),
         index: HashMap::with_capacity(order.len()),
@@ -221,47 +226,45 @@ fn assemble(
     };
     let no_metadata = Arc::new(pb::OpMetadata::default());
     for &position in order {
-        let Loaded {
+        let &Loaded {
             digest: vertex,
             raw,
-            op: message,
-        } = &mut ops[position];
-        let vertex = *vertex;
-        let missing = || LoadError::Invalid {
+            inputs: ref range,
+        } = &ops.all[position];
+        let body = body(vertex, raw)?;
+        let invalid = |(field, fault)| LoadError::Invalid {
             vertex,
-            field: "op".to_owned(),
-            fault: check::Fault::Missing,
+            field,
+            fault,
         };
-        let op = message.op.take().ok_or_else(missing)?;
-        let edges = edges(vertex, inputs.of(position), &positions, &inner.vertices)?;
-        let outputs =
-            check::check(&op, edges.len()).map_err(|(field, fault)| LoadError::Invalid {
-                vertex,
-                field,
-                fault,
-            })?;
+        let op = body
+            .op
+            .ok_or_else(|| invalid(("op".to_owned(), check::Fault::Missing)))?;
+        let edges = edges(vertex, &inputs[range.clone()], &positions, &inner.vertices)?;
+        let outputs = check::check(&op, edges.len()).map_err(invalid)?;
         let metadata = definition.metadata().get(&vertex).unwrap_or(&no_metadata);
         let input_name = |input: usize| inner.vertices[edges[input].vertex.index()].name();
-        let name = name::name(&op, metadata, edges.len(), input_name);
+        let name = name::composed(&op, edges.len(), input_name);
         let index = VertexIndex(u32::try_from(inner.vertices.len()).unwrap_or(u32::MAX));
         positions[position] = index;
         inner.index.insert(vertex, index);
         inner.vertices.push(Vertex {
             digest: vertex,
             op,
-            platform: message.platform.take(),
-            constraints: message.constraints.take(),
+            platform: body.platform,
+            constraints: body.constraints,
             inputs: edges,
             outputs,
             metadata: Arc::clone(metadata),
-            name: name.into_boxed_str(),
-            raw: std::mem::take(raw),
+            name: name.map_or_else(OnceLock::new, |name| name.into_boxed_str().into()),
+            raw: raw.clone(),
             source: definition.source().cloned(),
         });
     }
+    let terminal = &ops.all[ops.terminal];
     let head = edges(
-        ops[terminal].digest,
-        inputs.of(terminal),
+        terminal.digest,
+        &inputs[terminal.inputs.clone()],
         &positions,
         &inner.vertices,
     )?;

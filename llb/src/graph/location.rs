@@ -60,11 +60,7 @@ impl<'a> SourceLocation<'a> {
     #[must_use]
     pub fn lines(&self) -> Option<(u32, u32)> {
         let line = |position: Option<pb::Position>| {
-<<<<<<< HEAD
-            position.and_then(|position| u32::try_from(position.line).ok())
-=======
             position.map(|position| position.line.max(0).cast_unsigned())
->>>>>>> main
         };
         let starts = self.ranges.iter().filter_map(|range| line(range.start));
         let first = starts.clone().min()?.max(1);

@@ -1,6 +1,5 @@
 //! Display names of vertices, in BuildKit's words.
 
-use crate::pb;
 use crate::pb::file_action::Action;
 use crate::pb::op::Op;
 
@@ -8,16 +7,8 @@ use crate::pb::op::Op;
 /// their names' length at every level.
 const COMPOSED_LIMIT: usize = 512;
 
-/// Returns the display name of an op; `input` gives the name of an input by position.
-pub(super) fn name<'a>(
-    op: &Op,
-    metadata: &pb::OpMetadata,
-    inputs: usize,
-    input: impl Fn(usize) -> &'a str,
-) -> String {
-    if let Some(custom) = metadata.description.get(pb::CUSTOM_NAME_KEY) {
-        return custom.clone();
-    }
+/// Returns the name of an op that takes no names of its inputs.
+pub(super) fn own(op: &Op) -> String {
     match op {
         Op::Source(source) => source.identifier.clone(),
         Op::Exec(exec) => exec
@@ -36,6 +27,19 @@ pub(super) fn name<'a>(
             name
         }
         Op::Build(_) => "build".to_owned(),
+        Op::Merge(_) => "merge".to_owned(),
+        Op::Diff(_) => "diff".to_owned(),
+        Op::Passthrough(passthrough) => format!("passthrough {}", passthrough.id),
+    }
+}
+
+/// Returns the name of an op that takes the names of its inputs; `input` gives the name of one.
+pub(super) fn composed<'a>(
+    op: &Op,
+    inputs: usize,
+    input: impl Fn(usize) -> &'a str,
+) -> Option<String> {
+    let name = match op {
         Op::Merge(_) => {
             let mut name = "merge (".to_owned();
             for number in 0..inputs {
@@ -48,7 +52,7 @@ pub(super) fn name<'a>(
                 }
             }
             name.push(')');
-            cut(name)
+            name
         }
         Op::Diff(diff) => {
             let side = |position: Option<i64>| {
@@ -60,10 +64,11 @@ pub(super) fn name<'a>(
             };
             let lower = side(diff.lower.map(|lower| lower.input));
             let upper = side(diff.upper.map(|upper| upper.input));
-            cut(format!("diff {lower} -> {upper}"))
+            format!("diff {lower} -> {upper}")
         }
-        Op::Passthrough(passthrough) => format!("passthrough {}", passthrough.id),
-    }
+        _ => return None,
+    };
+    Some(cut(name))
 }
 
 fn push_action(name: &mut String, action: Option<&Action>) {

@@ -30,6 +30,20 @@ impl Encode for Op {
     }
 }
 
+/// An [`Op`] without its inputs, which are read by themselves when a graph is loaded.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub(crate) struct OpBody {
+    /// As in [`Op`].
+    #[prost(oneof = "op::Op", tags = "2, 3, 4, 5, 6, 7, 8")]
+    pub(crate) op: Option<op::Op>,
+    /// As in [`Op`].
+    #[prost(message, optional, tag = "10")]
+    pub(crate) platform: Option<Platform>,
+    /// As in [`Op`].
+    #[prost(message, optional, tag = "11")]
+    pub(crate) constraints: Option<WorkerConstraints>,
+}
+
 /// An operating system and a processor, as in the OCI image specification.
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Platform {
@@ -109,7 +123,7 @@ impl Encode for MergeOp {
 /// One input of a merge.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct MergeInput {
-    /// Position in the op's inputs.
+    /// Position in the op's inputs; always the same as in the merge.
     #[prost(int64, tag = "1")]
     pub input: i64,
 }

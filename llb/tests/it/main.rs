@@ -1,11 +1,14 @@
 //! Tests of the public API, most of them against output of BuildKit itself.
 
+mod builder;
 mod golden;
 mod golden_graph;
+mod golden_llb;
 mod golden_patterns;
 mod golden_platforms;
 mod golden_refs;
 mod golden_wire;
 mod hostile;
 mod op_rules;
+mod properties;
 mod support;

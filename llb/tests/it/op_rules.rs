@@ -289,7 +289,14 @@ fn rules_of_the_small_ops() {
             "merge.inputs",
             Fault::InputCount { inner: 1, outer: 2 },
         ),
-        (merge(&[0, 2]), "merge.inputs[1]", position(2, 2)),
+        (
+            merge(&[1, 0]),
+            "merge.inputs[0]",
+            Fault::InputNumber {
+                value: 1,
+                expected: 0,
+            },
+        ),
         (pass("", &[0]), "passthrough.id", Fault::Missing),
         (pass("x", &[]), "passthrough.outputs", Fault::Missing),
         (pass("x", &[0, 2]), "passthrough.outputs[1]", position(2, 2)),
@@ -302,7 +309,7 @@ fn rules_of_the_small_ops() {
         let definition = definition_at(vec![a.clone(), b.clone(), user], 0);
         assert_eq!(invalid(&definition), (field.to_owned(), fault), "{field}");
     }
-    for fine in [merge(&[1, 0]), pass("x", &[1, 1, 0]), build(-1, 1)] {
+    for fine in [merge(&[0, 1]), pass("x", &[1, 1, 0]), build(-1, 1)] {
         let user = op(&[&a, &b], fine);
         Graph::load(&definition_at(vec![a.clone(), b.clone(), user], 0)).expect("fine");
     }

@@ -1,0 +1,227 @@
+//! What the client lends a step: secrets and ssh agents.
+//!
+//! Owns their description. The values themselves never pass through here.
+
+use crate::pb;
+
+/// A secret of the client, as a file or an environment variable of one step.
+///
+/// ```
+/// use ashlar_llb as llb;
+/// use llb::Secret;
+///
+/// let run = llb::image("alpine")
+///     .run(["deploy"])
+///     .secret(Secret::file("/run/secrets/token").id("token").optional())
+///     .secret(Secret::env("password", "PASSWORD"));
+/// # let _ = run;
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secret {
+    id: String,
+    target: Option<String>,
+    env: Option<String>,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    optional: bool,
+}
+
+impl Secret {
+    /// A secret that is neither file nor variable yet.
+    #[must_use]
+    pub fn new(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            target: None,
+            env: None,
+            uid: 0,
+            gid: 0,
+            mode: 0o400,
+            optional: false,
+        }
+    }
+
+    /// A secret as the file `path`, which is its id too unless another is set. It belongs to
+    /// root, who alone may read it.
+    #[must_use]
+    pub fn file(path: impl Into<String>) -> Self {
+        let path = path.into();
+        Self::new(path.clone()).target(path)
+    }
+
+    /// A secret as the environment variable `name`.
+    #[must_use]
+    pub fn env(id: impl Into<String>, name: impl Into<String>) -> Self {
+        Self::new(id).env_name(name)
+    }
+
+    /// Sets the name by which the client knows the secret.
+    #[must_use]
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = id.into();
+        self
+    }
+
+    /// Makes it the file `path`.
+    #[must_use]
+    pub fn target(mut self, path: impl Into<String>) -> Self {
+        self.target = Some(path.into());
+        self
+    }
+
+    /// Makes it the environment variable `name`, besides a file if there is one.
+    #[must_use]
+    pub fn env_name(mut self, name: impl Into<String>) -> Self {
+        self.env = Some(name.into());
+        self
+    }
+
+    /// Turns the file into an environment variable of that name, or drops the variable.
+    /// Dropping it does not bring the file back.
+    #[must_use]
+    pub fn as_env(mut self, yes: bool) -> Self {
+        if !yes {
+            self.env = None;
+        } else if let Some(target) = self.target.take() {
+            self.env = Some(target);
+        }
+        self
+    }
+
+    /// Sets owner and permission bits of the file.
+    #[must_use]
+    pub fn owner_and_mode(mut self, uid: u32, gid: u32, mode: u32) -> Self {
+        (self.uid, self.gid, self.mode) = (uid, gid, mode);
+        self
+    }
+
+    /// Leaves the secret out if the client does not have it, instead of failing.
+    #[must_use]
+    pub fn optional(mut self) -> Self {
+        self.optional = true;
+        self
+    }
+
+    pub(super) fn is_env(&self) -> bool {
+        self.env.is_some()
+    }
+
+    pub(super) fn env_pb(&self) -> Option<pb::SecretEnv> {
+        self.env.as_ref().map(|name| pb::SecretEnv {
+            id: self.id.clone(),
+            name: name.clone(),
+            optional: self.optional,
+        })
+    }
+
+    pub(super) fn mount_pb(&self) -> Option<pb::Mount> {
+        self.target.as_ref().map(|target| pb::Mount {
+            input: pb::EMPTY,
+            dest: target.clone(),
+            mount_type: pb::MountType::Secret.into(),
+            secret_opt: Some(pb::SecretOpt {
+                id: self.id.clone(),
+                uid: self.uid,
+                gid: self.gid,
+                mode: self.mode,
+                optional: self.optional,
+            }),
+            ..pb::Mount::default()
+        })
+    }
+}
+
+/// An ssh agent of the client, as a socket of one step.
+///
+/// ```
+/// use ashlar_llb as llb;
+/// use llb::Ssh;
+///
+/// let run = llb::image("alpine/git").run(["git", "fetch"]).ssh(Ssh::new());
+/// # let _ = run;
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ssh {
+    id: String,
+    target: String,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    optional: bool,
+}
+
+impl Default for Ssh {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Ssh {
+    /// The client's default agent. Its socket belongs to root, who alone may use it, and its
+    /// place is in `SSH_AUTH_SOCK` unless that is set already.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            id: String::new(),
+            target: String::new(),
+            uid: 0,
+            gid: 0,
+            mode: 0o600,
+            optional: false,
+        }
+    }
+
+    /// Sets the name by which the client knows the agent.
+    #[must_use]
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = id.into();
+        self
+    }
+
+    /// Sets the path of the socket; `/run/buildkit/ssh_agent.<number>` by default.
+    #[must_use]
+    pub fn target(mut self, path: impl Into<String>) -> Self {
+        self.target = path.into();
+        self
+    }
+
+    /// Sets owner and permission bits of the socket.
+    #[must_use]
+    pub fn owner_and_mode(mut self, uid: u32, gid: u32, mode: u32) -> Self {
+        (self.uid, self.gid, self.mode) = (uid, gid, mode);
+        self
+    }
+
+    /// Leaves the socket out if the client has no such agent, instead of failing.
+    #[must_use]
+    pub fn optional(mut self) -> Self {
+        self.optional = true;
+        self
+    }
+
+    /// Path of the socket of the step's `number`th agent.
+    pub(super) fn path(&self, number: usize) -> String {
+        if self.target.is_empty() {
+            format!("/run/buildkit/ssh_agent.{number}")
+        } else {
+            self.target.clone()
+        }
+    }
+
+    pub(super) fn mount_pb(&self, number: usize) -> pb::Mount {
+        pb::Mount {
+            input: pb::EMPTY,
+            dest: self.path(number),
+            mount_type: pb::MountType::Ssh.into(),
+            ssh_opt: Some(pb::SshOpt {
+                id: self.id.clone(),
+                uid: self.uid,
+                gid: self.gid,
+                mode: self.mode,
+                optional: self.optional,
+            }),
+            ..pb::Mount::default()
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Marshalling: from a state to the definition of its graph.
+//!
+//! Owns the walk, the order of the definition, and how vertices of equal bytes are joined.
+//! Invariants: inputs are written before their use; each op is written once; the walk takes no
+//! more stack for a long chain than for a short one. How an op is written is for its module.
+
+mod error;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::Bytes;
+
+pub use error::MarshalError;
+
+use crate::constraints::{OpConstraints, SourceMapCollector, extend, merge_metadata};
+use crate::vertex::{Output, Port, Unusable, Vertex, VertexOp};
+use crate::{Constraints, Definition, OpDigest, encode, pb};
+
+/// Writes the graph that leads to `output`; nothing but an empty definition for scratch.
+pub(crate) fn definition(
+    output: Option<&Output>,
+    constraints: &Constraints,
+) -> Result<Definition, MarshalError> {
+    let Some(output) = output else {
+        return Ok(Definition::default());
+    };
+    let mut marshaller = Marshaller {
+        context: MarshalContext {
+            constraints,
+            digests: HashMap::new(),
+        },
+        description: constraints.defaults.metadata.description.clone(),
+        written: HashSet::new(),
+        ops: Vec::new(),
+        metadata: BTreeMap::new(),
+        sources: SourceMapCollector::default(),
+    };
+    marshaller.walk(&output.vertex)?;
+    marshaller.finish(output)
+}
+
+/// The name of a run step: its command line, cut to a readable length.
+pub(crate) fn run_name(args: &[String]) -> String {
+    crate::digest::excerpt(&args.join(" "))
+}
+
+/// What an op needs to know to be written.
+#[derive(Debug)]
+pub(crate) struct MarshalContext<'a> {
+    pub(crate) constraints: &'a Constraints,
+    /// Digests of the vertices written so far, by identity.
+    digests: HashMap<*const Vertex, OpDigest>,
+}
+
+impl MarshalContext<'_> {
+    /// Wraps what an op does with its inputs, its platform and the worker filters.
+    pub(crate) fn op(
+        &self,
+        op: pb::op::Op,
+        inputs: Vec<pb::Input>,
+        own: &OpConstraints,
+        has_platform: bool,
+    ) -> pb::Op {
+        let mut filter = self.constraints.defaults.filters.clone();
+        filter.extend_from_slice(&own.filters);
+        let platform = own.platform.as_ref().unwrap_or(&self.constraints.platform);
+        pb::Op {
+            inputs,
+            op: Some(op),
+            platform: has_platform.then(|| platform.into()),
+            constraints: Some(pb::WorkerConstraints { filter }),
+        }
+    }
+
+    /// Writes a reference to an output, as an input of `user`.
+    pub(crate) fn input(&self, output: &Output, user: &Vertex) -> Result<pb::Input, MarshalError> {
+        self.reference(output, || user.name())
+    }
+
+    fn reference(
+        &self,
+        output: &Output,
+        user: impl FnOnce() -> String,
+    ) -> Result<pb::Input, MarshalError> {
+        let index = match (&output.port, &output.vertex.op) {
+            (Port::Index(index), _) => *index,
+            (Port::Mount(mount), VertexOp::Exec(exec)) => exec.output_index(*mount),
+            (Port::Mount(_), _) => unreachable!("BUG: only execs have mounts"),
+            (Port::Unusable(source), _) => {
+                return Err(MarshalError::Unusable {
+                    step: user(),
+                    maker: output.vertex.name(),
+                    source: source.clone(),
+                });
+            }
+        };
+        let vertex: *const Vertex = &*output.vertex;
+        let digest = self.digests[&vertex];
+        Ok(pb::Input {
+            digest: digest.to_string(),
+            index,
+        })
+    }
+}
+
+/// The inputs of an op, each once.
+#[derive(Debug, Default)]
+pub(crate) struct InputList {
+    inputs: Vec<pb::Input>,
+    positions: HashMap<pb::Input, i64>,
+}
+
+impl InputList {
+    /// Adds an input, or finds it, and returns its position.
+    pub(crate) fn add(&mut self, input: pb::Input) -> i64 {
+        let next = i64::try_from(self.inputs.len()).unwrap_or(i64::MAX);
+        *self.positions.entry(input).or_insert_with_key(|input| {
+            self.inputs.push(input.clone());
+            next
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.inputs.len()
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<pb::Input> {
+        self.inputs
+    }
+}
+
+/// A vertex whose inputs are being written.
+struct Frame<'a> {
+    vertex: &'a Vertex,
+    inputs: std::vec::IntoIter<&'a Output>,
+}
+
+struct Marshaller<'a> {
+    context: MarshalContext<'a>,
+    /// Descriptions that hold for all ops. As in BuildKit, if there are any, those of ops
+    /// written so far are among them.
+    description: BTreeMap<String, String>,
+    written: HashSet<OpDigest>,
+    ops: Vec<Bytes>,
+    metadata: BTreeMap<OpDigest, pb::OpMetadata>,
+    sources: SourceMapCollector,
+}
+
+impl Marshaller<'_> {
+    fn walk(&mut self, root: &Vertex) -> Result<(), MarshalError> {
+        let frame = |vertex| Frame {
+            vertex,
+            inputs: Vertex::inputs(vertex).into_iter(),
+        };
+        let mut stack = vec![frame(root)];
+        while let Some(top) = stack.last_mut() {
+            if let Some(input) = top.inputs.next() {
+                let identity: *const Vertex = &*input.vertex;
+                if !self.context.digests.contains_key(&identity) {
+                    stack.push(frame(&input.vertex));
+                }
+            } else {
+                let vertex = top.vertex;
+                stack.pop();
+                self.write(vertex)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, vertex: &Vertex) -> Result<(), MarshalError> {
+        let (digest, bytes, metadata) = if let VertexOp::Imported(imported) = &vertex.op {
+            let metadata = vertex.constraints.metadata.clone();
+            (imported.digest, imported.bytes.clone(), metadata)
+        } else {
+            let mut constraints = vertex.constraints.clone();
+            let op = self.op(vertex, &mut constraints)?;
+            let bytes = Bytes::from(encode::op_bytes(&op));
+            let metadata = self.joined(&constraints.metadata);
+            (OpDigest::of(&bytes), bytes, metadata)
+        };
+        self.context.digests.insert(vertex, digest);
+        self.sources.add(digest, &vertex.constraints.locations);
+        merge_metadata(self.metadata.entry(digest).or_default(), &metadata);
+        if self.written.insert(digest) {
+            self.ops.push(bytes);
+        }
+        Ok(())
+    }
+
+    /// The metadata of an op with the defaults of the definition.
+    fn joined(&mut self, own: &pb::OpMetadata) -> pb::OpMetadata {
+        let mut metadata = self.context.constraints.defaults.metadata.clone();
+        if !self.description.is_empty() {
+            extend(&mut self.description, &own.description);
+            metadata.description.clone_from(&self.description);
+        }
+        merge_metadata(&mut metadata, own);
+        metadata
+    }
+
+    fn op(&self, vertex: &Vertex, constraints: &mut OpConstraints) -> Result<pb::Op, MarshalError> {
+        let context = &self.context;
+        let inputs = |outputs: &[Output]| -> Result<Vec<pb::Input>, MarshalError> {
+            outputs
+                .iter()
+                .map(|output| context.input(output, vertex))
+                .collect()
+        };
+        match &vertex.op {
+            VertexOp::Source(source) => source.write(vertex, context, constraints),
+            VertexOp::Exec(exec) => exec.write(vertex, context, constraints),
+            VertexOp::File(file) => file.write(vertex, context, constraints),
+            VertexOp::Merge { inputs: outputs } => {
+                let inputs = inputs(outputs)?;
+                let positions = (0..).take(inputs.len());
+                let merge = pb::MergeOp {
+                    inputs: positions.map(|input| pb::MergeInput { input }).collect(),
+                };
+                Ok(context.op(pb::op::Op::Merge(merge), inputs, constraints, false))
+            }
+            VertexOp::Diff { lower, upper } => {
+                let mut list = Vec::new();
+                let mut add = |side: &Option<Output>| -> Result<i64, MarshalError> {
+                    let Some(output) = side else {
+                        return Ok(pb::EMPTY);
+                    };
+                    list.push(context.input(output, vertex)?);
+                    Ok(i64::try_from(list.len() - 1).unwrap_or(i64::MAX))
+                };
+                let lower = pb::LowerDiffInput { input: add(lower)? };
+                let upper = pb::UpperDiffInput { input: add(upper)? };
+                let diff = pb::DiffOp {
+                    lower: Some(lower),
+                    upper: Some(upper),
+                };
+                Ok(context.op(pb::op::Op::Diff(diff), list, constraints, false))
+            }
+            VertexOp::Build { input, filename } => {
+                let Some(input) = input else {
+                    return Err(MarshalError::NoInput {
+                        step: vertex.name(),
+                    });
+                };
+                let inputs = vec![context.input(input, vertex)?];
+                let build = build_op(filename);
+                Ok(context.op(pb::op::Op::Build(build), inputs, constraints, true))
+            }
+            VertexOp::Passthrough {
+                id,
+                inputs: outputs,
+                outputs: handed_on,
+            } => {
+                let passthrough = passthrough_op(vertex, id, outputs, handed_on)?;
+                let inputs = inputs(outputs)?;
+                let op = pb::op::Op::Passthrough(passthrough);
+                Ok(context.op(op, inputs, constraints, false))
+            }
+            VertexOp::Imported(_) => unreachable!("BUG: imported ops are written as they are"),
+        }
+    }
+
+    /// Adds the terminal op, its metadata and the source maps.
+    fn finish(mut self, output: &Output) -> Result<Definition, MarshalError> {
+        let input = self.context.reference(output, || "the result".to_owned())?;
+        let op = pb::Op {
+            inputs: vec![input],
+            ..pb::Op::default()
+        };
+        let bytes = Bytes::from(encode::op_bytes(&op));
+        let mut caps = vec!["constraints", "platform"];
+        let metadata = &self.metadata;
+        if metadata.values().any(|metadata| metadata.ignore_cache) {
+            caps.push("meta.ignorecache");
+        }
+        if metadata
+            .values()
+            .any(|metadata| !metadata.description.is_empty())
+        {
+            caps.push("meta.description");
+        }
+        if metadata
+            .values()
+            .any(|metadata| metadata.export_cache.is_some())
+        {
+            caps.push("meta.exportcache");
+        }
+        let entry = self.metadata.entry(OpDigest::of(&bytes)).or_default();
+        entry.caps = caps.into_iter().map(|cap| (cap.to_owned(), true)).collect();
+        self.ops.push(bytes);
+        let source = self.sources.finish(self.context.constraints)?;
+        Ok(Definition::new(self.ops, self.metadata, Some(source)))
+    }
+}
+
+fn build_op(filename: &str) -> pb::BuildOp {
+    let input = (
+        pb::LLB_DEFINITION_INPUT.to_owned(),
+        pb::BuildInput { input: 0 },
+    );
+    let mut attrs = BTreeMap::new();
+    if !filename.is_empty() {
+        attrs.insert("llbbuild.filename".to_owned(), filename.to_owned());
+    }
+    pb::BuildOp {
+        builder: pb::LLB_BUILDER,
+        inputs: BTreeMap::from([input]),
+        attrs,
+        ..pb::BuildOp::default()
+    }
+}
+
+fn passthrough_op(
+    vertex: &Vertex,
+    id: &str,
+    inputs: &[Output],
+    outputs: &[usize],
+) -> Result<pb::PassthroughOp, MarshalError> {
+    let step = || vertex.name();
+    if inputs.is_empty() {
+        return Err(MarshalError::NoInput { step: step() });
+    }
+    if id.is_empty() {
+        return Err(MarshalError::NoPassthroughId { step: step() });
+    }
+    if outputs.is_empty() {
+        return Err(MarshalError::Unusable {
+            step: step(),
+            maker: step(),
+            source: Unusable::NoOutputIndex { index: 0 },
+        });
+    }
+    let position = |input: &usize| i64::try_from(*input).unwrap_or(i64::MAX);
+    Ok(pb::PassthroughOp {
+        id: id.to_owned(),
+        outputs: outputs.iter().map(position).collect(),
+    })
+}

@@ -1,0 +1,175 @@
+//! Sources: where trees come from.
+//!
+//! Owns the source vertex and what all sources share; each kind has a module of its own with
+//! its builder. Invariants: attributes are written as the Go client writes them, and an option
+//! that needs a capability records it. Fetching anything is the engine's.
+
+mod blob;
+mod git;
+mod git_url;
+mod http;
+mod image;
+mod local;
+mod oci_layout;
+mod raw;
+
+use std::collections::BTreeMap;
+
+pub use blob::{Blob, image_blob, oci_layout_blob};
+pub use git::{Git, GitModifiedTime, git};
+pub use http::{Http, http};
+pub use image::{Image, ResolveMode, image};
+pub use local::{Differ, Local, local};
+pub use oci_layout::{OciLayout, oci_layout};
+pub use raw::{RawSource, raw_source};
+
+use crate::constraints::OpConstraints;
+use crate::marshal::MarshalContext;
+use crate::vertex::{Output, Vertex, VertexOp};
+use crate::{MarshalError, State, pb};
+
+/// A source op in the making.
+#[derive(Clone, Debug)]
+pub(crate) struct SourceVertex {
+    pub(crate) identifier: String,
+    pub(crate) attrs: BTreeMap<String, String>,
+    /// Why the reference cannot be used, found when the source was described.
+    pub(crate) invalid: Option<InvalidSource>,
+}
+
+/// Tells why a source cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidSource {
+    /// The image reference does not parse.
+    #[error("image reference {reference:?} is not valid")]
+    Reference {
+        /// The reference as it was given.
+        reference: String,
+        /// What is wrong with it.
+        #[source]
+        source: crate::reference::ParseReferenceError,
+    },
+    /// A blob is named by its digest.
+    #[error("blob reference {reference:?} has no digest")]
+    NoDigest {
+        /// The reference as it was given.
+        reference: String,
+    },
+    /// A blob is named by its digest alone.
+    #[error("blob reference {reference:?} has a tag")]
+    Tagged {
+        /// The reference as it was given.
+        reference: String,
+    },
+    /// The identifier is empty.
+    #[error("the source identifier is empty")]
+    NoIdentifier,
+}
+
+/// Makes the state of a new source.
+pub(crate) fn source_state(identifier: String, cap: Option<&str>) -> State {
+    let constraints = cap.map_or_else(OpConstraints::default, OpConstraints::needing);
+    let vertex = Vertex {
+        op: VertexOp::Source(SourceVertex {
+            identifier,
+            attrs: BTreeMap::new(),
+            invalid: None,
+        }),
+        constraints,
+    };
+    State::new(Some(Output::first(vertex, None)))
+}
+
+/// Writes what all source builders have: `state`, op options and platform.
+macro_rules! source_builder {
+    ($type:ident) => {
+        impl $type {
+            fn vertex_mut(&mut self) -> &mut $crate::vertex::Vertex {
+                $crate::op_state::vertex_mut(&mut self.state)
+                    .expect("BUG: a source builder's state has a vertex")
+            }
+
+            #[allow(dead_code, reason = "not every source has attributes")]
+            fn source_mut(&mut self) -> &mut $crate::source::SourceVertex {
+                match &mut self.vertex_mut().op {
+                    $crate::vertex::VertexOp::Source(source) => source,
+                    _ => unreachable!("BUG: a source builder's vertex is a source"),
+                }
+            }
+
+            fn options_mut(&mut self) -> &mut $crate::constraints::OpConstraints {
+                &mut self.vertex_mut().constraints
+            }
+
+            /// Sets an attribute and, if there is one, the capability it needs.
+            #[allow(dead_code, reason = "not every source has attributes")]
+            fn attr(mut self, key: &str, value: impl Into<String>, cap: Option<&str>) -> Self {
+                self.source_mut().attrs.insert(key.to_owned(), value.into());
+                if let Some(cap) = cap {
+                    self.options_mut().need(cap);
+                }
+                self
+            }
+
+            /// Sets the platform of this source, as it is written, in place of the marshal's.
+            /// Steps on its tree inherit it.
+            #[must_use]
+            pub fn platform(mut self, platform: $crate::Platform) -> Self {
+                self.options_mut().platform = Some(platform.clone());
+                if let Some(mut output) = self.state.output.take() {
+                    output.platform = Some(platform);
+                    self.state = self.state.with_output(Some(output));
+                }
+                self
+            }
+        }
+
+        $crate::constraints::op_options!(impl $type);
+        $crate::op_state::state_like!($type);
+    };
+}
+
+pub(crate) use source_builder;
+
+impl SourceVertex {
+    pub(crate) fn write(
+        &self,
+        vertex: &Vertex,
+        context: &MarshalContext<'_>,
+        constraints: &mut OpConstraints,
+    ) -> Result<pb::Op, MarshalError> {
+        let invalid = |source: InvalidSource| MarshalError::InvalidSource {
+            step: vertex.name(),
+            source,
+        };
+        if let Some(reason) = &self.invalid {
+            return Err(invalid(reason.clone()));
+        }
+        if self.identifier.is_empty() {
+            return Err(invalid(InvalidSource::NoIdentifier));
+        }
+        let mut attrs = self.attrs.clone();
+        if self.identifier.starts_with("local://") && !attrs.contains_key("local.session") {
+            let own = constraints.local_unique_id.as_ref();
+            if let Some(id) = own.or(context.constraints.local_unique_id.as_ref()) {
+                attrs.insert("local.unique".to_owned(), id.clone());
+                constraints.need("source.local.unique");
+            }
+        }
+        let specific = ["docker-image://", "oci-layout://"];
+        let has_platform = specific
+            .iter()
+            .any(|scheme| self.identifier.starts_with(scheme));
+        let source = pb::SourceOp {
+            identifier: self.identifier.clone(),
+            attrs,
+        };
+        Ok(context.op(
+            pb::op::Op::Source(source),
+            Vec::new(),
+            constraints,
+            has_platform,
+        ))
+    }
+}

@@ -1,0 +1,120 @@
+//! Files that are downloaded.
+//!
+//! Owns the builder of `http://` and `https://` sources.
+
+use crate::source::{source_builder, source_state};
+use crate::{BlobDigest, State};
+
+/// A downloaded file; a [`State`] with that one file, whose source op still takes options.
+#[derive(Clone, Debug)]
+pub struct Http {
+    state: State,
+}
+
+/// Starts from a file that is downloaded from `url`.
+///
+/// ```
+/// use ashlar_llb as llb;
+///
+/// let tool = llb::http("https://example.com/tool").filename("tool").mode(0o755);
+/// let image = llb::image("alpine").file(llb::copy(&tool, "/tool", "/usr/bin/tool"));
+/// # let _ = image;
+/// ```
+#[must_use]
+pub fn http(url: impl Into<String>) -> Http {
+    Http {
+        state: source_state(url.into(), Some("source.http")),
+    }
+}
+
+source_builder!(Http);
+
+impl Http {
+    /// Demands that the file has this digest.
+    #[must_use]
+    pub fn checksum(self, digest: BlobDigest) -> Self {
+        let cap = Some("source.http.checksum");
+        self.attr("http.checksum", digest.to_string(), cap)
+    }
+
+    /// Names the file; the server or the URL names it by default.
+    #[must_use]
+    pub fn filename(self, name: impl Into<String>) -> Self {
+        self.attr("http.filename", name, None)
+    }
+
+    /// Sets the permission bits of the file; others are dropped. 0600 by default.
+    #[must_use]
+    pub fn mode(self, mode: u32) -> Self {
+        match permissions(mode) {
+            Some(text) => self.attr("http.perm", text, Some("source.http.perm")),
+            None => self,
+        }
+    }
+
+    /// Sets the owner of the file. Zeros, the default, are not written.
+    #[must_use]
+    pub fn owner(self, uid: u32, gid: u32) -> Self {
+        // The capability's name is misspelt in the protocol.
+        let cap = Some("soruce.http.uidgid");
+        let mut http = self;
+        if uid != 0 {
+            http = http.attr("http.uid", uid.to_string(), cap);
+        }
+        if gid != 0 {
+            http = http.attr("http.gid", gid.to_string(), cap);
+        }
+        http
+    }
+
+    /// Names the secret that is sent as the `Authorization` header.
+    #[must_use]
+    pub fn auth_header_secret(self, secret: impl Into<String>) -> Self {
+        self.attr("http.authheadersecret", secret, Some("source.http.auth"))
+    }
+
+    /// Sends this `Accept` header.
+    #[must_use]
+    pub fn accept(self, value: impl Into<String>) -> Self {
+        self.header("http.header.accept", value.into())
+    }
+
+    /// Sends this `User-Agent` header.
+    #[must_use]
+    pub fn user_agent(self, value: impl Into<String>) -> Self {
+        self.header("http.header.user-agent", value.into())
+    }
+
+    fn header(self, key: &str, value: String) -> Self {
+        let mut http = self;
+        http.options_mut().need("source.http.header");
+        if value.is_empty() {
+            return http;
+        }
+        http.attr(key, value, None)
+    }
+
+    /// Demands that `signature`, an armored detached OpenPGP signature, is by the armored
+    /// public key `key`. Empty texts are left to the engine to refuse.
+    #[must_use]
+    pub fn pgp_signature(self, key: impl Into<String>, signature: impl Into<String>) -> Self {
+        let mut http = self;
+        http.options_mut().need("source.http.signatureverify");
+        let parts = [
+            ("http.sig.pubkey", key.into()),
+            ("http.sig.signature", signature.into()),
+        ];
+        for (key, value) in parts {
+            if !value.is_empty() {
+                http = http.attr(key, value, None);
+            }
+        }
+        http
+    }
+}
+
+/// Permission bits as attributes hold them; nothing if there are none.
+pub(super) fn permissions(mode: u32) -> Option<String> {
+    let bits = mode & 0o777;
+    (bits != 0).then(|| format!("0{bits:o}"))
+}
