@@ -17,4 +17,5 @@ pub mod root;
 pub mod scheduler;
 pub mod session;
 pub mod snapshot;
+pub mod source;
 pub mod tree;
