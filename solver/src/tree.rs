@@ -15,6 +15,7 @@
 pub mod apply;
 pub mod capture;
 pub mod checksum;
+pub mod diff;
 pub mod entry;
 pub mod files;
 pub mod index;
