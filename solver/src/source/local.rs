@@ -271,3 +271,6 @@ pub fn materialize(
     };
     writer.copy(tree.view().walk().map(item).collect(), cancel)
 }
+
+#[cfg(test)]
+mod tests;
