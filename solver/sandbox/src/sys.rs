@@ -93,6 +93,14 @@ fn fd(value: c_long) -> c_int {
     value as c_int
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "both are as wide as a pointer"
+)]
+fn size(value: c_long) -> usize {
+    value.unsigned_abs() as usize
+}
+
 pub(crate) fn open_at(dir: c_int, path: &CStr, flags: c_int, mode: c_uint) -> Result<c_int> {
     // SAFETY: the path is a valid C string.
     unsafe { call!(libc::SYS_openat, dir, path, flags | libc::O_CLOEXEC, mode) }.map(fd)
@@ -153,9 +161,7 @@ pub(crate) fn write_all(fd: c_int, mut data: &[u8]) -> Result<()> {
     while !data.is_empty() {
         // SAFETY: the buffer is valid for its length.
         let written = unsafe { call!(libc::SYS_write, fd, data.as_ptr(), data.len()) }?;
-        data = data
-            .get(written.unsigned_abs() as usize..)
-            .unwrap_or_default();
+        data = data.get(size(written)..).unwrap_or_default();
     }
     Ok(())
 }
@@ -187,7 +193,7 @@ pub(crate) fn read_link(fd: c_int, buffer: &mut [u8]) -> Result<usize> {
             buffer.len()
         )
     }
-    .map(|n| n.unsigned_abs() as usize)
+    .map(size)
 }
 
 pub(crate) fn fchmod(fd: c_int, mode: c_uint) -> Result<()> {

@@ -132,10 +132,8 @@ fn inner_leaks() {
     assert_eq!(unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }, 1);
     // No zombie is left.
     // SAFETY: the status is not asked for.
-    assert_eq!(
-        unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::__WALL) },
-        -1
-    );
+    let waited = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::__WALL) };
+    assert_eq!(waited, -1);
 }
 
 #[test]

@@ -235,7 +235,7 @@ fn a_specification_is_checked() {
         &|s| {
             s.root = Root::new(Source::Bind {
                 path: "relative".into(),
-            })
+            });
         },
         "source",
     );
@@ -243,7 +243,7 @@ fn a_specification_is_checked() {
         &|s| {
             s.root = Root::new(Source::Bind {
                 path: "/tmp/../etc".into(),
-            })
+            });
         },
         "source",
     );
