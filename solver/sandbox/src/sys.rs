@@ -108,6 +108,7 @@ pub(crate) fn open_at(dir: c_int, path: &CStr, flags: c_int, mode: c_uint) -> Re
 
 /// Resolves `path` as if `dir` were `/`, through no magic link.
 pub(crate) fn open_in_root(dir: c_int, path: &CStr) -> Result<c_int> {
+    const ATTEMPTS: usize = 10_000;
     #[repr(C)]
     struct OpenHow {
         flags: u64,
@@ -119,17 +120,16 @@ pub(crate) fn open_in_root(dir: c_int, path: &CStr) -> Result<c_int> {
         mode: 0,
         resolve: libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS,
     };
-    // SAFETY: the path and the structure are valid for the call, which only reads them.
-    unsafe {
-        call!(
-            libc::SYS_openat2,
-            dir,
-            path,
-            &raw const how,
-            size_of::<OpenHow>()
-        )
+    // `..` is answered EAGAIN whenever anything on the machine is renamed or mounted meanwhile.
+    for _ in 0..ATTEMPTS {
+        let size = size_of::<OpenHow>();
+        // SAFETY: the path and the structure are valid for the call, which only reads them.
+        match unsafe { call!(libc::SYS_openat2, dir, path, &raw const how, size) } {
+            Err(libc::EAGAIN) => {}
+            other => return other.map(fd),
+        }
     }
-    .map(fd)
+    Err(libc::EAGAIN)
 }
 
 pub(crate) fn close(fd: c_int) {
