@@ -19,4 +19,6 @@ pub mod root;
 pub mod scheduler;
 pub mod session;
 pub mod snapshot;
+pub mod solver;
+pub mod source;
 pub mod tree;

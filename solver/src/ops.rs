@@ -11,6 +11,7 @@ pub mod exec;
 pub mod file;
 pub mod keys;
 pub mod merge;
+pub mod source;
 
 use std::sync::Arc;
 
@@ -48,7 +49,7 @@ impl Blame for UnsupportedOp {
     }
 }
 
-/// Makes the operation of a vertex. Sources are made by the caller, who knows them.
+/// Makes the operation of a vertex.
 ///
 /// # Errors
 /// The op is not valid, or not supported.
@@ -72,6 +73,6 @@ pub fn operation(
         Op::Passthrough(op) => Ok(Arc::new(merge::PassthroughOperation::new(op, inputs)?)),
         Op::Diff(pb::DiffOp { .. }) => unsupported("diff"),
         Op::Build(pb::BuildOp { .. }) => unsupported("build"),
-        Op::Source(pb::SourceOp { .. }) => unsupported("source"),
+        Op::Source(op) => source::operation(op, vertex, engine),
     }
 }

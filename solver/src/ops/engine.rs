@@ -1,16 +1,19 @@
 //! What operations are lent by the engine.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cancel::Cancel;
 use crate::clock::Clock;
+use crate::content::BlobStore;
 use crate::error::{Blame, Fault, OperationError};
 use crate::executor::{Executor, Network};
 use crate::limits::Limits;
+use crate::meta::Meta;
 use crate::root::Tier;
 use crate::session::Session;
 use crate::snapshot::LayerStore;
+use crate::source::local::{LocalCache, LocalTree};
 
 /// What a build may ask for beyond the ordinary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,12 +58,39 @@ pub struct Engine {
     pub network: Network,
     /// Where cache mounts are kept.
     pub cache_mounts: CacheMounts,
+    /// Where blobs are kept.
+    pub blobs: BlobStore,
+    /// The database of the store.
+    pub meta: Arc<dyn Meta>,
+    /// What is remembered of local directories.
+    pub locals: Arc<LocalCache>,
+    /// The local directories that this solve looked at.
+    pub scanned: Mutex<Vec<Arc<LocalTree>>>,
 }
 
 impl Engine {
     /// Whether files may be given any owner and devices may be made.
     pub(crate) fn is_privileged(&self) -> bool {
         self.layers.root().tier() == Tier::Root
+    }
+
+    /// Notes a directory that was looked at, for [`Engine::remember_locals`].
+    pub(crate) fn note_local(&self, tree: Arc<LocalTree>) {
+        self.scanned.lock().unwrap_or_else(PoisonError::into_inner).push(tree);
+    }
+
+    /// Whether [`Engine::remember_locals`] has anything to do.
+    pub fn has_locals(&self) -> bool {
+        !self.scanned.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Writes down what this solve learnt of local directories by reading them. What cannot be
+    /// written is read again by the next solve. Blocks.
+    pub fn remember_locals(&self) {
+        let trees = std::mem::take(&mut *self.scanned.lock().unwrap_or_else(PoisonError::into_inner));
+        for tree in trees {
+            let _only_time_is_lost = tree.store_stat_cache(&self.locals);
+        }
     }
 }
 

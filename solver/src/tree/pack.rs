@@ -152,8 +152,7 @@ pub fn pack(
             entries += 1;
         }
     }
-    let size = tar.written() + 2 * super::tar::BLOCK as u64;
-    tar.finish().map_err(|source| PackError::Write { source })?;
+    let size = tar.finish().map_err(|source| PackError::Write { source })?;
     Ok(PackSummary { size, entries })
 }
 

@@ -17,10 +17,12 @@
 mod block;
 mod pax;
 mod reader;
+mod rewrite;
 mod sparse;
 mod writer;
 
 pub use reader::TarReader;
+pub use rewrite::{RewriteError, rewrite_times};
 pub use writer::{TarFormat, TarWriter};
 
 use std::io;
@@ -29,7 +31,7 @@ use super::Timestamp;
 use super::entry::Device;
 
 /// Bytes of a block.
-pub(crate) const BLOCK: usize = 512;
+const BLOCK: usize = 512;
 
 /// Bytes that the metadata of one entry may have (PAX records, long names, maps of sparse
 /// files): what Go accepts.

@@ -666,3 +666,6 @@ fn checked(path: &TreePath, mut entry: Entry) -> Result<Entry, WriteError> {
     Err(wrong(path, problem))
 }
 
+
+#[cfg(test)]
+mod tests;

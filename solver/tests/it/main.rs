@@ -10,4 +10,5 @@ mod ops_kit;
 mod scheduler;
 mod kernel_view;
 mod overlay;
+mod pack_golden;
 mod tar_tree;

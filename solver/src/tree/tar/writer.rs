@@ -105,14 +105,14 @@ impl<W: Write> TarWriter<W> {
         self.put(bytes)
     }
 
-    /// Ends the archive and gives the output back.
+    /// Ends the archive and tells how many bytes it has.
     ///
     /// # Errors
     /// As [`TarWriter::header`].
-    pub fn finish(mut self) -> io::Result<W> {
+    pub fn finish(mut self) -> io::Result<u64> {
         self.end_file()?;
         self.put(&ZEROS)?;
-        Ok(self.output)
+        Ok(self.written)
     }
 
     fn end_file(&mut self) -> io::Result<()> {
@@ -251,6 +251,9 @@ fn put_number(field: &mut [u8], value: i64) {
 fn put_text(field: &mut [u8], text: &[u8]) {
     let length = text.len().min(field.len());
     field[..length].copy_from_slice(&text[..length]);
+    if let Some(end) = field.get_mut(length) {
+        *end = 0;
+    }
     // A cut name must not look like a directory's.
     if text.len() > field.len() && field.last() == Some(&b'/') {
         let cut = field.len() - 1;

@@ -12,8 +12,10 @@ use super::kit::{Bench, Events, Kind, Number, Plan, context};
 /// A vertex that waits to be let through, and one above it.
 fn waiting(bench: &Bench, gate: &Arc<Semaphore>) -> (Plan, Edge) {
     let mut plan = bench.plan();
-    let number =
-        Number { wait: Some(Arc::clone(gate)), ..plan.number("slow", Kind::Const(5)) };
+    let number = Number {
+        wait: Some(Arc::clone(gate)),
+        ..plan.number("slow", Kind::Const(5))
+    };
     let slow = plan.add(number, &[]);
     let above = plan.sum("above", &[slow]);
     (plan, above)
@@ -21,7 +23,16 @@ fn waiting(bench: &Bench, gate: &Arc<Semaphore>) -> (Plan, Edge) {
 
 /// Waits until `slow` was begun `times` times.
 async fn begun(bench: &Bench, times: usize) {
-    while bench.log.runs.lock().unwrap().get("slow").copied().unwrap_or(0) < times {
+    while bench
+        .log
+        .runs
+        .lock()
+        .unwrap()
+        .get("slow")
+        .copied()
+        .unwrap_or(0)
+        < times
+    {
         tokio::task::yield_now().await;
     }
 }
@@ -34,7 +45,10 @@ fn spawn(
     let (bench, gate) = (Arc::clone(bench), Arc::clone(gate));
     tokio::spawn(async move {
         let (plan, above) = waiting(&bench, &gate);
-        let solved = bench.scheduler.solve(&plan.graph, &[above], &context).await?;
+        let solved = bench
+            .scheduler
+            .solve(&plan.graph, &[above], &context)
+            .await?;
         Ok(solved.values[0])
     })
 }
@@ -64,8 +78,9 @@ async fn a_waiter_takes_over_from_a_cancelled_owner() {
     let cancel = Cancel::new();
     let owner = spawn(&bench, &gate, context(cancel.clone()));
     begun(&bench, 1).await;
-    let waiters: Vec<_> =
-        (0..3).map(|_| spawn(&bench, &gate, context(Cancel::new()))).collect();
+    let waiters: Vec<_> = (0..3)
+        .map(|_| spawn(&bench, &gate, context(Cancel::new())))
+        .collect();
     for _ in 0..50 {
         tokio::task::yield_now().await;
     }

@@ -18,22 +18,22 @@ use tokio::sync::Semaphore;
 
 /// Everything that happened, by the name of the operation.
 #[derive(Debug, Default)]
-pub struct Log {
-    pub runs: Mutex<BTreeMap<String, usize>>,
-    pub contents: Mutex<BTreeMap<String, usize>>,
+pub(super) struct Log {
+    pub(super) runs: Mutex<BTreeMap<String, usize>>,
+    pub(super) contents: Mutex<BTreeMap<String, usize>>,
 }
 
 impl Log {
-    pub fn take_runs(&self) -> BTreeMap<String, usize> {
+    pub(super) fn take_runs(&self) -> BTreeMap<String, usize> {
         std::mem::take(&mut *self.runs.lock().unwrap())
     }
 
-    pub fn take_contents(&self) -> BTreeMap<String, usize> {
+    pub(super) fn take_contents(&self) -> BTreeMap<String, usize> {
         std::mem::take(&mut *self.contents.lock().unwrap())
     }
 
     /// The names of what ran, each of which ran once.
-    pub fn ran(&self) -> Vec<String> {
+    pub(super) fn ran(&self) -> Vec<String> {
         let runs = self.take_runs();
         assert!(runs.values().all(|&count| count == 1), "{runs:?}");
         runs.into_keys().collect()
@@ -41,7 +41,7 @@ impl Log {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// A number.
     Const(i64),
     /// The sum of the inputs; of inputs taken by content, only the tens count.
@@ -55,7 +55,7 @@ pub enum Kind {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Gate {
+pub(super) enum Gate {
     Open,
     /// Gives way to other tasks a few times.
     Yield(u8),
@@ -63,26 +63,26 @@ pub enum Gate {
 
 /// An operation on numbers. Its name stands for what it does: equal names, equal keys.
 #[derive(Debug, Clone)]
-pub struct Number {
-    pub name: String,
-    pub kind: Kind,
-    pub content: Vec<bool>,
-    pub selector: bool,
-    pub volatile: bool,
+pub(super) struct Number {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    pub(super) content: Vec<bool>,
+    pub(super) selector: bool,
+    pub(super) volatile: bool,
     /// A further key, for constants.
-    pub further: Option<String>,
-    pub gate: Gate,
+    pub(super) further: Option<String>,
+    pub(super) gate: Gate,
     /// Taken one by one by runs, which wait for it until they are cancelled.
-    pub wait: Option<Arc<Semaphore>>,
-    pub log: Arc<Log>,
+    pub(super) wait: Option<Arc<Semaphore>>,
+    pub(super) log: Arc<Log>,
 }
 
 static FRESH: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Debug, thiserror::Error)]
 #[error("{name} cannot be computed")]
-pub struct Impossible {
-    pub name: String,
+pub(super) struct Impossible {
+    pub(super) name: String,
 }
 
 impl Blame for Impossible {
@@ -93,18 +93,31 @@ impl Blame for Impossible {
 
 impl Number {
     fn seen(&self, input: usize, value: i64) -> i64 {
-        if self.content.get(input) == Some(&true) { value.div_euclid(10) * 10 } else { value }
+        if self.content.get(input) == Some(&true) {
+            value.div_euclid(10) * 10
+        } else {
+            value
+        }
     }
 
-    pub fn compute(&self, inputs: &[i64]) -> Vec<i64> {
-        let seen: Vec<i64> =
-            inputs.iter().enumerate().map(|(input, &value)| self.seen(input, value)).collect();
-        let sum = seen.iter().fold(0_i64, |sum, value| sum.wrapping_add(*value));
+    pub(super) fn compute(&self, inputs: &[i64]) -> Vec<i64> {
+        let seen: Vec<i64> = inputs
+            .iter()
+            .enumerate()
+            .map(|(input, &value)| self.seen(input, value))
+            .collect();
+        let sum = seen
+            .iter()
+            .fold(0_i64, |sum, value| sum.wrapping_add(*value));
         match self.kind {
             Kind::Const(value) => vec![value],
             Kind::Sum | Kind::Fail | Kind::Panic => vec![sum],
             Kind::SumAndProduct => {
-                vec![sum, seen.iter().fold(1_i64, |product, value| product.wrapping_mul(*value))]
+                vec![
+                    sum,
+                    seen.iter()
+                        .fold(1_i64, |product, value| product.wrapping_mul(*value)),
+                ]
             }
         }
     }
@@ -153,7 +166,11 @@ impl Operation<i64> for Number {
         value: &i64,
         _: &Context,
     ) -> Result<ContentDigest, OperationError> {
-        assert!(self.content[input], "{} is not keyed by the content of {input}", self.name);
+        assert!(
+            self.content[input],
+            "{} is not keyed by the content of {input}",
+            self.name
+        );
         self.count(&self.log.contents);
         Ok(ContentDigest::of(&self.seen(input, *value).to_le_bytes()))
     }
@@ -172,7 +189,10 @@ impl Operation<i64> for Number {
             }
         }
         match self.kind {
-            Kind::Fail => Err(Failure::new(Impossible { name: self.name.clone() }).into()),
+            Kind::Fail => Err(Failure::new(Impossible {
+                name: self.name.clone(),
+            })
+            .into()),
             Kind::Panic => panic!("{} panics", self.name),
             _ => Ok(self.compute(&inputs)),
         }
@@ -181,14 +201,14 @@ impl Operation<i64> for Number {
 
 /// A store of numbers that may lose them.
 #[derive(Debug, Default)]
-pub struct Numbers {
+pub(super) struct Numbers {
     stored: Mutex<HashMap<i64, i64>>,
     next: AtomicI64,
-    pub loads: AtomicU64,
+    pub(super) loads: AtomicU64,
 }
 
 impl Numbers {
-    pub fn lose_all(&self) {
+    pub(super) fn lose_all(&self) {
         self.stored.lock().unwrap().clear();
     }
 }
@@ -209,7 +229,7 @@ impl Results<i64> for Numbers {
 
 /// How vertices ended, by name.
 #[derive(Debug, Default)]
-pub struct Events(pub Mutex<Vec<Event>>);
+pub(super) struct Events(pub(super) Mutex<Vec<Event>>);
 
 #[async_trait::async_trait]
 impl Sink for Events {
@@ -224,17 +244,17 @@ impl Sink for Events {
 
 impl Events {
     /// What was said of one vertex after it was introduced.
-    pub fn of(&self, name: &str) -> Vec<String> {
+    pub(super) fn of(&self, name: &str) -> Vec<String> {
         let wanted = OpDigest::of(name.as_bytes());
         let events = self.0.lock().unwrap();
         let text = |event: &Event| match event {
             Event::Started { digest, .. } if *digest == wanted => Some("started".to_owned()),
-            Event::Completed { digest, outcome, .. } if *digest == wanted => {
-                Some(match outcome {
-                    Outcome::Failed(message) => format!("failed: {message}"),
-                    other => format!("{other:?}").to_lowercase(),
-                })
-            }
+            Event::Completed {
+                digest, outcome, ..
+            } if *digest == wanted => Some(match outcome {
+                Outcome::Failed(message) => format!("failed: {message}"),
+                other => format!("{other:?}").to_lowercase(),
+            }),
             _ => None,
         };
         events.iter().filter_map(text).collect()
@@ -243,57 +263,68 @@ impl Events {
 
 /// A scheduler on numbers, with its log.
 #[derive(Debug)]
-pub struct Bench {
-    pub scheduler: Scheduler<i64>,
-    pub results: Arc<Numbers>,
-    pub log: Arc<Log>,
+pub(super) struct Bench {
+    pub(super) scheduler: Scheduler<i64>,
+    pub(super) results: Arc<Numbers>,
+    pub(super) log: Arc<Log>,
 }
 
 impl Bench {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::on(Arc::new(Memory::new()))
     }
 
-    pub fn on(records: Arc<dyn Records>) -> Self {
+    pub(super) fn on(records: Arc<dyn Records>) -> Self {
         Self::with(records, Arc::default())
     }
 
-    pub fn with(records: Arc<dyn Records>, results: Arc<Numbers>) -> Self {
+    pub(super) fn with(records: Arc<dyn Records>, results: Arc<Numbers>) -> Self {
         let scheduler = Scheduler::new(Cache::new(records), Arc::clone(&results) as _, 4);
-        Self { scheduler, results, log: Arc::default() }
+        Self {
+            scheduler,
+            results,
+            log: Arc::default(),
+        }
     }
 
-    pub fn plan(&self) -> Plan {
-        Plan { log: Arc::clone(&self.log), graph: Graph { vertices: Vec::new() } }
+    pub(super) fn plan(&self) -> Plan {
+        Plan {
+            log: Arc::clone(&self.log),
+            graph: Graph {
+                vertices: Vec::new(),
+            },
+        }
     }
 
-    pub async fn solve(
+    pub(super) async fn solve(
         &self,
         plan: &Plan,
         outputs: &[Edge],
     ) -> Result<Solved<i64>, SolveError> {
-        self.scheduler.solve(&plan.graph, outputs, &context(Cancel::new())).await
+        self.scheduler
+            .solve(&plan.graph, outputs, &context(Cancel::new()))
+            .await
     }
 
     /// Solves for one output and returns its value.
-    pub async fn value(&self, plan: &Plan, output: Edge) -> i64 {
+    pub(super) async fn value(&self, plan: &Plan, output: Edge) -> i64 {
         self.solve(plan, &[output]).await.unwrap().values[0]
     }
 }
 
-pub fn context(cancel: Cancel) -> SolveContext {
+pub(super) fn context(cancel: Cancel) -> SolveContext {
     SolveContext::new(cancel, Arc::new(Ignore), Arc::new(SystemClock))
 }
 
 /// A graph that is being put together.
 #[derive(Debug)]
-pub struct Plan {
-    pub log: Arc<Log>,
-    pub graph: Graph<i64>,
+pub(super) struct Plan {
+    pub(super) log: Arc<Log>,
+    pub(super) graph: Graph<i64>,
 }
 
 impl Plan {
-    pub fn number(&self, name: &str, kind: Kind) -> Number {
+    pub(super) fn number(&self, name: &str, kind: Kind) -> Number {
         Number {
             name: name.to_owned(),
             kind,
@@ -307,7 +338,7 @@ impl Plan {
         }
     }
 
-    pub fn add(&mut self, mut number: Number, inputs: &[Edge]) -> Edge {
+    pub(super) fn add(&mut self, mut number: Number, inputs: &[Edge]) -> Edge {
         number.content.resize(inputs.len(), false);
         self.graph.vertices.push(Vertex {
             digest: OpDigest::of(number.name.as_bytes()),
@@ -319,30 +350,39 @@ impl Plan {
         edge(self.graph.vertices.len() - 1, 0)
     }
 
-    pub fn constant(&mut self, name: &str, value: i64) -> Edge {
+    pub(super) fn constant(&mut self, name: &str, value: i64) -> Edge {
         self.add(self.number(name, Kind::Const(value)), &[])
     }
 
     /// A constant whose key is good for one solve.
-    pub fn local(&mut self, name: &str, value: i64) -> Edge {
-        self.add(Number { volatile: true, ..self.number(name, Kind::Const(value)) }, &[])
+    pub(super) fn local(&mut self, name: &str, value: i64) -> Edge {
+        self.add(
+            Number {
+                volatile: true,
+                ..self.number(name, Kind::Const(value))
+            },
+            &[],
+        )
     }
 
-    pub fn sum(&mut self, name: &str, inputs: &[Edge]) -> Edge {
+    pub(super) fn sum(&mut self, name: &str, inputs: &[Edge]) -> Edge {
         self.add(self.number(name, Kind::Sum), inputs)
     }
 
     /// A sum of the tens of its inputs, keyed by their content where `content` says so.
-    pub fn tens(&mut self, name: &str, inputs: &[Edge], content: &[bool]) -> Edge {
-        let number = Number { content: content.to_vec(), ..self.number(name, Kind::Sum) };
+    pub(super) fn tens(&mut self, name: &str, inputs: &[Edge], content: &[bool]) -> Edge {
+        let number = Number {
+            content: content.to_vec(),
+            ..self.number(name, Kind::Sum)
+        };
         self.add(number, inputs)
     }
 
-    pub fn ignore_cache(&mut self, edge: Edge) {
+    pub(super) fn ignore_cache(&mut self, edge: Edge) {
         self.graph.vertices[edge.vertex].ignore_cache = true;
     }
 }
 
-pub fn edge(vertex: usize, output: u32) -> Edge {
+pub(super) fn edge(vertex: usize, output: u32) -> Edge {
     Edge { vertex, output }
 }

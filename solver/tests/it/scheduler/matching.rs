@@ -25,7 +25,12 @@ async fn a_second_solve_runs_nothing_and_loads_what_was_asked_for() {
     assert_eq!(solved.values, [10, 10]);
     assert_eq!(bench.log.ran(), [] as [&str; 0]);
     assert_eq!(bench.results.loads.load(Ordering::Relaxed), 1);
-    assert!(solved.report.iter().all(|vertex| vertex.status == VertexStatus::Cached));
+    assert!(
+        solved
+            .report
+            .iter()
+            .all(|vertex| vertex.status == VertexStatus::Cached)
+    );
 }
 
 #[tokio::test]
@@ -54,7 +59,10 @@ async fn outputs_have_keys_of_their_own() {
     assert_eq!(solved.values, [6, 5]);
     assert_eq!(bench.log.ran(), [] as [&str; 0]);
     let missing = bench.solve(&plan, &[edge(both.vertex, 2)]).await;
-    assert!(matches!(missing, Err(SolveError::Vertex { vertex: 2, .. })), "{missing:?}");
+    assert!(
+        matches!(missing, Err(SolveError::Vertex { vertex: 2, .. })),
+        "{missing:?}"
+    );
 }
 
 #[tokio::test]
@@ -107,7 +115,11 @@ async fn definitions_come_first_and_content_last() {
     assert_eq!(bench.value(&plan, tens).await, 30);
     assert_eq!(bench.log.ran(), ["b2"]);
     assert_eq!(bench.log.take_contents()["tens"], 1);
-    assert_eq!(bench.results.loads.load(Ordering::Relaxed), 1, "only the result is loaded");
+    assert_eq!(
+        bench.results.loads.load(Ordering::Relaxed),
+        1,
+        "only the result is loaded"
+    );
 }
 
 #[tokio::test]
@@ -134,7 +146,7 @@ async fn volatile_sources_are_matched_by_content_alone() {
         let (plan, _, direct) = plan_of(41);
         let solved = bench.solve(&plan, &[direct]).await.unwrap();
         assert_eq!(bench.log.ran(), ["direct", "local"]);
-        let report = solved.report[direct.vertex];
+        let report = &solved.report[direct.vertex];
         assert!(report.volatile);
     }
 }
@@ -231,7 +243,13 @@ async fn selectors_tell_links_apart() {
     bench.value(&plan, sum).await;
     let mut plan = bench.plan();
     let a = plan.constant("a", 2);
-    let sum = plan.add(Number { selector: true, ..plan.number("sum", Kind::Sum) }, &[a]);
+    let sum = plan.add(
+        Number {
+            selector: true,
+            ..plan.number("sum", Kind::Sum)
+        },
+        &[a],
+    );
     bench.log.take_runs();
     bench.value(&plan, sum).await;
     assert_eq!(bench.log.ran(), ["sum"]);
@@ -246,7 +264,11 @@ async fn progress_tells_how_each_vertex_ended() {
     let solve = async || {
         let events = Arc::new(Events::default());
         let context = SolveContext::new(Cancel::new(), events.clone(), Arc::new(SystemClock));
-        bench.scheduler.solve(&plan.graph, &[sum], &context).await.unwrap();
+        bench
+            .scheduler
+            .solve(&plan.graph, &[sum], &context)
+            .await
+            .unwrap();
         events
     };
     let first = solve().await;
@@ -270,11 +292,20 @@ async fn a_failure_names_its_vertex() {
         let events = Arc::new(Events::default());
         let context = SolveContext::new(Cancel::new(), events.clone(), Arc::new(SystemClock));
         let failed = bench.scheduler.solve(&plan.graph, &[above], &context).await;
-        let Err(SolveError::Vertex { vertex, name, failure, .. }) = failed else {
+        let Err(SolveError::Vertex {
+            vertex,
+            name,
+            failure,
+            ..
+        }) = failed
+        else {
             panic!("{failed:?}");
         };
         assert_eq!((vertex, name.as_str()), (bad.vertex, "bad"));
-        assert_eq!(events.of("bad"), ["started".to_owned(), format!("failed: {failure}")]);
+        assert_eq!(
+            events.of("bad"),
+            ["started".to_owned(), format!("failed: {failure}")]
+        );
         assert_eq!(events.of("above"), [] as [&str; 0]);
     }
 }
@@ -287,7 +318,10 @@ async fn malformed_graphs_are_refused() {
     plan.sum("second", &[first]);
     for output in [first, edge(7, 0)] {
         let refused = bench.solve(&plan, &[output]).await;
-        assert!(matches!(refused, Err(SolveError::Malformed { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(SolveError::Malformed { .. })),
+            "{refused:?}"
+        );
     }
 }
 

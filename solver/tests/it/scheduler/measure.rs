@@ -12,7 +12,10 @@ use super::kit::Bench;
 fn median(vertices: usize, fresh: bool) -> Duration {
     let root = tempfile::tempdir().unwrap();
     let open = || Arc::new(Database::open(root.path(), "boot").unwrap().database);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .build()
+        .unwrap();
     let mut bench = Bench::on(open());
     let mut plan = bench.plan();
     let mut last = plan.constant("start", 1);
@@ -40,7 +43,11 @@ fn solves_that_find_everything() {
     for vertices in [1, 100, 1000, 100_000] {
         let (first, later) = (median(vertices, true), median(vertices, false));
         println!("{vertices} vertices: first in a process {first:?}, later {later:?}");
-        let bound = Duration::from_micros(100) + Duration::from_micros(4) * u32::try_from(vertices).unwrap();
-        assert!(later < bound, "{vertices} vertices: {later:?} exceeds {bound:?}");
+        let bound = Duration::from_micros(100)
+            + Duration::from_micros(4) * u32::try_from(vertices).unwrap();
+        assert!(
+            later < bound,
+            "{vertices} vertices: {later:?} exceeds {bound:?}"
+        );
     }
 }

@@ -18,8 +18,18 @@ struct Shape {
 
 fn shape() -> impl Strategy<Value = Shape> {
     let input = (any::<usize>(), 0..2_u32, any::<bool>());
-    (0..8_u8, 0..100_i64, proptest::collection::vec(input, 1..4), 0..3_u8)
-        .prop_map(|(kind, value, inputs, wait)| Shape { kind, value, inputs, wait })
+    (
+        0..8_u8,
+        0..100_i64,
+        proptest::collection::vec(input, 1..4),
+        0..3_u8,
+    )
+        .prop_map(|(kind, value, inputs, wait)| Shape {
+            kind,
+            value,
+            inputs,
+            wait,
+        })
 }
 
 /// What the model knows of an edge: its value, and a text that is equal exactly for equal keys.
@@ -52,7 +62,11 @@ fn world(bench: &Bench, shapes: &[Shape], solve: usize) -> World {
         };
         let mut number = Number {
             volatile,
-            gate: if shape.wait == 0 { Gate::Open } else { Gate::Yield(shape.wait) },
+            gate: if shape.wait == 0 {
+                Gate::Open
+            } else {
+                Gate::Yield(shape.wait)
+            },
             ..plan.number(&format!("v{at}"), kind)
         };
         let mut inputs = Vec::new();
@@ -78,16 +92,27 @@ fn world(bench: &Bench, shapes: &[Shape], solve: usize) -> World {
                 key_volatile |= of(input).volatile;
             }
         }
-        let edges = number.compute(&values).into_iter().enumerate().map(|(output, value)| {
-            Modelled { value, key: format!("{key}@{output}"), volatile: key_volatile }
-        });
+        let edges = number
+            .compute(&values)
+            .into_iter()
+            .enumerate()
+            .map(|(output, value)| Modelled {
+                value,
+                key: format!("{key}@{output}"),
+                volatile: key_volatile,
+            });
         model.push(edges.collect());
         names.push(number.name.clone());
         plan.add(number, &inputs);
     }
     let last = shapes.len() - 1;
     let outputs = vec![edge(last, 0), edge(last / 2, 0)];
-    World { plan, outputs, model, names }
+    World {
+        plan,
+        outputs,
+        model,
+        names,
+    }
 }
 
 /// Keys of vertices, by name, that the cache may know.
@@ -96,8 +121,11 @@ type Known = BTreeSet<String>;
 async fn check(bench: &Bench, world: &World, known: &mut Known) -> Result<(), TestCaseError> {
     let solved = bench.solve(&world.plan, &world.outputs).await;
     let solved = solved.map_err(|error| TestCaseError::fail(error.to_string()))?;
-    let expected: Vec<i64> =
-        world.outputs.iter().map(|output| world.model[output.vertex][0].value).collect();
+    let expected: Vec<i64> = world
+        .outputs
+        .iter()
+        .map(|output| world.model[output.vertex][0].value)
+        .collect();
     prop_assert_eq!(&solved.values, &expected);
     let runs = bench.log.take_runs();
     let by_name: BTreeMap<_, _> = world.names.iter().zip(&world.model).collect();
@@ -111,7 +139,13 @@ async fn check(bench: &Bench, world: &World, known: &mut Known) -> Result<(), Te
         let edge = &world.model[output.vertex][0];
         let name = &world.names[output.vertex];
         let fresh = edge.volatile || !known.contains(&edge.key);
-        prop_assert_eq!(fresh, runs.contains_key(name), "{} with key {}", name, edge.key);
+        prop_assert_eq!(
+            fresh,
+            runs.contains_key(name),
+            "{} with key {}",
+            name,
+            edge.key
+        );
     }
     for (name, edges) in by_name {
         if runs.contains_key(name) && !edges[0].volatile {

@@ -15,7 +15,12 @@ fn wide(bench: &Bench) -> (Plan, Edge) {
         ..plan.number(name, kind)
     };
     let sources: Vec<_> = (0..4)
-        .map(|at| plan.add(slow(&plan, &format!("source {at}"), Kind::Const(at * 10)), &[]))
+        .map(|at| {
+            plan.add(
+                slow(&plan, &format!("source {at}"), Kind::Const(at * 10)),
+                &[],
+            )
+        })
         .collect();
     let mut row = sources.clone();
     for depth in 0..5 {
@@ -59,7 +64,10 @@ async fn equal_vertices_of_one_graph_run_once() {
     let mut plan = bench.plan();
     let copies: Vec<_> = (0..3)
         .map(|_| {
-            let number = Number { gate: Gate::Yield(2), ..plan.number("a", Kind::Const(1)) };
+            let number = Number {
+                gate: Gate::Yield(2),
+                ..plan.number("a", Kind::Const(1))
+            };
             plan.add(number, &[])
         })
         .collect();
@@ -74,7 +82,9 @@ fn two_databases_on_one_file_share_their_hits() {
     let results = Arc::default();
     let solve = |open: &dyn Fn() -> Database| {
         let bench = Bench::with(Arc::new(open()), Arc::clone(&results));
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
         let (plan, top) = wide(&bench);
         let value = runtime.block_on(bench.value(&plan, top));
         (value, bench.log.take_runs().len())
@@ -82,7 +92,10 @@ fn two_databases_on_one_file_share_their_hits() {
     let open = || Database::open(root.path(), "boot").unwrap().database;
     let outcomes: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..2).map(|_| scope.spawn(|| solve(&open))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     });
     assert_eq!(outcomes[0].0, outcomes[1].0);
     assert!(outcomes.iter().map(|(_, runs)| runs).max() > Some(&0));
@@ -93,11 +106,13 @@ fn two_databases_on_one_file_share_their_hits() {
 async fn a_shared_failure_reaches_everyone() {
     let bench = Bench::new();
     let mut plan = bench.plan();
-    let number = Number { gate: Gate::Yield(5), ..plan.number("bad", Kind::Fail) };
+    let number = Number {
+        gate: Gate::Yield(5),
+        ..plan.number("bad", Kind::Fail)
+    };
     let bad = plan.add(number, &[]);
     let outputs = [bad];
-    let (first, second) =
-        tokio::join!(bench.solve(&plan, &outputs), bench.solve(&plan, &outputs));
+    let (first, second) = tokio::join!(bench.solve(&plan, &outputs), bench.solve(&plan, &outputs));
     assert!(first.is_err() && second.is_err());
     assert_eq!(bench.log.take_runs()["bad"], 1);
 }
@@ -107,7 +122,10 @@ async fn those_who_ignore_the_cache_do_not_share_with_others() {
     let bench = Bench::new();
     let plan_of = |ignore| {
         let mut plan = bench.plan();
-        let number = Number { gate: Gate::Yield(5), ..plan.number("a", Kind::Const(1)) };
+        let number = Number {
+            gate: Gate::Yield(5),
+            ..plan.number("a", Kind::Const(1))
+        };
         let a = plan.add(number, &[]);
         if ignore {
             plan.ignore_cache(a);

@@ -1,0 +1,3 @@
+//! Where content comes from outside the graph.
+
+pub mod local;
