@@ -5,6 +5,8 @@
 mod golden;
 mod golden_cache_keys;
 mod golden_checksum;
+mod ops_file;
+mod ops_kit;
 mod scheduler;
 mod kernel_view;
 mod overlay;
