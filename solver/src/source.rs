@@ -1,0 +1,4 @@
+//! Where content comes from outside the graph.
+
+pub mod oci_keys;
+pub mod oci_layout;
