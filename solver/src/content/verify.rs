@@ -31,6 +31,11 @@ impl<R: Read> Verify<R> {
         self.hash.is_none()
     }
 
+    /// The reader below. What is read from it directly is not verified.
+    pub fn get_ref(&self) -> &R {
+        &self.inner
+    }
+
     fn finish(&mut self) -> Result<(), ContentError> {
         let Some(hash) = self.hash.take() else {
             return Ok(());

@@ -119,3 +119,6 @@ pub enum TarError {
         feature: &'static str,
     },
 }
+
+#[cfg(test)]
+mod tests;
