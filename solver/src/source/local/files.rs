@@ -52,13 +52,19 @@ impl LocalFiles {
 
     pub(super) fn expect(&self, pending: Vec<(u64, (Inode, Stamp))>) {
         if !pending.is_empty() {
-            self.pending.lock().unwrap_or_else(PoisonError::into_inner).extend(pending);
+            self.pending
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(pending);
         }
     }
 
     /// Files opened and bytes in them so far.
     pub(super) fn read(&self) -> (u64, u64) {
-        (self.opened.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+        (
+            self.opened.load(Ordering::Relaxed),
+            self.bytes.load(Ordering::Relaxed),
+        )
     }
 }
 
@@ -66,7 +72,8 @@ impl Files for LocalFiles {
     fn open(&self, path: &TreePath) -> io::Result<File> {
         let file = dir::open_file(&self.root, path.as_bytes())?;
         self.opened.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(file.metadata()?.len(), Ordering::Relaxed);
+        self.bytes
+            .fetch_add(file.metadata()?.len(), Ordering::Relaxed);
         Ok(file)
     }
 
@@ -80,16 +87,29 @@ impl Files for LocalFiles {
 
     fn computed(&self, path: &TreePath, entry: &Entry, digest: ContentDigest) {
         let hash = self.hash(path.as_bytes());
-        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&hash);
-        let Some((inode, stamp)) = pending else { return };
-        let (Some(parent), Some(name)) = (path.parent(), path.name()) else { return };
-        let now = dir::open_directory(&self.root, parent.as_bytes()).ok().and_then(|parent| {
-            statat(&parent, dir::name(name), AtFlags::SYMLINK_NOFOLLOW).ok()
-        });
+        let pending = self
+            .pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&hash);
+        let Some((inode, stamp)) = pending else {
+            return;
+        };
+        let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
+            return;
+        };
+        let now = dir::open_directory(&self.root, parent.as_bytes())
+            .ok()
+            .and_then(|parent| statat(&parent, dir::name(name), AtFlags::SYMLINK_NOFOLLOW).ok());
         // As it was when it was scanned: so it was while it was read.
         if now.is_some_and(|stat| inode_of(&stat) == inode && stamp_of(&stat) == stamp) {
             let xattrs = entry.attributes.xattrs.clone();
-            let record = Record { stamp, digest, xattrs, age: 0 };
+            let record = Record {
+                stamp,
+                digest,
+                xattrs,
+                age: 0,
+            };
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
             known.records.insert(inode, record);
             known.new = true;
@@ -111,5 +131,8 @@ pub(super) fn stamp_of(stat: &Stat) -> Stamp {
 }
 
 fn time(seconds: i64, nanoseconds: impl TryInto<u32>) -> Timestamp {
-    Timestamp { seconds, nanoseconds: nanoseconds.try_into().unwrap_or_default() }
+    Timestamp {
+        seconds,
+        nanoseconds: nanoseconds.try_into().unwrap_or_default(),
+    }
 }
