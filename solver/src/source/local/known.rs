@@ -24,7 +24,7 @@ const MAX_AGE: u8 = 8;
 pub(super) type Inode = (u64, u64);
 
 /// What changes when a file is changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Stamp {
     pub(super) size: u64,
     pub(super) mtime: Timestamp,

@@ -10,9 +10,9 @@ use rustix::fs::{AtFlags, FileType, RawDir, Stat, readlinkat, statat};
 use rustix::io::Errno;
 
 use super::LocalError;
-use super::files::{LocalFiles, inode_of, stamp_of};
+use super::files::{LocalFiles, Pending, inode_of, stamp_of};
 use super::filter::{Filter, Matches};
-use super::folder::{Folder, Item, Seen, assemble};
+use super::folder::{Folder, Item, Leaf, Seen, assemble};
 use super::known::{Inode, Stamp};
 use crate::cancel::Cancel;
 use crate::dir;
@@ -184,7 +184,7 @@ impl Scan<'_> {
         task: &Task,
         entries: &AtomicU64,
         buffer: &mut Vec<u8>,
-        pending: &mut Vec<(u64, (Inode, Stamp))>,
+        pending: &mut Vec<(u64, Pending)>,
     ) -> Result<(Option<Listed>, Vec<Task>), LocalError> {
         self.cancel.check()?;
         let directory = match dir::open_directory(self.files.root(), task.path.as_bytes()) {
@@ -355,7 +355,7 @@ impl Scan<'_> {
         name: &[u8],
         stat: &Stat,
         old: Option<&Item>,
-        pending: &mut Vec<(u64, (Inode, Stamp))>,
+        pending: &mut Vec<(u64, Pending)>,
     ) -> Result<Option<Seen>, LocalError> {
         let (inode, stamp) = (inode_of(stat), stamp_of(stat));
         // Groups of hard links are numbered anew each time.
@@ -368,6 +368,7 @@ impl Scan<'_> {
             && (leaf.inode, leaf.stamp) == (inode, stamp)
             && leaf.settled
             && !(linked || leaf.linked)
+            && self.confirmed(leaf)
         {
             return Ok(Some(Seen::Leaf(leaf.clone())));
         }
@@ -428,18 +429,36 @@ impl Scan<'_> {
             };
             if settled && entry.kind == Kind::File {
                 let path = task.path.join(name).map_err(|_| self.too_long(task))?;
-                pending.push((self.files.hash(path.as_bytes()), (inode, stamp)));
+                pending.push(self.files.pending(path.as_bytes(), inode, &stamp));
             }
         }
         let files: Arc<dyn Files> = self.files.clone();
         let node = Node::leaf(entry, Some(files));
-        Ok(Some(Seen::Leaf(super::folder::Leaf {
+        Ok(Some(Seen::Leaf(Leaf {
             node,
             inode,
             stamp,
             settled,
             linked,
         })))
+    }
+
+    /// Whether the checksum of a file, if there is one, is of the bytes that belong to its stamp.
+    /// What was read may have been another file that was under its path only for a moment.
+    fn confirmed(&self, leaf: &Leaf) -> bool {
+        let entry = leaf.node.entry();
+        let bytes = entry.kind == Kind::File && entry.size > 0;
+        let Some(digest) = leaf.node.digest_memo().get().filter(|_| bytes) else {
+            return true;
+        };
+        let known = self
+            .files
+            .known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        known
+            .lookup(leaf.inode, &leaf.stamp)
+            .is_some_and(|record| record.digest == *digest)
     }
 
     fn directory_entry(

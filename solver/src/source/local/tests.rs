@@ -435,3 +435,33 @@ fn as_user_unreadable_directories() {
     let error = checksum(tree.view(), b"/", &options, &Cancel::new()).unwrap_err();
     assert!(error.to_string().contains("b/unreadable"), "{error}");
 }
+
+#[test]
+fn bytes_that_were_under_a_path_for_a_moment_are_not_remembered() {
+    let temp = make(&[("d/f", "right"), ("e/f", "wrong")]);
+    settle();
+    let stat = tempfile::tempdir().unwrap();
+    let cache = LocalCache::new(Some(open(stat.path())));
+    let honest = sum(&scan(temp.path(), &LocalCache::default()).unwrap());
+    let tree = scan(temp.path(), &cache).unwrap();
+    let exchange = || {
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        let (a, b) = (temp.path().join("d"), temp.path().join("e"));
+        rustix::fs::renameat_with(CWD, a, CWD, b, flags).unwrap();
+    };
+    exchange();
+    assert_ne!(sum(&tree), honest);
+    exchange();
+    tree.store_stat_cache(&cache).unwrap();
+    assert_eq!(
+        sum(&scan(temp.path(), &cache).unwrap()),
+        honest,
+        "in the process"
+    );
+    let other = LocalCache::new(Some(open(stat.path())));
+    assert_eq!(
+        sum(&scan(temp.path(), &other).unwrap()),
+        honest,
+        "in another process"
+    );
+}

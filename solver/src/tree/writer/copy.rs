@@ -408,7 +408,6 @@ impl<'a> Worker<'a> {
             match (known, read) {
                 (Some(known), Some(read)) if known != read => return Err(changed()),
                 (None, Some(read)) => {
-                    files.computed(path, source, read);
                     let _known_by_now = item.source.digest_memo().set(read);
                 }
                 _ => {}
