@@ -1,10 +1,11 @@
 //! An engine for operations, on a state root of its own.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ashlar_llb::OpDigest;
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::clock::SystemClock;
+use ashlar_solver::content::BlobStore;
 use ashlar_solver::executor::{Executor, Network, ScriptedExecutor};
 use ashlar_solver::limits::Limits;
 use ashlar_solver::meta::Memory;
@@ -14,6 +15,7 @@ use ashlar_solver::progress::{Ignore, Reporter};
 use ashlar_solver::root::StateRoot;
 use ashlar_solver::session::Session;
 use ashlar_solver::snapshot::LayerStore;
+use ashlar_solver::source::local::LocalCache;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -33,8 +35,13 @@ impl Kit {
         let root = Arc::new(StateRoot::open(directory.path().join("root")).unwrap());
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let meta = Arc::new(Memory::new());
         let engine = Engine {
-            layers: LayerStore::new(root, Arc::new(Memory::new())),
+            blobs: BlobStore::new(root.folder("blobs").unwrap()),
+            meta: meta.clone(),
+            locals: Arc::new(LocalCache::new(None)),
+            scanned: Mutex::default(),
+            layers: LayerStore::new(root, meta),
             executor,
             clock: Arc::new(SystemClock),
             limits: Limits::default(),
