@@ -59,7 +59,9 @@ mod digest_text {
         T: FromStr<Err: Display>,
         D: Deserializer<'de>,
     {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -80,7 +82,9 @@ mod digest_list {
     ) -> Result<Vec<DiffId>, D::Error> {
         // Docker writes null for an image without layers.
         let texts = Option::<Vec<String>>::deserialize(deserializer)?.unwrap_or_default();
-        let parsed = texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom));
+        let parsed = texts
+            .iter()
+            .map(|text| text.parse().map_err(serde::de::Error::custom));
         parsed.collect()
     }
 }
@@ -101,7 +105,11 @@ pub struct Platform {
     #[serde(default)]
     pub os: String,
     /// Version of the operating system.
-    #[serde(rename = "os.version", default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "os.version",
+        default,
+        skip_serializing_if = "String::is_empty"
+    )]
     pub os_version: String,
     /// Features of the operating system.
     #[serde(rename = "os.features", default, skip_serializing_if = "Vec::is_empty")]

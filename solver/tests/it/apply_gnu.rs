@@ -13,8 +13,14 @@ use ashlar_solver::tree::apply::{ApplyOptions, apply};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 fn gnu_tar(arguments: &[&str]) {
-    #[expect(clippy::disallowed_methods, reason = "the test compares with this program")]
-    let status = Command::new("tar").args(arguments).status().expect("GNU tar is installed");
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the test compares with this program"
+    )]
+    let status = Command::new("tar")
+        .args(arguments)
+        .status()
+        .expect("GNU tar is installed");
     assert!(status.success(), "tar {arguments:?}");
 }
 
@@ -24,7 +30,10 @@ fn make_tree(root: &Path) {
     for folder in ["a/b/c", "empty", "ümläut dir", &format!("{long}/{long}")] {
         std::fs::create_dir_all(root.join(folder)).unwrap();
     }
-    for (at, size) in [0_usize, 1, 511, 512, 513, 70_000, 600_000].into_iter().enumerate() {
+    for (at, size) in [0_usize, 1, 511, 512, 513, 70_000, 600_000]
+        .into_iter()
+        .enumerate()
+    {
         let content: Vec<u8> = (0..size).map(|n| u8::try_from(n % 251).unwrap()).collect();
         std::fs::write(root.join(format!("a/file{at}")), content).unwrap();
     }
@@ -32,7 +41,9 @@ fn make_tree(root: &Path) {
     let sparse = std::fs::File::create(root.join("a/sparse")).unwrap();
     sparse.set_len(9_000_000).unwrap();
     for at in 0..60 {
-        sparse.write_all_at(b"data in the middle of nothing", at * 131_072 + 5).unwrap();
+        sparse
+            .write_all_at(b"data in the middle of nothing", at * 131_072 + 5)
+            .unwrap();
     }
     std::fs::hard_link(root.join("a/file5"), root.join("a/b/hard")).unwrap();
     std::os::unix::fs::symlink("../../nowhere", root.join("a/link")).unwrap();
@@ -45,7 +56,14 @@ fn make_tree(root: &Path) {
     };
     if rustix::process::geteuid().is_root() {
         let number = rustix::fs::makedev(1, 7);
-        mknodat(CWD, root.join("full"), FileType::CharacterDevice, mode, number).unwrap();
+        mknodat(
+            CWD,
+            root.join("full"),
+            FileType::CharacterDevice,
+            mode,
+            number,
+        )
+        .unwrap();
         std::os::unix::fs::chown(root.join("a/file1"), Some(3_000_000), Some(44)).unwrap();
         std::os::unix::fs::lchown(root.join("a/link"), Some(9), Some(8)).unwrap();
     }
@@ -62,7 +80,11 @@ fn listing(root: &Path) -> BTreeMap<Vec<u8>, String> {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             let meta = std::fs::symlink_metadata(&path).unwrap();
-            let content = if meta.is_file() { std::fs::read(&path).unwrap() } else { Vec::new() };
+            let content = if meta.is_file() {
+                std::fs::read(&path).unwrap()
+            } else {
+                Vec::new()
+            };
             let link = std::fs::read_link(&path).unwrap_or_default();
             let size = if meta.is_dir() { 0 } else { meta.size() };
             let links = if meta.is_dir() { 0 } else { meta.nlink() };
@@ -73,9 +95,16 @@ fn listing(root: &Path) -> BTreeMap<Vec<u8>, String> {
                 meta.gid(),
                 meta.mtime(),
                 meta.rdev(),
-                content.iter().fold(7_u64, |sum, &b| sum.wrapping_mul(31).wrapping_add(b.into())),
+                content
+                    .iter()
+                    .fold(7_u64, |sum, &b| sum.wrapping_mul(31).wrapping_add(b.into())),
             );
-            let name = path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec();
+            let name = path
+                .strip_prefix(root)
+                .unwrap()
+                .as_os_str()
+                .as_bytes()
+                .to_vec();
             found.insert(name, text);
             if meta.is_dir() {
                 todo.push(path);
@@ -110,7 +139,14 @@ fn archives_of_gnu_tar_in_all_formats() {
         let fs = std::fs::File::open(&ours).unwrap();
         let options = ApplyOptions { privileged };
         let input = std::fs::File::open(&tar).unwrap();
-        apply(input, fs.as_fd(), options, &Limits::default(), &Cancel::new()).unwrap();
+        apply(
+            input,
+            fs.as_fd(),
+            options,
+            &Limits::default(),
+            &Cancel::new(),
+        )
+        .unwrap();
         let (theirs_seen, ours_seen) = (listing(Path::new(&theirs)), listing(Path::new(&ours)));
         assert!(ours_seen.len() > 20);
         for (name, text) in &theirs_seen {

@@ -51,7 +51,10 @@ pub enum OciLayoutError {
         count: usize,
     },
     /// The image is not for the platform.
-    #[error("image {digest} has no manifest for {platform} (it has {})", names(available))]
+    #[error(
+        "image {digest} has no manifest for {platform} (it has {})",
+        names(available)
+    )]
     NoPlatform {
         /// The index.
         digest: BlobDigest,
@@ -120,7 +123,11 @@ pub enum OciLayoutError {
 }
 
 fn names(available: &[String]) -> String {
-    if available.is_empty() { "none".to_owned() } else { available.join(", ") }
+    if available.is_empty() {
+        "none".to_owned()
+    } else {
+        available.join(", ")
+    }
 }
 
 impl Blame for OciLayoutError {

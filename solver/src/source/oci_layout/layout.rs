@@ -37,7 +37,10 @@ impl Layout {
     /// # Errors
     /// [`OciLayoutError::NotALayout`], [`OciLayoutError::Io`].
     pub fn open(path: &Path) -> Result<Self, OciLayoutError> {
-        let problem = |problem| OciLayoutError::NotALayout { path: path.to_path_buf(), problem };
+        let problem = |problem| OciLayoutError::NotALayout {
+            path: path.to_path_buf(),
+            problem,
+        };
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let directory = match openat(CWD, path, flags, Mode::empty()) {
             Ok(directory) => directory,
@@ -45,10 +48,16 @@ impl Layout {
             Err(Errno::NOTDIR) => return Err(problem("it is not a directory")),
             Err(errno) => {
                 let name = path.display().to_string();
-                return Err(OciLayoutError::Io { name, source: errno.into() });
+                return Err(OciLayoutError::Io {
+                    name,
+                    source: errno.into(),
+                });
             }
         };
-        let layout = Self { directory: Arc::new(directory), path: path.to_path_buf() };
+        let layout = Self {
+            directory: Arc::new(directory),
+            path: path.to_path_buf(),
+        };
         let marker = layout.document("oci-layout", MARKER_BYTES)?;
         let marker = marker.ok_or_else(|| problem("the file oci-layout is missing"))?;
         match serde_json::from_slice::<Marker>(&marker) {
@@ -64,12 +73,16 @@ impl Layout {
     /// [`OciLayoutError`].
     pub fn index(&self, limit: u64) -> Result<Index, OciLayoutError> {
         let name = "index.json";
-        let bytes = self.document(name, limit)?.ok_or_else(|| OciLayoutError::NotALayout {
-            path: self.path.clone(),
-            problem: "the file index.json is missing",
-        })?;
-        serde_json::from_slice(&bytes)
-            .map_err(|source| OciLayoutError::Document { name: name.to_owned(), source })
+        let bytes = self
+            .document(name, limit)?
+            .ok_or_else(|| OciLayoutError::NotALayout {
+                path: self.path.clone(),
+                problem: "the file index.json is missing",
+            })?;
+        serde_json::from_slice(&bytes).map_err(|source| OciLayoutError::Document {
+            name: name.to_owned(),
+            source,
+        })
     }
 
     /// Opens a blob. It is verified as it is read.
@@ -81,7 +94,12 @@ impl Layout {
         let Descriptor { digest, size, .. } = *descriptor;
         let (file, found) = self.open_blob(&digest)?;
         if found != size {
-            return Err(ContentError::Size { digest, expected: size, found }.into());
+            return Err(ContentError::Size {
+                digest,
+                expected: size,
+                found,
+            }
+            .into());
         }
         Ok(Verify::new(file, digest, size))
     }
@@ -94,7 +112,8 @@ impl Layout {
     fn open_blob(&self, digest: &BlobDigest) -> Result<(File, u64), OciLayoutError> {
         let text = digest.to_string();
         let name = format!("blobs/{}", text.replacen(':', "/", 1));
-        self.file(&name)?.ok_or(OciLayoutError::MissingBlob { digest: *digest })
+        self.file(&name)?
+            .ok_or(OciLayoutError::MissingBlob { digest: *digest })
     }
 
     /// Reads a verified document.
@@ -122,7 +141,11 @@ impl Layout {
         let read = file.take(limit.saturating_add(1)).read_to_end(&mut bytes);
         read.map_err(|source| io_error(name.to_owned(), source))?;
         if bytes.len() as u64 > limit {
-            return Err(OciLayoutError::DocumentTooLarge { name: name.to_owned(), size, limit });
+            return Err(OciLayoutError::DocumentTooLarge {
+                name: name.to_owned(),
+                size,
+                limit,
+            });
         }
         Ok(Some(bytes))
     }
@@ -130,8 +153,10 @@ impl Layout {
     /// Opens a regular file, never waiting for a pipe. Links are followed: some tools make their
     /// blobs links, and what is read is verified.
     fn file(&self, name: &str) -> Result<Option<(File, u64)>, OciLayoutError> {
-        let failed =
-            |errno: Errno| OciLayoutError::Io { name: name.to_owned(), source: errno.into() };
+        let failed = |errno: Errno| OciLayoutError::Io {
+            name: name.to_owned(),
+            source: errno.into(),
+        };
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = match openat(self.directory.as_fd(), name, flags, Mode::empty()) {
             Ok(fd) => fd,

@@ -13,7 +13,10 @@ use crate::oci::{Descriptor, ImageConfig, Index, Manifest, chain_ids, media_type
 const MAX_DEPTH: usize = 4;
 
 /// Where tools write the name of an image in `index.json`.
-const NAMES: [&str; 2] = ["org.opencontainers.image.ref.name", "io.containerd.image.name"];
+const NAMES: [&str; 2] = [
+    "org.opencontainers.image.ref.name",
+    "io.containerd.image.name",
+];
 
 /// Which image of a layout is meant.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,12 +31,18 @@ pub struct LayoutReference {
 impl LayoutReference {
     /// The image of that digest, whether `index.json` names it or not.
     pub fn digest(digest: BlobDigest) -> Self {
-        Self { name: None, digest: Some(digest) }
+        Self {
+            name: None,
+            digest: Some(digest),
+        }
     }
 
     /// The image of that tag or full name.
     pub fn name(name: impl Into<String>) -> Self {
-        Self { name: Some(name.into()), digest: None }
+        Self {
+            name: Some(name.into()),
+            digest: None,
+        }
     }
 }
 
@@ -80,7 +89,10 @@ impl ResolvedImage {
         let count = self.layers.len();
         if limit > count {
             let problem = format!("it has {count} layers, the limit is {limit}");
-            return Err(OciLayoutError::Image { digest: self.manifest.digest, problem });
+            return Err(OciLayoutError::Image {
+                digest: self.manifest.digest,
+                problem,
+            });
         }
         self.layers.truncate(limit);
         Ok(self)
@@ -90,7 +102,7 @@ impl ResolvedImage {
 /// A document of which it is clear what it is.
 enum Document {
     Manifest(Box<Manifest>),
-    Index(Index),
+    Index(Box<Index>),
 }
 
 /// The manifest that was chosen.
@@ -119,7 +131,11 @@ impl Layout {
         let Some(chosen) = self.choose(&root, &matcher, limits, 0)? else {
             let available = self.platforms(&root, limits);
             let platform = platform.format_all();
-            return Err(OciLayoutError::NoPlatform { digest: root.digest, platform, available });
+            return Err(OciLayoutError::NoPlatform {
+                digest: root.digest,
+                platform,
+                available,
+            });
         };
         self.image(root, chosen, limits)
     }
@@ -137,7 +153,10 @@ impl Layout {
             return Ok(Descriptor::new("", digest, self.blob_size(&digest)?));
         }
         let names = |image: &Descriptor| -> Vec<String> {
-            NAMES.iter().filter_map(|key| image.annotations.get(*key).cloned()).collect()
+            NAMES
+                .iter()
+                .filter_map(|key| image.annotations.get(*key).cloned())
+                .collect()
         };
         if let Some(name) = &reference.name {
             let last = name.rsplit_once('/').map_or(&name[..], |(_, last)| last);
@@ -149,14 +168,19 @@ impl Layout {
                 };
                 images.iter().find(tagged)
             };
-            return exact.or_else(by_tag).cloned().ok_or_else(|| OciLayoutError::UnknownName {
-                name: name.clone(),
-                available: images.iter().flat_map(names).collect(),
-            });
+            return exact
+                .or_else(by_tag)
+                .cloned()
+                .ok_or_else(|| OciLayoutError::UnknownName {
+                    name: name.clone(),
+                    available: images.iter().flat_map(names).collect(),
+                });
         }
         match <[Descriptor; 1]>::try_from(images) {
             Ok([only]) => Ok(only),
-            Err(images) => Err(OciLayoutError::Ambiguous { count: images.len() }),
+            Err(images) => Err(OciLayoutError::Ambiguous {
+                count: images.len(),
+            }),
         }
     }
 
@@ -179,7 +203,11 @@ impl Layout {
                         return Ok(None);
                     }
                 }
-                return Ok(Some(Chosen { descriptor: descriptor.clone(), bytes, manifest }));
+                return Ok(Some(Chosen {
+                    descriptor: descriptor.clone(),
+                    bytes,
+                    manifest,
+                }));
             }
             Document::Index(index) => index,
         };
@@ -208,12 +236,20 @@ impl Layout {
 
     /// The platforms that an index tells, for an error message.
     fn platforms(&self, root: &Descriptor, limits: &Limits) -> Vec<String> {
-        let bytes = self.verified(root, limits.manifest_bytes).unwrap_or_default();
+        let bytes = self
+            .verified(root, limits.manifest_bytes)
+            .unwrap_or_default();
         let Ok(Document::Index(index)) = document(root, &bytes) else {
             return Vec::new();
         };
-        let platforms = index.manifests.iter().filter_map(|image| image.platform.as_ref());
-        platforms.take(20).map(|platform| Platform::from(platform).format_all()).collect()
+        let platforms = index
+            .manifests
+            .iter()
+            .filter_map(|image| image.platform.as_ref());
+        platforms
+            .take(20)
+            .map(|platform| Platform::from(platform).format_all())
+            .collect()
     }
 
     fn image(
@@ -222,9 +258,15 @@ impl Layout {
         chosen: Chosen,
         limits: &Limits,
     ) -> Result<ResolvedImage, OciLayoutError> {
-        let Chosen { descriptor, bytes, manifest } = chosen;
-        let refused =
-            |problem: String| OciLayoutError::Image { digest: descriptor.digest, problem };
+        let Chosen {
+            descriptor,
+            bytes,
+            manifest,
+        } = chosen;
+        let refused = |problem: String| OciLayoutError::Image {
+            digest: descriptor.digest,
+            problem,
+        };
         let config_bytes = self.verified(&manifest.config, limits.manifest_bytes)?;
         let config: ImageConfig = parse(&manifest.config.digest, &config_bytes)?;
         let ids = &config.rootfs.diff_ids;
@@ -235,7 +277,9 @@ impl Layout {
         }
         if count != ids.len() {
             let ids = ids.len();
-            return Err(refused(format!("it has {count} layers, its config tells {ids}")));
+            return Err(refused(format!(
+                "it has {count} layers, its config tells {ids}"
+            )));
         }
         if count > 0 && config.rootfs.kind != "layers" {
             return Err(refused("its config does not tell layers".to_owned()));
@@ -249,7 +293,12 @@ impl Layout {
                     let media_type = descriptor.media_type.escape_debug();
                     refused(format!("a layer has the media type `{media_type}`"))
                 })?;
-                Ok(ImageLayer { descriptor, diff_id, chain_id, compression })
+                Ok(ImageLayer {
+                    descriptor,
+                    diff_id,
+                    chain_id,
+                    compression,
+                })
             })
             .collect::<Result<Vec<_>, OciLayoutError>>()?;
         Ok(ResolvedImage {
@@ -268,8 +317,10 @@ fn parse<T: serde::de::DeserializeOwned>(
     digest: &BlobDigest,
     bytes: &[u8],
 ) -> Result<T, OciLayoutError> {
-    serde_json::from_slice(bytes)
-        .map_err(|source| OciLayoutError::Document { name: digest.to_string(), source })
+    serde_json::from_slice(bytes).map_err(|source| OciLayoutError::Document {
+        name: digest.to_string(),
+        source,
+    })
 }
 
 /// Decides what a document is, and refuses what could be two things.
@@ -280,10 +331,15 @@ fn document(descriptor: &Descriptor, bytes: &[u8]) -> Result<Document, OciLayout
     };
     let value: Value = parse(&descriptor.digest, bytes)?;
     let has = |key: &str| value.get(key).is_some();
-    let own = value.get("mediaType").and_then(Value::as_str).unwrap_or_default();
+    let own = value
+        .get("mediaType")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let told = &descriptor.media_type[..];
     if !own.is_empty() && !told.is_empty() && own != told {
-        return Err(confusing("its descriptor tells another media type".to_owned()));
+        return Err(confusing(
+            "its descriptor tells another media type".to_owned(),
+        ));
     }
     let listed = has("manifests");
     let single = has("layers") || has("config") || has("fsLayers");
@@ -300,11 +356,16 @@ fn document(descriptor: &Descriptor, bytes: &[u8]) -> Result<Document, OciLayout
         return Err(confusing("its schema version is not 2".to_owned()));
     }
     if media_type::is_manifest(kind) && !listed {
-        Ok(Document::Manifest(parse(&descriptor.digest, bytes)?))
+        Ok(Document::Manifest(Box::new(parse(
+            &descriptor.digest,
+            bytes,
+        )?)))
     } else if media_type::is_index(kind) && !single {
-        Ok(Document::Index(parse(&descriptor.digest, bytes)?))
+        Ok(Document::Index(Box::new(parse(&descriptor.digest, bytes)?)))
     } else {
         let kind = kind.escape_debug();
-        Err(confusing(format!("the media type `{kind}` is not what it contains")))
+        Err(confusing(format!(
+            "the media type `{kind}` is not what it contains"
+        )))
     }
 }

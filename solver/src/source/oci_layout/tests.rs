@@ -89,9 +89,15 @@ const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 fn unpack(layout: &Path, image: &ResolvedImage) -> Result<Vec<(Index, View)>, OciLayoutError> {
     let layout = Layout::open(layout)?;
     let options = ApplyOptions { privileged: false };
-    let folders: Vec<_> = image.layers.iter().map(|_| tempfile::tempdir().unwrap()).collect();
-    let handles: Vec<std::fs::File> =
-        folders.iter().map(|folder| std::fs::File::open(folder.path()).unwrap()).collect();
+    let folders: Vec<_> = image
+        .layers
+        .iter()
+        .map(|_| tempfile::tempdir().unwrap())
+        .collect();
+    let handles: Vec<std::fs::File> = folders
+        .iter()
+        .map(|folder| std::fs::File::open(folder.path()).unwrap())
+        .collect();
     let raws: Vec<_> = std::thread::scope(|scope| {
         let work = image.layers.iter().zip(&handles).map(|(layer, fs)| {
             let layout = &layout;
@@ -101,7 +107,9 @@ fn unpack(layout: &Path, image: &ResolvedImage) -> Result<Vec<(Index, View)>, Oc
             })
         });
         let work: Vec<_> = work.collect();
-        work.into_iter().map(|thread| thread.join().unwrap()).collect()
+        work.into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     });
     let mut view = View::empty();
     let mut done = Vec::new();
@@ -119,12 +127,25 @@ fn the_base_image_is_that_of_buildkit() {
     let facts: Value = serde_json::from_slice(&facts).unwrap();
     let layout = golden().join("layout");
     let image = resolve(&layout, &LayoutReference::name("v1")).unwrap();
-    assert_eq!(image.manifest.digest.to_string(), facts["manifest_amd64"].as_str().unwrap());
-    assert_eq!(image.config_digest.to_string(), facts["config_amd64"].as_str().unwrap());
-    let chain: Vec<String> = image.layers.iter().map(|l| l.chain_id.to_string()).collect();
+    assert_eq!(
+        image.manifest.digest.to_string(),
+        facts["manifest_amd64"].as_str().unwrap()
+    );
+    assert_eq!(
+        image.config_digest.to_string(),
+        facts["config_amd64"].as_str().unwrap()
+    );
+    let chain: Vec<String> = image
+        .layers
+        .iter()
+        .map(|l| l.chain_id.to_string())
+        .collect();
     assert_eq!(json!(chain), facts["chain_ids"]);
     let multi = resolve(&layout, &LayoutReference::name("example.org/base:multi")).unwrap();
-    assert_eq!(multi.root.digest.to_string(), facts["index"].as_str().unwrap());
+    assert_eq!(
+        multi.root.digest.to_string(),
+        facts["index"].as_str().unwrap()
+    );
     assert_eq!(multi.manifest.digest, image.manifest.digest);
     let arm = BlobDigest::of(b"").to_string();
     assert!(matches!(
@@ -146,7 +167,8 @@ fn the_tree_of_the_base_image() {
     let layers = unpack(&layout, &image).unwrap();
     let at = |layer: usize, path: &str| {
         let view = &layers[layer].1;
-        view.lookup(&TreePath::new(path).unwrap()).map(|node| node.entry().clone())
+        view.lookup(&TreePath::new(path).unwrap())
+            .map(|node| node.entry().clone())
     };
     assert_eq!(at(0, "bin/awk").unwrap().target[..], b"busybox"[..]);
     assert!(at(0, "opt/victim.txt").is_some());
@@ -159,16 +181,27 @@ fn the_tree_of_the_base_image() {
         .filter(|(_, entry)| entry.kind == Kind::Whiteout)
         .map(|(path, _)| path.to_string())
         .collect();
-    assert!(gone.iter().any(|path| path.starts_with("/opt/old/")), "{gone:?}");
+    assert!(
+        gone.iter().any(|path| path.starts_with("/opt/old/")),
+        "{gone:?}"
+    );
     assert!(layers[1].0.entries().iter().all(|(_, entry)| !entry.opaque));
-    assert_eq!(at(1, "usr/bin/suid").unwrap().attributes.mode & 0o7000, 0o4000);
-    let links: Vec<Entry> =
-        ["usr/lib/libx.so", "usr/lib/libx.so.1.2"].map(|path| at(1, path).unwrap()).into();
+    assert_eq!(
+        at(1, "usr/bin/suid").unwrap().attributes.mode & 0o7000,
+        0o4000
+    );
+    let links: Vec<Entry> = ["usr/lib/libx.so", "usr/lib/libx.so.1.2"]
+        .map(|path| at(1, path).unwrap())
+        .into();
     assert_ne!(links[0].link_group, 0);
     assert_eq!(links[0], links[1]);
     assert_eq!(at(2, "var/spool").unwrap().kind, Kind::Fifo);
     assert_eq!(
-        at(2, "etc/conf.d/x.conf").unwrap().attributes.xattrs.value(b"user.golden"),
+        at(2, "etc/conf.d/x.conf")
+            .unwrap()
+            .attributes
+            .xattrs
+            .value(b"user.golden"),
         Some(&b"hello"[..])
     );
 }
@@ -204,7 +237,10 @@ fn keys_are_those_of_buildkit() {
         "sha256:a4c677a6e6a6a43b7b00da08f4d36c82bd3fb5f4047c2b3639dc4fcaa056b2e3"
     );
     assert_eq!(chain_key(b"{}", None), None);
-    assert_eq!(chain_key(b"no", None), Some(BlobDigest::of(b"no").to_string()));
+    assert_eq!(
+        chain_key(b"no", None),
+        Some(BlobDigest::of(b"no").to_string())
+    );
 }
 
 #[test]
@@ -220,13 +256,21 @@ fn class_11_a_document_that_could_be_two_is_refused() {
     wrong["mediaType"] = json!(INDEX);
     let mut version = good.clone();
     version["schemaVersion"] = json!(1);
-    for (media_type, document) in
-        [(MANIFEST, &both), (INDEX, &both), (MANIFEST, &wrong), (INDEX, &good), ("", &both),
-         (MANIFEST, &version), ("text/plain", &good)]
-    {
+    for (media_type, document) in [
+        (MANIFEST, &both),
+        (INDEX, &both),
+        (MANIFEST, &wrong),
+        (INDEX, &good),
+        ("", &both),
+        (MANIFEST, &version),
+        ("text/plain", &good),
+    ] {
         built.index(&built.document(media_type, document));
         let error = built.resolve().unwrap_err();
-        assert!(matches!(error, OciLayoutError::Confusing { .. }), "{media_type} {error}");
+        assert!(
+            matches!(error, OciLayoutError::Confusing { .. }),
+            "{media_type} {error}"
+        );
     }
 }
 
@@ -242,10 +286,17 @@ fn class_11_wrong_bytes_fail_closed() {
     // Another diff id in the config.
     let other = BlobDigest::of(b"other").to_string();
     built.index(&built.document(MANIFEST, &built.image(&layer, &other)));
-    assert!(matches!(built.unpack().unwrap_err(), OciLayoutError::DiffId { .. }));
+    assert!(matches!(
+        built.unpack().unwrap_err(),
+        OciLayoutError::DiffId { .. }
+    ));
     // Another byte in the layer.
     built.index(&built.document(MANIFEST, &manifest));
-    let path = built.0.path().join("blobs/sha256").join(right.strip_prefix("sha256:").unwrap());
+    let path = built
+        .0
+        .path()
+        .join("blobs/sha256")
+        .join(right.strip_prefix("sha256:").unwrap());
     let mut bad = tar;
     bad[1000] = 1;
     std::fs::write(&path, bad).unwrap();
@@ -257,19 +308,24 @@ fn class_11_wrong_bytes_fail_closed() {
     // A byte more.
     std::fs::write(&path, [0; 1025]).unwrap();
     let error = built.unpack().unwrap_err();
-    assert!(matches!(error, OciLayoutError::Content(ContentError::Size { .. })));
+    assert!(matches!(
+        error,
+        OciLayoutError::Content(ContentError::Size { .. })
+    ));
     // More layers than diff ids.
     let mut more = manifest.clone();
     more["layers"] = json!([layer, layer]);
     built.index(&built.document(MANIFEST, &more));
-    assert!(matches!(built.resolve().unwrap_err(), OciLayoutError::Image { .. }));
+    assert!(matches!(
+        built.resolve().unwrap_err(),
+        OciLayoutError::Image { .. }
+    ));
 }
 
 #[test]
 fn class_12_large_documents_and_pipes_are_refused() {
     let built = Built::new();
-    let descriptor =
-        json!({"mediaType": MANIFEST, "digest": BlobDigest::of(b"").to_string(), "size": 1_u64 << 40});
+    let descriptor = json!({"mediaType": MANIFEST, "digest": BlobDigest::of(b"").to_string(), "size": 1_u64 << 40});
     let text = descriptor.to_string();
     let index = format!(r#"{{"schemaVersion":2,"manifests":[{text}]}}"#);
     std::fs::write(built.0.path().join("index.json"), index).unwrap();
@@ -279,7 +335,10 @@ fn class_12_large_documents_and_pipes_are_refused() {
     ));
     let path = built.0.path().join("index.json");
     std::fs::write(&path, vec![b' '; 9 << 20]).unwrap();
-    assert!(matches!(built.resolve().unwrap_err(), OciLayoutError::DocumentTooLarge { .. }));
+    assert!(matches!(
+        built.resolve().unwrap_err(),
+        OciLayoutError::DocumentTooLarge { .. }
+    ));
     std::fs::remove_file(&path).unwrap();
     rustix::fs::mknodat(
         rustix::fs::CWD,
@@ -289,5 +348,8 @@ fn class_12_large_documents_and_pipes_are_refused() {
         0,
     )
     .unwrap();
-    assert!(matches!(built.resolve().unwrap_err(), OciLayoutError::Confusing { .. }));
+    assert!(matches!(
+        built.resolve().unwrap_err(),
+        OciLayoutError::Confusing { .. }
+    ));
 }

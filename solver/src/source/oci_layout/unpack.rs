@@ -74,16 +74,25 @@ impl Layout {
         let mut source = self.layer(layer, limits)?;
         let (full_sender, full) = sync_channel(PIECES);
         let (empty, empty_receiver) = channel();
-        let reader = Pieces { full, empty, piece: Vec::new(), at: 0 };
+        let reader = Pieces {
+            full,
+            empty,
+            piece: Vec::new(),
+            at: 0,
+        };
         let (applied, found) = std::thread::scope(|scope| {
             let inflate = move || {
                 send_pieces(&mut source, &full_sender, &empty_receiver);
                 source.diff_id()
             };
             let thread = std::thread::Builder::new().name("ashlar-inflate".to_owned());
-            let thread = thread.spawn_scoped(scope, inflate).map_err(|source| {
-                OciLayoutError::Io { name: "a thread to inflate a layer".to_owned(), source }
-            })?;
+            let thread =
+                thread
+                    .spawn_scoped(scope, inflate)
+                    .map_err(|source| OciLayoutError::Io {
+                        name: "a thread to inflate a layer".to_owned(),
+                        source,
+                    })?;
             // The reader is dropped inside, so that the other thread ends.
             let applied = apply(reader, fs, options, limits, cancel);
             let found: DiffId = match thread.join() {
@@ -98,7 +107,11 @@ impl Layout {
         })?;
         if found != layer.diff_id {
             let expected = layer.diff_id;
-            return Err(OciLayoutError::DiffId { digest, expected, found });
+            return Err(OciLayoutError::DiffId {
+                digest,
+                expected,
+                found,
+            });
         }
         Ok(raw)
     }
@@ -111,7 +124,9 @@ fn send_pieces(
     empty: &Receiver<Vec<u8>>,
 ) {
     loop {
-        let mut piece = empty.try_recv().unwrap_or_else(|_| Vec::with_capacity(PIECE));
+        let mut piece = empty
+            .try_recv()
+            .unwrap_or_else(|_| Vec::with_capacity(PIECE));
         piece.clear();
         let filled = source.by_ref().take(PIECE as u64).read_to_end(&mut piece);
         let last = !matches!(filled, Ok(1..));

@@ -23,8 +23,15 @@ fn header(path: &str, kind: TarKind, link: &str) -> Header {
         uid: 0,
         gid: 0,
         size: 0,
-        mtime: Timestamp { seconds: T, nanoseconds: 0 },
-        device: if device { Device { major: 1, minor: 3 } } else { Device::default() },
+        mtime: Timestamp {
+            seconds: T,
+            nanoseconds: 0,
+        },
+        device: if device {
+            Device { major: 1, minor: 3 }
+        } else {
+            Device::default()
+        },
         xattrs: Vec::new(),
         sparse: false,
     }
@@ -87,7 +94,10 @@ impl Jail {
         std::fs::write(folder.path().join("canary"), "alive").unwrap();
         let mode = std::fs::Permissions::from_mode(0o640);
         std::fs::set_permissions(folder.path().join("canary"), mode).unwrap();
-        Self { folder, privileged: rustix::process::geteuid().is_root() }
+        Self {
+            folder,
+            privileged: rustix::process::geteuid().is_root(),
+        }
     }
 
     fn fs(&self) -> std::path::PathBuf {
@@ -100,7 +110,9 @@ impl Jail {
 
     fn limited(&self, tar: &[u8], limits: &Limits) -> Result<RawLayer, ApplyError> {
         let fs = std::fs::File::open(self.fs()).unwrap();
-        let options = ApplyOptions { privileged: self.privileged };
+        let options = ApplyOptions {
+            privileged: self.privileged,
+        };
         let result = apply(tar, fs.as_fd(), options, limits, &Cancel::new());
         self.check_canary();
         result
@@ -135,7 +147,10 @@ fn path(text: &str) -> TreePath {
 }
 
 fn at(index: &Index, text: &str) -> Entry {
-    index.lookup(&path(text)).unwrap_or_else(|| panic!("{text} in {index:?}")).clone()
+    index
+        .lookup(&path(text))
+        .unwrap_or_else(|| panic!("{text} in {index:?}"))
+        .clone()
 }
 
 fn names(index: &Index) -> Vec<String> {
@@ -153,7 +168,8 @@ fn names(index: &Index) -> Vec<String> {
 
 fn base(entries: &[&str]) -> View {
     let jail = Jail::new();
-    jail.index(&tar(entries)).onto(&View::empty(), Arc::new(Below(jail.fs())))
+    jail.index(&tar(entries))
+        .onto(&View::empty(), Arc::new(Below(jail.fs())))
 }
 
 #[test]
@@ -161,8 +177,14 @@ fn files_are_hashed_and_have_what_the_archive_says() {
     let jail = Jail::new();
     let mut file = header("dir/file", TarKind::File, "");
     file.mode = 0o4751;
-    file.mtime = Timestamp { seconds: -5, nanoseconds: 250_000_000 };
-    file.xattrs = vec![(b"user.b".to_vec(), b"\n\0=".to_vec()), (b"user.a".to_vec(), vec![])];
+    file.mtime = Timestamp {
+        seconds: -5,
+        nanoseconds: 250_000_000,
+    };
+    file.xattrs = vec![
+        (b"user.b".to_vec(), b"\n\0=".to_vec()),
+        (b"user.a".to_vec(), vec![]),
+    ];
     let mut dir = header("dir/", TarKind::Directory, "");
     dir.mode = 0o1700;
     let index = jail.index(&archive([(dir, ""), (file, "hello")]));
@@ -171,10 +193,16 @@ fn files_are_hashed_and_have_what_the_archive_says() {
     assert_eq!(on_disk.mode() & 0o7777, 0o4751);
     assert_eq!((on_disk.mtime(), on_disk.mtime_nsec()), (-5, 250_000_000));
     assert_eq!(entry.attributes.mtime.seconds, -5);
-    assert_eq!(entry.attributes.xattrs.value(b"user.b"), Some(&b"\n\0="[..]));
+    assert_eq!(
+        entry.attributes.xattrs.value(b"user.b"),
+        Some(&b"\n\0="[..])
+    );
     assert_eq!(entry.attributes.xattrs.value(b"user.a"), Some(&b""[..]));
     let mut data = &b"hello"[..];
-    assert_eq!(entry.digest, Some(file_digest(&entry, Some(&mut data)).unwrap()));
+    assert_eq!(
+        entry.digest,
+        Some(file_digest(&entry, Some(&mut data)).unwrap())
+    );
     let dir = std::fs::symlink_metadata(jail.fs().join("dir")).unwrap();
     assert_eq!((dir.mode() & 0o7777, dir.mtime()), (0o1700, T));
 }
@@ -188,15 +216,27 @@ fn class_9_names_cannot_leave_the_layer() {
         "a/../../../../b=2",
         "./././c=3",
         "x/y/../../../canary2/=4",
-    ].map(|text| text.trim_end_matches("=4"))));
+    ]
+    .map(|text| text.trim_end_matches("=4"))));
     let expected = ["absolute/", "absolute/file", "b", "c", "canary", "canary2/"];
     assert_eq!(names(&index), expected);
-    assert_eq!(std::fs::read_to_string(jail.fs().join("canary")).unwrap(), "evil");
+    assert_eq!(
+        std::fs::read_to_string(jail.fs().join("canary")).unwrap(),
+        "evil"
+    );
 }
 
 #[test]
 fn class_9_links_are_followed_inside_the_layer_only() {
-    for target in ["/", "..", "../..", "/../../..", ".", "/canary/..", "a/../.."] {
+    for target in [
+        "/",
+        "..",
+        "../..",
+        "/../../..",
+        ".",
+        "/canary/..",
+        "a/../..",
+    ] {
         let jail = Jail::new();
         let link = format!("out->{target}");
         let tar = tar(&[&link, "out/canary=evil", "out/new/deep=1"]);
@@ -204,9 +244,16 @@ fn class_9_links_are_followed_inside_the_layer_only() {
             Ok(_) => {
                 jail.check_canary();
                 let inside = jail.fs().join("canary");
-                assert_eq!(std::fs::read_to_string(inside).unwrap_or_default(), "evil", "{target}");
+                assert_eq!(
+                    std::fs::read_to_string(inside).unwrap_or_default(),
+                    "evil",
+                    "{target}"
+                );
             }
-            Err(error) => assert!(matches!(error, ApplyError::NotADirectory { .. }), "{target} {error}"),
+            Err(error) => assert!(
+                matches!(error, ApplyError::NotADirectory { .. }),
+                "{target} {error}"
+            ),
         }
     }
     // To a path of the host that exists.
@@ -217,7 +264,11 @@ fn class_9_links_are_followed_inside_the_layer_only() {
     // The link itself is replaced, not what it leads to.
     let jail = Jail::new();
     jail.raw(&tar(&["file->../canary", "file=evil"])).unwrap();
-    assert!(std::fs::symlink_metadata(jail.fs().join("file")).unwrap().is_file());
+    assert!(
+        std::fs::symlink_metadata(jail.fs().join("file"))
+            .unwrap()
+            .is_file()
+    );
     // A directory entry over a link sets nothing on its target (the deferred chmod).
     let jail = Jail::new();
     let index = jail.index(&tar(&["dir->../", "dir/"]));
@@ -249,16 +300,30 @@ fn class_9_hard_links_lead_to_earlier_entries_only() {
         &["d/", "d/f=1", "d=>d/f"],
     ] {
         let error = Jail::refused(&tar(bad));
-        assert!(matches!(error, ApplyError::HardLink { .. }), "{bad:?} {error:?}");
+        assert!(
+            matches!(error, ApplyError::HardLink { .. }),
+            "{bad:?} {error:?}"
+        );
     }
     // Through a link to a directory of the layer, and to a link itself.
     let jail = Jail::new();
-    let index = jail.index(&tar(&["d/", "d/f=1", "l->d", "h=>l/f", "s->../canary", "t=>s"]));
+    let index = jail.index(&tar(&[
+        "d/",
+        "d/f=1",
+        "l->d",
+        "h=>l/f",
+        "s->../canary",
+        "t=>s",
+    ]));
     assert_eq!(at(&index, "h"), at(&index, "d/f"));
     assert_ne!(at(&index, "h").link_group, 0);
     assert_eq!(at(&index, "t").kind, Kind::Symlink);
     assert_ne!(at(&index, "t").link_group, at(&index, "h").link_group);
-    let inode = |name: &str| std::fs::symlink_metadata(jail.fs().join(name)).unwrap().ino();
+    let inode = |name: &str| {
+        std::fs::symlink_metadata(jail.fs().join(name))
+            .unwrap()
+            .ino()
+    };
     assert_eq!(inode("h"), inode("d/f"));
     assert_eq!(inode("t"), inode("s"));
 }
@@ -267,15 +332,24 @@ fn class_9_hard_links_lead_to_earlier_entries_only() {
 fn class_9_devices() {
     let mut zero = header("null", TarKind::CharDevice, "");
     zero.device = Device::default();
-    assert!(matches!(Jail::refused(&archive([(zero, "")])), ApplyError::WhiteoutDevice { .. }));
+    assert!(matches!(
+        Jail::refused(&archive([(zero, "")])),
+        ApplyError::WhiteoutDevice { .. }
+    ));
     let tar = archive([(header("null", TarKind::CharDevice, ""), "")]);
     let mut jail = Jail::new();
     let entry = at(&jail.index(&tar), "null");
-    assert_eq!((entry.kind, entry.device), (Kind::CharDevice, Device { major: 1, minor: 3 }));
+    assert_eq!(
+        (entry.kind, entry.device),
+        (Kind::CharDevice, Device { major: 1, minor: 3 })
+    );
     let on_disk = std::fs::symlink_metadata(jail.fs().join("null")).unwrap();
     assert_eq!(on_disk.file_type().is_char_device(), jail.privileged);
     // Without privileges: an empty file on disk, the device in the index.
-    jail = Jail { privileged: false, ..Jail::new() };
+    jail = Jail {
+        privileged: false,
+        ..Jail::new()
+    };
     assert_eq!(at(&jail.index(&tar), "null"), entry);
     let on_disk = std::fs::symlink_metadata(jail.fs().join("null")).unwrap();
     assert!(on_disk.is_file());
@@ -285,10 +359,16 @@ fn class_9_devices() {
 fn class_9_removals_cannot_name_anything_else() {
     for bad in [".wh.=", ".wh..=", ".wh...=", "d/.wh...=", ".wh.x/y=1"] {
         let error = Jail::refused(&tar(&[bad]));
-        assert!(matches!(error, ApplyError::Whiteout { .. }), "{bad} {error:?}");
+        assert!(
+            matches!(error, ApplyError::Whiteout { .. }),
+            "{bad} {error:?}"
+        );
     }
     let jail = Jail::new();
-    assert_eq!(names(&jail.index(&tar(&["../../.wh.canary="]))), ["canary gone"]);
+    assert_eq!(
+        names(&jail.index(&tar(&["../../.wh.canary="]))),
+        ["canary gone"]
+    );
     jail.check_canary();
 }
 
@@ -296,11 +376,20 @@ fn class_9_removals_cannot_name_anything_else() {
 fn class_9_attributes_of_the_overlay_are_dropped() {
     let jail = Jail::new();
     let mut file = header("d/", TarKind::Directory, "");
-    for name in ["trusted.overlay.redirect", "user.overlay.opaque", "user.kept"] {
+    for name in [
+        "trusted.overlay.redirect",
+        "user.overlay.opaque",
+        "user.kept",
+    ] {
         file.xattrs.push((name.into(), b"/".to_vec()));
     }
     let index = jail.index(&archive([(file, "")]));
-    let kept: Vec<_> = at(&index, "d").attributes.xattrs.iter().map(|x| x.0.to_vec()).collect();
+    let kept: Vec<_> = at(&index, "d")
+        .attributes
+        .xattrs
+        .iter()
+        .map(|x| x.0.to_vec())
+        .collect();
     assert_eq!(kept, [b"user.kept".to_vec()]);
     let mut list = [0; 1024];
     let length = rustix::fs::listxattr(jail.fs().join("d"), &mut list).unwrap_or(0);
@@ -309,7 +398,10 @@ fn class_9_attributes_of_the_overlay_are_dropped() {
 
 #[test]
 fn class_9_without_privileges_nothing_is_unreadable_or_foreign() {
-    let jail = Jail { privileged: false, ..Jail::new() };
+    let jail = Jail {
+        privileged: false,
+        ..Jail::new()
+    };
     let mut file = header("dir/file", TarKind::File, "");
     (file.mode, file.uid, file.gid) = (0o2000, 123, 456);
     file.xattrs = vec![(b"security.capability".to_vec(), b"x".to_vec())];
@@ -318,7 +410,13 @@ fn class_9_without_privileges_nothing_is_unreadable_or_foreign() {
     let index = jail.index(&archive([(dir, ""), (file, "x")]));
     let entry = at(&index, "dir/file");
     assert_eq!((entry.attributes.mode, entry.attributes.uid), (0o2000, 123));
-    assert!(entry.attributes.xattrs.value(b"security.capability").is_some());
+    assert!(
+        entry
+            .attributes
+            .xattrs
+            .value(b"security.capability")
+            .is_some()
+    );
     let on_disk = std::fs::symlink_metadata(jail.fs().join("dir/file")).unwrap();
     assert_eq!(on_disk.mode() & 0o400, 0o400);
     assert_eq!(on_disk.uid(), rustix::process::geteuid().as_raw());
@@ -331,11 +429,15 @@ fn class_9_without_privileges_nothing_is_unreadable_or_foreign() {
 fn the_later_of_two_entries_counts() {
     let jail = Jail::new();
     let index = jail.index(&tar(&[
-        "a=1", "a=22", "d/", "d/x=1", "d/e/", "d/e/y=2", "d->a", "f=1", "f/", "f/g=3", "m/", "m/x=1", "m/",
+        "a=1", "a=22", "d/", "d/x=1", "d/e/", "d/e/y=2", "d->a", "f=1", "f/", "f/g=3", "m/",
+        "m/x=1", "m/",
     ]));
     assert_eq!(names(&index), ["a", "d", "f/", "f/g", "m/", "m/x"]);
     assert_eq!(at(&index, "a").size, 2);
-    assert_eq!(std::fs::read_link(jail.fs().join("d")).unwrap(), Path::new("a"));
+    assert_eq!(
+        std::fs::read_link(jail.fs().join("d")).unwrap(),
+        Path::new("a")
+    );
 }
 
 #[test]
@@ -344,26 +446,64 @@ fn directories_that_are_not_mentioned_are_those_of_the_base() {
     (known.mode, known.gid) = (0o2775, 7);
     let below = Jail::new();
     let base = below
-        .index(&archive([(known, ""), (header("lib", TarKind::Symlink, "known"), "")]))
+        .index(&archive([
+            (known, ""),
+            (header("lib", TarKind::Symlink, "known"), ""),
+        ]))
         .onto(&View::empty(), Arc::new(Below(below.fs())));
     let jail = Jail::new();
-    let index = jail.on(&base, &tar(&["known/a=1", "new/b=1", "lib/c=1"])).index;
-    assert_eq!(names(&index), ["known/", "known/a", "lib/!", "lib/c", "new/", "new/b"]);
+    let index = jail
+        .on(&base, &tar(&["known/a=1", "new/b=1", "lib/c=1"]))
+        .index;
+    assert_eq!(
+        names(&index),
+        ["known/", "known/a", "lib/!", "lib/c", "new/", "new/b"]
+    );
     let known = at(&index, "known").attributes;
     assert_eq!((known.mode, known.gid, known.mtime.seconds), (0o2775, 7, T));
     let on_disk = std::fs::symlink_metadata(jail.fs().join("known")).unwrap();
     assert_eq!((on_disk.mode() & 0o7777, on_disk.mtime()), (0o2775, T));
     assert_eq!(at(&index, "lib").attributes.mode, 0o2775);
-    let plain = Attributes { mode: 0o755, ..Attributes::default() };
+    let plain = Attributes {
+        mode: 0o755,
+        ..Attributes::default()
+    };
     assert_eq!(at(&index, "new").attributes, plain);
 }
 
 #[test]
 fn removals_are_explicit_in_normal_form() {
-    let base = base(&["d/", "d/a=1", "d/sub/", "d/sub/x=1", "d/sub/y=1", "e=1", "f/", "f/x=1"]);
+    let base = base(&[
+        "d/",
+        "d/a=1",
+        "d/sub/",
+        "d/sub/x=1",
+        "d/sub/y=1",
+        "e=1",
+        "f/",
+        "f/x=1",
+    ]);
     let jail = Jail::new();
-    let done = jail.on(&base, &tar(&["d/", "d/sub/", "d/sub/y=2", "d/.wh..wh..opq=", "e/", ".wh.f="]));
-    let expected = ["d/", "d/a gone", "d/sub/", "d/sub/x gone", "d/sub/y", "e/!", "f gone"];
+    let done = jail.on(
+        &base,
+        &tar(&[
+            "d/",
+            "d/sub/",
+            "d/sub/y=2",
+            "d/.wh..wh..opq=",
+            "e/",
+            ".wh.f=",
+        ]),
+    );
+    let expected = [
+        "d/",
+        "d/a gone",
+        "d/sub/",
+        "d/sub/x gone",
+        "d/sub/y",
+        "e/!",
+        "f gone",
+    ];
     assert_eq!(names(&done.index), expected);
     assert_eq!(done.opaque.into_iter().collect::<Vec<_>>(), [path("d")]);
     let whiteout = std::fs::symlink_metadata(jail.fs().join("d/a")).unwrap();
@@ -372,7 +512,12 @@ fn removals_are_explicit_in_normal_form() {
     let left: Vec<_> = view.walk().map(|(path, _)| path.to_string()).collect();
     assert_eq!(left, ["/d", "/d/sub", "/d/sub/y", "/e"]);
     // The times of directories are not those of the removals made in them.
-    assert_eq!(std::fs::symlink_metadata(jail.fs().join("d")).unwrap().mtime(), T);
+    assert_eq!(
+        std::fs::symlink_metadata(jail.fs().join("d"))
+            .unwrap()
+            .mtime(),
+        T
+    );
 }
 
 #[test]
@@ -382,7 +527,9 @@ fn a_removal_beside_a_new_entry_is_about_the_base() {
         let index = Jail::new().on(&base, &tar(order)).index;
         assert_eq!(names(&index), ["d/", "d/a gone", "d/b"]);
     }
-    let index = Jail::new().on(&base, &tar(&[".wh.nothing=", ".wh..wh..opq=", "x=2"])).index;
+    let index = Jail::new()
+        .on(&base, &tar(&[".wh.nothing=", ".wh..wh..opq=", "x=2"]))
+        .index;
     assert_eq!(names(&index), ["d gone", "nothing gone", "x"]);
 }
 
@@ -402,9 +549,15 @@ fn class_12_limits() {
     let error = Jail::new().limited(&many, &limits(2, 100)).unwrap_err();
     assert!(matches!(error, ApplyError::TooLarge { .. }));
     let long = format!("{}=1", "n".repeat(256));
-    assert!(matches!(Jail::refused(&tar(&[&long])), ApplyError::Name { .. }));
+    assert!(matches!(
+        Jail::refused(&tar(&[&long])),
+        ApplyError::Name { .. }
+    ));
     let deep = format!("{}f=1", "d/".repeat(2048));
-    assert!(matches!(Jail::refused(&tar(&[&deep])), ApplyError::Name { .. }));
+    assert!(matches!(
+        Jail::refused(&tar(&[&deep])),
+        ApplyError::Name { .. }
+    ));
 }
 
 #[test]
@@ -426,7 +579,10 @@ fn class_10_truncation_is_noticed_at_every_block() {
             continue;
         }
         let error = Jail::refused(&whole[..cut]);
-        assert!(matches!(error, ApplyError::Tar(TarError::Truncated { .. })), "{cut} {error}");
+        assert!(
+            matches!(error, ApplyError::Tar(TarError::Truncated { .. })),
+            "{cut} {error}"
+        );
     }
     // Without the two blocks at the end, as Go accepts it.
     assert_eq!(Jail::new().raw(&whole[..end]).unwrap().entries(), 3);

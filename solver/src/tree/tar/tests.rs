@@ -28,11 +28,16 @@ fn pax(records: &[&str]) -> Vec<u8> {
     let text: String = records
         .iter()
         .map(|record| {
-            let length = (record.len() + 3..).find(|n| n.to_string().len() + record.len() + 2 == *n);
+            let length =
+                (record.len() + 3..).find(|n| n.to_string().len() + record.len() + 2 == *n);
             format!("{} {record}\n", length.unwrap())
         })
         .collect();
-    [block("PaxHeaders.0/x", b'x', text.len() as u64, |_| ()), data(text.as_bytes())].concat()
+    [
+        block("PaxHeaders.0/x", b'x', text.len() as u64, |_| ()),
+        data(text.as_bytes()),
+    ]
+    .concat()
 }
 
 fn raw_pax(text: &[u8], kind: u8) -> Vec<u8> {
@@ -40,7 +45,11 @@ fn raw_pax(text: &[u8], kind: u8) -> Vec<u8> {
 }
 
 fn file(name: &str, content: &str) -> Vec<u8> {
-    [block(name, b'0', content.len() as u64, |_| ()), data(content.as_bytes())].concat()
+    [
+        block(name, b'0', content.len() as u64, |_| ()),
+        data(content.as_bytes()),
+    ]
+    .concat()
 }
 
 type Entries = Vec<(Header, Vec<u8>)>;
@@ -49,7 +58,7 @@ fn read(parts: &[Vec<u8>]) -> Result<Entries, TarError> {
     let bytes = [parts.concat(), vec![0; 2 * BLOCK]].concat();
     let mut reader = TarReader::new(&bytes[..]);
     let mut entries = Vec::new();
-    while let Some(header) = reader.next()? {
+    while let Some(header) = reader.next_entry()? {
         let parts = reader.parts().map(<[_]>::to_vec);
         let mut stored = Vec::new();
         loop {
@@ -64,7 +73,8 @@ fn read(parts: &[Vec<u8>]) -> Result<Entries, TarError> {
             content = vec![0; usize::try_from(header.size).unwrap()];
             let mut rest = &stored[..];
             for (offset, length) in parts {
-                let (offset, length) = (offset as usize, length as usize);
+                let number = |value: u64| usize::try_from(value).unwrap();
+                let (offset, length) = (number(offset), number(length));
                 content[offset..offset + length].copy_from_slice(&rest[..length]);
                 rest = &rest[length..];
             }
@@ -76,7 +86,10 @@ fn read(parts: &[Vec<u8>]) -> Result<Entries, TarError> {
 
 fn malformed(parts: &[Vec<u8>]) {
     let result = read(parts);
-    assert!(matches!(result, Err(TarError::Malformed { .. })), "{result:?}");
+    assert!(
+        matches!(result, Err(TarError::Malformed { .. })),
+        "{result:?}"
+    );
 }
 
 #[test]
@@ -89,17 +102,27 @@ fn what_is_written_is_read() {
         uid: 3_000_000,
         gid: 5,
         size: if kind == TarKind::File { 700 } else { 0 },
-        mtime: Timestamp { seconds: -7, nanoseconds: 30 },
+        mtime: Timestamp {
+            seconds: -7,
+            nanoseconds: 30,
+        },
         device: Device::default(),
         xattrs: vec![(b"user.x".to_vec(), b"a\n=\0".to_vec())],
         sparse: false,
     };
     let mut device = header("dev".to_owned(), TarKind::BlockDevice, String::new());
-    device.device = Device { major: 259, minor: 70_000 };
+    device.device = Device {
+        major: 259,
+        minor: 70_000,
+    };
     let headers = [
         header("a".to_owned(), TarKind::File, String::new()),
         header("ümlaut".repeat(40), TarKind::File, String::new()),
-        header(format!("{}/", "long/".repeat(60)), TarKind::Directory, String::new()),
+        header(
+            format!("{}/", "long/".repeat(60)),
+            TarKind::Directory,
+            String::new(),
+        ),
         header("link".to_owned(), TarKind::Symlink, "t".repeat(300)),
         header("hard".to_owned(), TarKind::HardLink, "a".to_owned()),
         device,
@@ -109,11 +132,19 @@ fn what_is_written_is_read() {
     let mut writer = TarWriter::new(&mut out);
     for header in &headers {
         writer.header(header, TarFormat::Pax).unwrap();
-        writer.data(&vec![b'x'; usize::try_from(header.size).unwrap()]).unwrap();
+        writer
+            .data(&vec![b'x'; usize::try_from(header.size).unwrap()])
+            .unwrap();
     }
     assert_eq!(writer.finish().unwrap(), out.len() as u64);
     let found = read(&[out]).unwrap();
-    assert_eq!(found.iter().map(|(header, _)| header.clone()).collect::<Vec<_>>(), headers);
+    assert_eq!(
+        found
+            .iter()
+            .map(|(header, _)| header.clone())
+            .collect::<Vec<_>>(),
+        headers
+    );
 }
 
 #[test]
@@ -121,8 +152,12 @@ fn class_10_sizes_of_pax_and_header_are_one() {
     // The inner "file" is data of the outer one for everybody.
     let inner = file("smuggled", "evil");
     let outer = block("outer", b'0', 0, |_| ());
-    let found =
-        read(&[pax(&[&format!("size={}", inner.len())]), outer, inner.clone()]).unwrap();
+    let found = read(&[
+        pax(&[&format!("size={}", inner.len())]),
+        outer,
+        inner.clone(),
+    ])
+    .unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].1, inner);
     // A size on something without data: readers disagree about what follows.
@@ -132,7 +167,15 @@ fn class_10_sizes_of_pax_and_header_are_one() {
         with_link = block("x", kind, 0, |block| block[157] = b't');
         malformed(&[pax(&["size=1024"]), with_link, inner.clone()]);
     }
-    for size in ["-1", "+1", "0x10", " 1", "1 ", "99999999999999999999", "9223372036854775808"] {
+    for size in [
+        "-1",
+        "+1",
+        "0x10",
+        " 1",
+        "1 ",
+        "99999999999999999999",
+        "9223372036854775808",
+    ] {
         malformed(&[pax(&[&format!("size={size}")]), file("f", "x")]);
     }
 }
@@ -175,7 +218,10 @@ fn class_10_names_in_two_ways_and_headers_out_of_place() {
     malformed(&[pax(&["uid=4294967296"]), file("f", "")]);
     malformed(&[pax(&["uid=-1"]), file("f", "")]);
     let comment = raw_pax(b"13 comment=x\n", b'g');
-    assert_eq!(read(&[comment, long, file("f", "")]).unwrap()[0].0.path, b"n");
+    assert_eq!(
+        read(&[comment, long, file("f", "")]).unwrap()[0].0.path,
+        b"n"
+    );
 }
 
 #[test]
@@ -209,7 +255,9 @@ fn checksums_and_kinds() {
     assert!(matches!(result, Err(TarError::Unsupported { .. })));
     let old = block("dir/", 0, 0, |block| block[257..265].fill(0));
     assert_eq!(read(&[old]).unwrap()[0].0.kind, TarKind::Directory);
-    let prefixed = block("name", b'0', 0, |block| block[345..351].copy_from_slice(b"pre/fi"));
+    let prefixed = block("name", b'0', 0, |block| {
+        block[345..351].copy_from_slice(b"pre/fi")
+    });
     assert_eq!(read(&[prefixed]).unwrap()[0].0.path, b"pre/fi/name");
 }
 
@@ -226,7 +274,11 @@ fn sparse_files_of_all_versions() {
     let whole: Vec<u8> = [&b"head"[..], &[0; 1000], b"tail"].concat();
     let stored = data(b"headtail");
     let v01 = [
-        pax(&["GNU.sparse.size=1008", "GNU.sparse.numblocks=2", "GNU.sparse.map=0,4,1004,4"]),
+        pax(&[
+            "GNU.sparse.size=1008",
+            "GNU.sparse.numblocks=2",
+            "GNU.sparse.map=0,4,1004,4",
+        ]),
         block("f", b'0', 8, |_| ()),
         stored.clone(),
     ];
@@ -242,7 +294,11 @@ fn sparse_files_of_all_versions() {
         stored.clone(),
     ];
     let map = data(b"2\n0\n4\n1004\n4\n");
-    let head = ["GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=f"];
+    let head = [
+        "GNU.sparse.major=1",
+        "GNU.sparse.minor=0",
+        "GNU.sparse.name=f",
+    ];
     let v10 = [
         pax(&[head[0], head[1], head[2], "GNU.sparse.realsize=1008"]),
         block("GNUSparseFile.0/f", b'0', 520, |_| ()),
@@ -260,18 +316,32 @@ fn sparse_files_of_all_versions() {
     ];
     for archive in [&v00[..], &v01, &v10, &old] {
         let found = read(&[&archive.concat()[..], &file("next", "n")].map(<[u8]>::to_vec)).unwrap();
-        assert_eq!((found[0].0.path.clone(), found[0].0.sparse), (b"f".to_vec(), true));
+        assert_eq!(
+            (found[0].0.path.clone(), found[0].0.sparse),
+            (b"f".to_vec(), true)
+        );
         assert_eq!(found[0].1, whole);
         assert_eq!(found[1].0.path, b"next");
     }
-    for map in ["0,4,3,4", "0,4,1005,4", "0,4", "0,4,1004", "0,4,1004,5", "1,18446744073709551615"] {
+    for map in [
+        "0,4,3,4",
+        "0,4,1005,4",
+        "0,4",
+        "0,4,1004",
+        "0,4,1004,5",
+        "1,18446744073709551615",
+    ] {
         malformed(&[
             pax(&["GNU.sparse.size=1008", &format!("GNU.sparse.map={map}")]),
             block("f", b'0', 8, |_| ()),
             stored.clone(),
         ]);
     }
-    let unknown = pax(&["GNU.sparse.major=2", "GNU.sparse.minor=0", "GNU.sparse.realsize=8"]);
+    let unknown = pax(&[
+        "GNU.sparse.major=2",
+        "GNU.sparse.minor=0",
+        "GNU.sparse.realsize=8",
+    ]);
     let result = read(&[unknown, file("f", "headtail")]);
     assert!(matches!(result, Err(TarError::Unsupported { .. })));
 }
