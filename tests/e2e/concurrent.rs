@@ -124,7 +124,7 @@ fn process_graph(own: &str, root: bool) -> State {
 pub fn role(arguments: &[&str]) {
     let [root, folder, own, out] = arguments[..] else { panic!("{arguments:?}") };
     let state = process_graph(own, support::is_root());
-    let platform = Platform::of_target(std::env::consts::OS, std::env::consts::ARCH);
+    let platform = Platform::of_target();
     let definition = state.marshal(&Constraints::new(platform)).unwrap();
     let folder = Path::new(folder);
     let request = SolveRequest::new(definition)

@@ -239,7 +239,8 @@ fn needs_a_runtime() {
     let solver = builder().runtime(runtime.handle().clone()).build().unwrap();
     let state = llb::scratch().file(mkdir("/made"));
     let handle = solver.solve(support::request(&state));
-    let solved = futures::executor::block_on(handle.result()).unwrap();
+    let elsewhere = Builder::new_current_thread().build().unwrap();
+    let solved = elsewhere.block_on(handle.result()).unwrap();
     assert_eq!(ran(&solved).len(), 1);
 
     let error = runtime.block_on(async { Solver::builder().build().unwrap_err() });

@@ -97,7 +97,7 @@ pub fn busybox_state() -> State {
 }
 
 pub fn request(state: &State) -> SolveRequest {
-    let platform = Platform::of_target(std::env::consts::OS, std::env::consts::ARCH);
+    let platform = Platform::of_target();
     SolveRequest::new(state.marshal(&Constraints::new(platform)).unwrap())
 }
 
