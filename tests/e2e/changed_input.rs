@@ -36,7 +36,9 @@ fn rewrite(path: &Path, letter: u8) {
 /// Fails unless the error says that a file changed.
 fn check_changed(error: &SolveError) {
     let SolveError::Vertex { failure, .. } = error else { panic!("{error}") };
-    let changed = matches!(failure.downcast_ref(), Some(WriteError::InputChanged { .. }));
+    let causes = std::iter::successors(Some(failure.as_error()), |error| error.source());
+    let mut causes = causes.filter_map(|error| error.downcast_ref());
+    let changed = causes.any(|error| matches!(error, WriteError::InputChanged { .. }));
     assert!(changed, "{}", failure.chain());
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -20,7 +20,7 @@ fn fixed_graph() -> State {
     llb::scratch()
         .file(all)
         .file(mkdir("/made").mode(0o700).created(then()))
-        .file(mkfile("/made.txt", "made\n").mode(0o4755).owner((1, 2)).created(then()))
+        .file(mkfile("/made.txt", "made\n").mode(0o755).owner((1, 2)).created(then()))
         .file(copy(&context, "/random", "/copied").created(then()).owner("1000:1000"))
 }
 
@@ -158,7 +158,10 @@ fn local_export_keeps_what_an_image_cannot_lose() {
         symlink("one", folder.path().join("context/link")).unwrap();
         let context = llb::local("context");
         let state = llb::scratch().file(copy(&context, "/", "/").contents_only());
-        let state = state.file(mkdir("/sticky").mode(0o1777).created(then()));
+        let sticky = folder.path().join("context/sticky");
+        fs::create_dir(&sticky).unwrap();
+        fs::set_permissions(&sticky, fs::Permissions::from_mode(0o1777)).unwrap();
+        fs::File::open(&sticky).unwrap().set_modified(then()).unwrap();
         let solver = support::solver(folder.path().join("state"));
         let request = support::request(&state).local("context", folder.path().join("context"));
         let solved = solve(&solver, request).await;

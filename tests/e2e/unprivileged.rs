@@ -50,7 +50,7 @@ fn base() -> State {
 fn graph() -> State {
     let (base, context) = (base(), llb::local("context"));
     let made = mkdir("/made").mode(0o700).owner((7, 8)).created(then());
-    let made = made.mkfile("/run", "run\n").mode(0o4711).owner("9:10").created(then());
+    let made = made.mkfile("/run", "run\n").mode(0o711).owner("9:10").created(then());
     let changed = base.file(made).file(rm("/gone"));
     let changed = changed.file(copy(&context, "/file", "/file").mode(0o200).created(then()));
     let copied = copy(&changed, "/private", "/private").created(then());
@@ -154,7 +154,7 @@ fn a_user_builds_what_root_would() {
         ("owned", 0o10_2751, 1234, 5678),
         ("private", 0o4_0700, 0, 0),
         ("private/key", 0o10_0600, 0, 0),
-        ("run", 0o10_4711, 9, 10),
+        ("run", 0o10_0711, 9, 10),
         ("spool", 0o4_1777, 0, 0),
         ("su", 0o10_4755, 11, 12),
         ("unreadable", 0o10_0000, 0, 0),
