@@ -101,10 +101,9 @@ fn base(
     let host = llb::local("host")
         .follow_paths(host_files()?)
         .custom_name("shell and libraries");
-    let state = llb::scratch()
-        .file(copy(&host, "/", "/").mkdir("/tmp").mode(0o1777))
-        .custom_name("base from this machine");
-    Ok((state.into(), request.local("host", "/")))
+    let files = copy(&host, "/", "/").mkdir("/tmp").mode(0o777);
+    let state = llb::scratch().file(files.custom_name("base from this machine"));
+    Ok((state, request.local("host", "/")))
 }
 
 #[tokio::main]

@@ -2,7 +2,8 @@
 //!
 //! As in BuildKit's client, a link on the way is included itself and the walk goes on where it
 //! leads, inside the directory; a component may be a wildcard, and then each link it matches is
-//! followed.
+//! followed. Unlike there, a second path through a link that another one went through is followed
+//! as well.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -45,7 +46,12 @@ fn follow_one(
     let clean = |path: &[u8]| TreePath::clean(path).map_err(io::Error::other);
     let mut todo = vec![clean(path)?];
     let mut links = 0;
+    let mut walked = BTreeSet::new();
     while let Some(path) = todo.pop() {
+        // Links that lead to each other come back to a path that was walked.
+        if !walked.insert(path.clone()) {
+            continue;
+        }
         let mut here = TreePath::root();
         let mut parts = path.components().peekable();
         loop {
@@ -61,9 +67,7 @@ fn follow_one(
             if targets.is_empty() && !last {
                 continue;
             }
-            if !resolved.insert(text) {
-                break;
-            }
+            resolved.insert(text);
             links += targets.len();
             if links > MAX_LINKS {
                 return Err(io::Error::other("too many symbolic links to follow"));
