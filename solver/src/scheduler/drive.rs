@@ -289,7 +289,7 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
     }
 
     /// Polls once, and keeps what is not done.
-    fn poll(&mut self, mut pending: Pending<T>) -> Option<Done<T>> {
+    fn poll(&self, mut pending: Pending<T>) -> Option<Done<T>> {
         match (&mut pending).now_or_never() {
             Some(done) => Some(done),
             None => {

@@ -208,8 +208,9 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
-    pub(super) fn lose_all(&self) {
-        self.stored.lock().unwrap().clear();
+    /// Loses the results whose ids `lost` picks.
+    pub(super) fn lose(&self, lost: impl Fn(i64) -> bool) {
+        self.stored.lock().unwrap().retain(|&id, _| !lost(id));
     }
 }
 

@@ -1,0 +1,1 @@
+//! Nothing: resolving this crate's dependencies is the test.
