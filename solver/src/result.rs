@@ -10,7 +10,7 @@ use ashlar_llb::Platform;
 use crate::clock::Clock;
 use crate::content::BlobStore;
 use crate::error::Failure;
-use crate::meta::{LayerBlob, LayerBlobs as _, Meta};
+use crate::meta::{LayerBlob, Meta};
 use crate::refs::Ref;
 use crate::snapshot::{Layer, LayerStore};
 
@@ -38,7 +38,12 @@ impl Store {
         meta: Arc<dyn Meta>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { layers, blobs, meta, clock }
+        Self {
+            layers,
+            blobs,
+            meta,
+            clock,
+        }
     }
 
     /// The layers.
@@ -66,9 +71,13 @@ impl Store {
     /// # Errors
     /// The database cannot be read.
     pub fn layer_blobs(&self, layer: &Layer) -> Result<Vec<LayerBlob>, Failure> {
-        let mut blobs = self.meta.layer_blobs(layer.id())?;
-        blobs.retain(|blob| self.blobs.contains(&blob.digest));
-        Ok(blobs)
+        let mut there = Vec::new();
+        for blob in self.meta.layer_blobs(layer.id())? {
+            if self.blobs.contains(&blob.digest)? {
+                there.push(blob);
+            }
+        }
+        Ok(there)
     }
 }
 
@@ -90,14 +99,20 @@ pub struct BuildResult {
 impl BuildResult {
     /// A result without metadata.
     pub fn new(reference: Ref, platform: Platform, store: Store) -> Self {
-        Self { reference, platform, metadata: BTreeMap::new(), store }
+        Self {
+            reference,
+            platform,
+            metadata: BTreeMap::new(),
+            store,
+        }
     }
 
     /// The same result with an image config: the JSON object of the OCI image specification.
     /// Members that exporters do not know are kept.
     #[must_use]
     pub fn with_image_config(mut self, json: impl Into<Vec<u8>>) -> Self {
-        self.metadata.insert(IMAGE_CONFIG_KEY.to_owned(), json.into());
+        self.metadata
+            .insert(IMAGE_CONFIG_KEY.to_owned(), json.into());
         self
     }
 }

@@ -204,6 +204,15 @@ impl StateRoot {
         self.layers.as_fd()
     }
 
+    /// Opens one of the directories of the root.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn folder(&self, name: &str) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        Ok(openat(&self.dir, name, flags, Mode::empty())?)
+    }
+
     /// Whether this process is root.
     pub fn tier(&self) -> Tier {
         self.tier

@@ -13,7 +13,9 @@
 //! Leaves to others: where layers are stored and how they are stacked and mounted (`snapshot`).
 
 pub mod apply;
+pub mod capture;
 pub mod checksum;
+pub mod diff;
 pub mod entry;
 pub mod files;
 pub mod index;

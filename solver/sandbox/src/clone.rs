@@ -118,8 +118,8 @@ unsafe fn clone3(
     args: &CloneArgs,
     entry: unsafe extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,
-) -> isize {
-    let result: isize;
+) -> i64 {
+    let result: i64;
     // SAFETY: in the parent this is a system call that changes rax, rcx, r11 and memory. The child
     // comes out of it with the same registers on an empty stack, aligned to 16 bytes, and calls
     // `entry`, which does not return; it never uses the parent's frame.
@@ -133,7 +133,7 @@ unsafe fn clone3(
             "call r13",
             "ud2",
             "2:",
-            inlateout("rax") libc::SYS_clone3 as isize => result,
+            inlateout("rax") libc::SYS_clone3 => result,
             in("rdi") ptr::from_ref(args),
             in("rsi") size_of::<CloneArgs>(),
             in("r12") argument,
@@ -150,8 +150,8 @@ unsafe fn clone3(
     args: &CloneArgs,
     entry: unsafe extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,
-) -> isize {
-    let result: isize;
+) -> i64 {
+    let result: i64;
     // SAFETY: as on x86_64; the call changes x0 and memory.
     unsafe {
         std::arch::asm!(
@@ -162,7 +162,7 @@ unsafe fn clone3(
             "blr x21",
             "brk #1",
             "2:",
-            inlateout("x0") ptr::from_ref(args) => result,
+            inlateout("x0") ptr::from_ref(args).expose_provenance() as i64 => result,
             in("x1") size_of::<CloneArgs>(),
             in("x8") libc::SYS_clone3,
             in("x20") argument,

@@ -96,8 +96,9 @@ pub(crate) struct Plan {
     pub(crate) namespaces: u64,
     /// Descriptors that become 0, 1 and 2; -1: `/dev/null` of the sandbox.
     pub(crate) stdio: [c_int; 3],
-    /// A descriptor above 2 that holds the place of those until there is a `/dev/null`.
-    pub(crate) placeholder: c_int,
+    /// A pidfd of the host process, above 2. It also holds the place of missing streams until there
+    /// is a `/dev/null`.
+    pub(crate) host: c_int,
     /// Lines for `uid_map` and `gid_map`.
     pub(crate) id_map: Option<(Vec<u8>, Vec<u8>)>,
     pub(crate) root: PlannedMount,

@@ -61,6 +61,7 @@ fn run(plan: &mut Plan) -> Result<std::convert::Infallible, Failed> {
     identity::name_and_network(plan)?;
     plan.report.step = Step::Cwd.code();
     enter_directory(plan)?;
+    mounts::protect_root(plan)?;
     identity::limits(plan)?;
     plan.report.step = Step::Credentials.code();
     identity::filter(plan)?;

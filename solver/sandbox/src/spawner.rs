@@ -13,6 +13,7 @@ use crate::setup::child_main;
 use crate::{Child, SandboxError, SpawnError, Spec, Stdio};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::io::Errno;
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -61,8 +62,10 @@ impl Spawner {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = eventfd(0, flags).map_err(io::Error::from).and_then(high);
         let wake = Arc::new(wake.map_err(failed("event descriptor"))?);
+        let host = pidfd_open(getpid(), PidfdFlags::empty()).map_err(io::Error::from);
+        let host = host.and_then(high).map_err(failed("process descriptor"))?;
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io::Error::from);
-        let poll = poll.map_err(failed("poll descriptor"))?;
+        let poll = poll.and_then(high).map_err(failed("poll descriptor"))?;
         let (data, events) = (epoll::EventData::new_u64(0), epoll::EventFlags::IN);
         epoll::add(&poll, &wake, data, events)
             .map_err(|errno| failed("poll descriptor")(errno.into()))?;
@@ -71,6 +74,7 @@ impl Spawner {
         let worker = Worker {
             inbox,
             wake: Arc::clone(&wake),
+            host,
             poll,
             stack,
             children: HashMap::new(),
@@ -82,8 +86,8 @@ impl Spawner {
             .stack_size(THREAD_STACK)
             .spawn(move || worker.run())
             .map_err(failed("thread"))?;
-        let unified_cgroup = rustix::fs::statfs("/sys/fs/cgroup")
-            .is_ok_and(|found| i64::try_from(found.f_type) == Ok(CGROUP2_MAGIC));
+        let unified_cgroup =
+            rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|found| found.f_type == CGROUP2_MAGIC);
         let thread = Some(thread);
         let requests = Mutex::new(requests);
         Ok(Self {
@@ -121,6 +125,12 @@ impl Spawner {
         self.classic_overlay = true;
     }
 
+    /// Mounts the unified cgroup hierarchy wherever the host has it.
+    #[cfg(test)]
+    pub(crate) fn use_unified_cgroup(&mut self) {
+        self.unified_cgroup = true;
+    }
+
     fn send(&self, request: Request) -> Result<(), SandboxError> {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         requests
@@ -152,7 +162,8 @@ impl fmt::Debug for Spawner {
     }
 }
 
-/// The same descriptor above 2, so that setting up streams cannot overwrite it.
+/// The same descriptor above 2, so that setting up streams, here or in the host, cannot overwrite
+/// it.
 fn high(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 {
         return Ok(fd);
@@ -164,6 +175,8 @@ fn high(fd: OwnedFd) -> io::Result<OwnedFd> {
 struct Worker {
     inbox: Receiver<Request>,
     wake: Arc<OwnedFd>,
+    /// A pidfd of the host process, above 2.
+    host: OwnedFd,
     poll: OwnedFd,
     stack: Stack,
     children: HashMap<u64, Arc<Shared>>,
@@ -229,7 +242,7 @@ impl Worker {
                 kept.push(fd);
             }
         }
-        plan.placeholder = self.wake.as_raw_fd();
+        plan.host = self.host.as_raw_fd();
         let dumpable = dumpable();
         let argument = (&raw mut *plan).cast();
         let namespaces = plan.namespaces;

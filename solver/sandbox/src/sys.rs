@@ -93,6 +93,14 @@ fn fd(value: c_long) -> c_int {
     value as c_int
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "both are as wide as a pointer"
+)]
+fn size(value: c_long) -> usize {
+    value.unsigned_abs() as usize
+}
+
 pub(crate) fn open_at(dir: c_int, path: &CStr, flags: c_int, mode: c_uint) -> Result<c_int> {
     // SAFETY: the path is a valid C string.
     unsafe { call!(libc::SYS_openat, dir, path, flags | libc::O_CLOEXEC, mode) }.map(fd)
@@ -100,6 +108,7 @@ pub(crate) fn open_at(dir: c_int, path: &CStr, flags: c_int, mode: c_uint) -> Re
 
 /// Resolves `path` as if `dir` were `/`, through no magic link.
 pub(crate) fn open_in_root(dir: c_int, path: &CStr) -> Result<c_int> {
+    const ATTEMPTS: usize = 10_000;
     #[repr(C)]
     struct OpenHow {
         flags: u64,
@@ -111,17 +120,16 @@ pub(crate) fn open_in_root(dir: c_int, path: &CStr) -> Result<c_int> {
         mode: 0,
         resolve: libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS,
     };
-    // SAFETY: the path and the structure are valid for the call, which only reads them.
-    unsafe {
-        call!(
-            libc::SYS_openat2,
-            dir,
-            path,
-            &raw const how,
-            size_of::<OpenHow>()
-        )
+    // `..` is answered EAGAIN whenever anything on the machine is renamed or mounted meanwhile.
+    for _ in 0..ATTEMPTS {
+        let size = size_of::<OpenHow>();
+        // SAFETY: the path and the structure are valid for the call, which only reads them.
+        match unsafe { call!(libc::SYS_openat2, dir, path, &raw const how, size) } {
+            Err(libc::EAGAIN) => {}
+            other => return other.map(fd),
+        }
     }
-    .map(fd)
+    Err(libc::EAGAIN)
 }
 
 pub(crate) fn close(fd: c_int) {
@@ -153,9 +161,7 @@ pub(crate) fn write_all(fd: c_int, mut data: &[u8]) -> Result<()> {
     while !data.is_empty() {
         // SAFETY: the buffer is valid for its length.
         let written = unsafe { call!(libc::SYS_write, fd, data.as_ptr(), data.len()) }?;
-        data = data
-            .get(written.unsigned_abs() as usize..)
-            .unwrap_or_default();
+        data = data.get(size(written)..).unwrap_or_default();
     }
     Ok(())
 }
@@ -187,7 +193,7 @@ pub(crate) fn read_link(fd: c_int, buffer: &mut [u8]) -> Result<usize> {
             buffer.len()
         )
     }
-    .map(|n| n.unsigned_abs() as usize)
+    .map(size)
 }
 
 pub(crate) fn fchmod(fd: c_int, mode: c_uint) -> Result<()> {

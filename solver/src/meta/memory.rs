@@ -267,9 +267,17 @@ impl RecordReader for State {
     }
 
     fn seen(&mut self, digest: CacheDigest, output: u32, input: u32) -> Result<bool, MetaError> {
-        Ok(self
-            .links
-            .iter()
-            .any(|(link, _)| (link.digest, link.output, link.input) == (digest, output, input)))
+        let dependency = CacheKey::from_bytes([0; 32]);
+        let from = Link {
+            digest,
+            output,
+            input,
+            dependency,
+            selector: None,
+        };
+        let next = self.links.range((from, dependency)..).next();
+        Ok(next.is_some_and(|(link, _)| {
+            (link.digest, link.output, link.input) == (digest, output, input)
+        }))
     }
 }

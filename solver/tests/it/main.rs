@@ -4,6 +4,12 @@
 
 mod apply_gnu;
 mod golden;
+mod golden_cache_keys;
 mod golden_checksum;
+mod ops_file;
+mod ops_kit;
+mod scheduler;
+mod kernel_view;
+mod overlay;
 mod pack_golden;
 mod tar_tree;

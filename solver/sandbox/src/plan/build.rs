@@ -101,7 +101,7 @@ pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
     Ok(Plan {
         namespaces: namespaces(spec),
         stdio: [-1; 3],
-        placeholder: -1,
+        host: -1,
         id_map: spec.namespaces.user.map(|map| {
             let line = |inside: u32, outside: u32| format!("{inside} {outside} 1").into_bytes();
             (line(map.uid, host.uid), line(map.gid, host.gid))

@@ -46,22 +46,18 @@ pub(super) enum Compare {
     NoneOf(u32),
 }
 
-#[expect(
-    clippy::cast_sign_loss,
-    reason = "the kernel's constants are small and not negative"
-)]
 const SOCKET: &[Test] = &[
     Test {
         argument: 0,
-        is: Compare::Less(libc::AF_ALG as u32),
+        is: Compare::Less(libc::AF_ALG.cast_unsigned()),
     },
     Test {
         argument: 0,
-        is: Compare::Equal(libc::AF_ALG as u32 + 1),
+        is: Compare::Equal(libc::AF_ALG.cast_unsigned() + 1),
     },
     Test {
         argument: 0,
-        is: Compare::Greater(libc::AF_VSOCK as u32),
+        is: Compare::Greater(libc::AF_VSOCK.cast_unsigned()),
     },
 ];
 
@@ -88,7 +84,6 @@ const PERSONALITY: &[Test] = &[
     },
 ];
 
-#[expect(clippy::cast_sign_loss, reason = "the flags are bits below the sign")]
 const NO_NAMESPACES: &[Test] = &[Test {
     argument: 0,
     is: Compare::NoneOf(
@@ -98,7 +93,8 @@ const NO_NAMESPACES: &[Test] = &[Test {
             | libc::CLONE_NEWUSER
             | libc::CLONE_NEWPID
             | libc::CLONE_NEWNET
-            | libc::CLONE_NEWCGROUP) as u32,
+            | libc::CLONE_NEWCGROUP)
+            .cast_unsigned(),
     ),
 }];
 

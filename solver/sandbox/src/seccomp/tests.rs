@@ -3,6 +3,14 @@ use super::table::{ROWS, X86, X86_64};
 use super::{AUDIT_ARM, AUDIT_X86, AUDIT_X86_64, SeccompProfile, X32_BIT, bpf, sections, table};
 use crate::{Capability, CapabilitySet};
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the filter sees the low half"
+)]
+fn low(value: u64) -> u32 {
+    value as u32
+}
+
 const ALLOW: u32 = 0x7fff_0000;
 const KILL: u32 = 0x8000_0000;
 
@@ -22,7 +30,7 @@ fn run(program: &[libc::sock_filter], architecture: u32, number: u32, arguments:
                 value = match at.k {
                     0 => number,
                     4 => architecture,
-                    k => arguments[(k as usize - 16) / 8] as u32,
+                    k => low(arguments[(k as usize - 16) / 8]),
                 }
             }
             0x05 => pc += at.k as usize,
@@ -42,7 +50,7 @@ fn expected(verdict: Verdict, arguments: [u64; 6]) -> u32 {
         Verdict::Errno(errno) => refuse(errno),
         Verdict::IfAny(tests) => {
             let holds = tests.iter().any(|test| {
-                let value = arguments[test.argument as usize] as u32;
+                let value = low(arguments[test.argument as usize]);
                 match test.is {
                     Compare::Equal(other) => value == other,
                     Compare::Less(other) => value < other,
@@ -119,7 +127,7 @@ fn the_default_profile_decides_like_containerds() {
         run(
             &default.program(),
             AUDIT_X86_64,
-            number as u32,
+            u32::try_from(number).unwrap(),
             [first, 0, 0, 0, 0, 0],
         )
     };

@@ -15,7 +15,7 @@ pub(super) fn isolate(plan: &Plan) -> Done {
     sys::close_on_exec_from(3).at(Step::Start, 0)?;
     for (number, &fd) in (0..).zip(&plan.stdio) {
         // A number that the host left free must not be taken by a descriptor of the set-up.
-        let source = if fd >= 0 { fd } else { plan.placeholder };
+        let source = if fd >= 0 { fd } else { plan.host };
         sys::dup3(source, number).at(Step::Start, 0)?;
     }
     // SAFETY: both calls take integers only.
@@ -141,11 +141,22 @@ fn default_signals() {
 /// The filter goes in while the process may still install it, so that `no_new_privs` is not
 /// needed; every call made after this point is one that the filter allows.
 pub(super) fn filter(plan: &Plan) -> Done {
+    const JOIN_SESSION_KEYRING: c_int = 1;
     if plan.no_new_privileges {
         sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).at(Step::Seccomp, 0)?;
     }
     let Some(program) = &plan.seccomp else {
-        return Ok(());
+        // The filter keeps the process from the host's keys; without one it gets its own keyring.
+        let none = ptr::null::<u8>();
+        // SAFETY: no name is passed.
+        return match unsafe { call!(libc::SYS_keyctl, JOIN_SESSION_KEYRING, none) } {
+            Ok(_) | Err(libc::ENOSYS) => Ok(()),
+            Err(errno) => Err(Failed {
+                step: Step::Credentials,
+                object: 0,
+                errno,
+            }),
+        };
     };
     let program = libc::sock_fprog {
         len: u16::try_from(program.len()).unwrap_or(u16::MAX),
@@ -160,7 +171,21 @@ pub(super) fn filter(plan: &Plan) -> Done {
 
 pub(super) fn credentials(plan: &Plan) -> Done {
     take_on(plan).at(Step::Credentials, 0)?;
-    die_with_parent().at(Step::Credentials, 0)
+    die_with_parent().at(Step::Credentials, 0)?;
+    // A host that died before this point could not send the signal.
+    let mut host = libc::pollfd {
+        fd: plan.host,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let (now, none) = ([0u64; 2], ptr::null::<u8>());
+    // SAFETY: the descriptor and the time are valid for the call; there is no signal mask.
+    let ended = unsafe { call!(libc::SYS_ppoll, &raw mut host, 1, now.as_ptr(), none, 0) };
+    if ended.at(Step::Credentials, 0)? > 0 {
+        sys::exit(127)
+    } else {
+        Ok(())
+    }
 }
 
 #[repr(C)]

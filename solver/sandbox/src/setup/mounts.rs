@@ -55,7 +55,7 @@ pub(super) fn enter_root(plan: &mut Plan) -> Result<Parts, Failed> {
         mount.fd = prepare(mount, scratch, classic, false)?;
     }
     // The root comes last: it may already be attached, above everything else.
-    let root = prepare(&mut plan.root, scratch, classic, true)?;
+    let root = prepare(&plan.root, scratch, classic, true)?;
     sys::fchdir(root).at(Step::PivotRoot, plan.root.source_object)?;
     let id = sys::stat(root).at(Step::PivotRoot, 0)?.mount;
     api::pivot_into_current(id).at(Step::PivotRoot, plan.root.source_object)?;
@@ -69,6 +69,8 @@ pub(super) fn enter_root(plan: &mut Plan) -> Result<Parts, Failed> {
 fn scratch() -> sys::Result<c_int> {
     let context = api::fsopen(c"tmpfs")?;
     api::configure(context, ParameterKind::String, c"mode", Some(c"755"))?;
+    // It may hold secrets. Older kernels and user namespaces do not offer it.
+    let _ = api::configure(context, ParameterKind::Flag, c"noswap", None);
     api::create(context)?;
     let mount = api::fsmount(context, api::ATTR_NOSUID | api::ATTR_NOEXEC)?;
     sys::close(context);
@@ -114,7 +116,7 @@ fn device(path: &CStr, number: Option<(u32, u32)>) -> sys::Result<c_int> {
 
 /// Makes the source of a mount. `attach`: the mount is the root and has to end up attached.
 fn prepare(
-    mount: &mut PlannedMount,
+    mount: &PlannedMount,
     scratch: c_int,
     classic: bool,
     attach: bool,
@@ -316,10 +318,16 @@ pub(super) fn attach_all(plan: &mut Plan, parts: &mut Parts) -> Done {
     for &(ref path, object) in &plan.masked {
         mask(path, parts).at(Step::Mask, object)?;
     }
-    if plan.root_readonly {
-        api::set_attributes(plan.root.fd, api::ATTR_RDONLY, false).at(Step::ReadOnly, 0)?;
-    }
     Ok(())
+}
+
+/// Makes the root read-only if it has to be, after everything has been created in it.
+pub(super) fn protect_root(plan: &Plan) -> Done {
+    if !plan.root_readonly {
+        return Ok(());
+    }
+    let object = plan.root.source_object;
+    api::set_attributes(plan.root.fd, api::ATTR_RDONLY, false).at(Step::ReadOnly, object)
 }
 
 /// Kernel file systems go onto ordinary directories only: an image in which `/proc` leads

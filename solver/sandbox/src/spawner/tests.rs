@@ -29,8 +29,11 @@ fn the_classic_overlay_interface_gives_the_same() {
         .collect();
     let mut spawner = Spawner::new().unwrap();
     for classic in [false, true] {
+        let mut cgroup = "";
         if classic {
             spawner.use_classic_overlay();
+            spawner.use_unified_cgroup();
+            cgroup = "; read x < /sys/fs/cgroup/cgroup.controllers || [ -e /sys/fs/cgroup/cgroup.procs ]";
         }
         let (upper, work) = (make(&format!("u{classic}")), make(&format!("w{classic}")));
         let root = Root::new(Source::Overlay {
@@ -40,7 +43,7 @@ fn the_classic_overlay_interface_gives_the_same() {
         });
         let script = "set -e; cd /; set -- f*; [ $# = 40 ]; set -- m/f*; [ $# = 2 ]; set -- b/*; \
                       [ $# = 2 ]; echo x > /made; if echo x > /m/no; then exit 1; fi";
-        let mut spec = Spec::new(root, ["/bin/sh", "-c", script]);
+        let mut spec = Spec::new(root, ["/bin/sh", "-c", &format!("{script}{cgroup}")]);
         let two = || Source::ReadOnlyOverlay {
             lower: lower[..2].to_vec(),
         };

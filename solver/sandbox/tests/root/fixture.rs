@@ -137,6 +137,15 @@ impl Fixture {
         output.stdout.trim().to_owned()
     }
 
+    /// The open descriptors of a process without a shell in between.
+    pub(crate) fn descriptors(&self, name: &str) -> String {
+        let list = self
+            .output_of(self.spec(name, &["ls", "/proc/self/fd"]))
+            .replace('\n', " ");
+        // The last one is the directory that is being read.
+        list.strip_suffix(" 3").unwrap_or(&list).to_owned()
+    }
+
     pub(crate) fn error(&self, spec: Spec) -> SandboxError {
         match self.try_run(spec) {
             Ok(output) => panic!("started: {output:?}"),

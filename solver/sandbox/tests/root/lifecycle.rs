@@ -1,8 +1,8 @@
 //! Starting, ending, killing, waiting.
 
 use crate::fixture::{Fixture, with};
-use ashlar_sandbox::{ExitStatus, Root, SandboxError, Source, Spawner, Spec, Stdio};
-use std::io::{Read, Write};
+use ashlar_sandbox::{Child, ExitStatus, Root, SandboxError, Source, Spawner, Spec, Stdio};
+use std::io::{PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,6 +10,18 @@ use std::time::{Duration, Instant};
 #[expect(clippy::disallowed_methods, reason = "the test bounds real time")]
 fn now() -> Instant {
     Instant::now()
+}
+
+/// A shell that goes on to `then` when the pipe is dropped.
+fn held(f: &Fixture, name: &str, then: &str) -> (Child, PipeWriter) {
+    let (input, hold) = std::io::pipe().unwrap();
+    let spec = f.shell(name, &format!("read line; {then}"));
+    (
+        f.spawner
+            .spawn(spec, Stdio::default().stdin(input))
+            .unwrap(),
+        hold,
+    )
 }
 
 fn processes_with(needle: &str) -> usize {
@@ -74,12 +86,13 @@ fn without_streams_there_is_the_null_device() {
 #[test]
 fn the_exit_is_announced_in_every_way() {
     let f = Fixture::new();
-    let child = f.start("announce", "sleep 0.2; exit 3");
+    let (child, hold) = held(&f, "announce", "exit 3");
     assert_eq!(child.try_wait(), None);
     assert_eq!(child.usage(), None);
     let (send, receive) = std::sync::mpsc::channel();
     let later = send.clone();
     child.on_exit(move |status| send.send(status).unwrap());
+    drop(hold);
     assert_eq!(
         receive.recv_timeout(Duration::from_secs(5)),
         Ok(ExitStatus::Exited(3))
@@ -103,8 +116,9 @@ fn the_exit_is_announced_in_every_way() {
 #[test]
 fn a_panicking_callback_harms_nobody() {
     let f = Fixture::new();
-    let child = f.start("panic", "true");
+    let (child, hold) = held(&f, "panic", "exit 0");
     child.on_exit(|_| panic!("expected by the test"));
+    drop(hold);
     assert_eq!(child.wait(), ExitStatus::Exited(0));
     assert_eq!(f.output("after", "echo fine"), "fine");
 }
@@ -235,7 +249,7 @@ fn a_specification_is_checked() {
         &|s| {
             s.root = Root::new(Source::Bind {
                 path: "relative".into(),
-            })
+            });
         },
         "source",
     );
@@ -243,7 +257,7 @@ fn a_specification_is_checked() {
         &|s| {
             s.root = Root::new(Source::Bind {
                 path: "/tmp/../etc".into(),
-            })
+            });
         },
         "source",
     );

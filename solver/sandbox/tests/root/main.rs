@@ -1,4 +1,5 @@
 //! What the sandbox does to real processes. These tests need root and a static `/bin/busybox`.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 mod fixture;
 mod identity;

@@ -10,6 +10,7 @@ fn now() -> Instant {
     Instant::now()
 }
 
+#[expect(clippy::print_stdout, reason = "the figures are the purpose")]
 fn measure(f: &Fixture, label: &str, change: impl Fn(&mut Spec)) -> Duration {
     let mut times: Vec<_> = (0..30)
         .map(|i| {
