@@ -19,7 +19,8 @@
 //!   0755, root and time 0. A symbolic link of this layer in its place is followed inside the
 //!   layer, one of the base is replaced.
 //! - A removal of something that the same archive contains is about the layers below alone.
-//! - The entry of the root directory (`./`) is read over, as containerd does.
+//! - The entry of the root directory (`./`) is read over, as containerd does; so is what aufs kept
+//!   in the root (`.wh..wh.*` but for the opaque mark).
 //! - A hard link leads to an earlier entry of the same archive and has the attributes of that.
 //!
 //! Leaves to others: reading and inflating blobs (`content`), and committing the layer

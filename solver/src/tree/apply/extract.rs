@@ -27,6 +27,12 @@ const MAX_NAME: usize = 255;
 /// Names, targets and attributes that one layer may have, in bytes: they stay in memory.
 const MAX_LAYER_METADATA: u64 = 1 << 30;
 
+/// What aufs keeps for itself in the root of a layer; old images have it. It is read over.
+const AUFS: &[u8] = b".wh..wh.";
+
+/// The mark that removes all of the layers below in its directory.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
 /// Zeros that are hashed at once for a hole.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -133,6 +139,10 @@ impl Extract<'_> {
                 })
             };
         };
+        let first = path.components().next().unwrap_or_default();
+        if first.starts_with(AUFS) && path.as_bytes() != OPAQUE {
+            return Ok(());
+        }
         if let Some(removed) = name.strip_prefix(b".wh.") {
             return self.whiteout(&header, &parent, removed);
         }

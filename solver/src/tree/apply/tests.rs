@@ -599,3 +599,52 @@ fn cancelling_stops_it() {
     let error = apply(&tar[..], fs.as_fd(), options, &Limits::default(), &cancel).unwrap_err();
     assert!(matches!(error, ApplyError::Cancelled(_)));
 }
+
+#[test]
+fn class_9_and_10_damaged_archives_never_panic_or_leave_the_layer() {
+    let whole = tar(&[
+        "d/",
+        "d/f=some bytes",
+        "l->../d",
+        "l/g=1",
+        "h=>d/f",
+        "../x/y=2",
+        ".wh.z=",
+        "p|",
+        "d/.wh..wh..opq=",
+        "l->/",
+        "l/canary=3",
+    ]);
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    };
+    let mut unpacked = 0;
+    for _ in 0..600 {
+        let mut bad = whole.clone();
+        for _ in 0..=random(3) {
+            let at = random(bad.len());
+            let byte = [b'/', b'.', 0, b'1', b'2', b'5', b'7', b'x', 0x80, 0xff][random(10)];
+            bad[at] = byte;
+            // Headers get a right checksum, so that the change is looked at.
+            let start = at / 512 * 512;
+            let block = &mut bad[start..start + 512];
+            if block.get(257..262) == Some(b"ustar") {
+                block[148..156].fill(b' ');
+                let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+                block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+            }
+        }
+        let jail = Jail::new();
+        if let Ok(raw) = jail.raw(&bad) {
+            let fs = std::fs::File::open(jail.fs()).unwrap();
+            raw.normalize(&View::empty(), fs.as_fd()).unwrap();
+            unpacked += 1;
+        }
+        jail.check_canary();
+    }
+    assert!((50..550).contains(&unpacked), "{unpacked} of 600 were good");
+}
