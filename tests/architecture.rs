@@ -12,21 +12,42 @@ struct Floor {
 }
 
 /// The words of the solver: floor 1. Everyone above may use them.
-const WORDS: &[&str] =
-    &["id", "error", "progress", "cancel", "clock", "dir", "session", "limits", "oci"];
+const WORDS: &[&str] = &[
+    "id", "error", "progress", "cancel", "clock", "dir", "session", "limits", "oci",
+];
 
 /// The floors of the solver above the words. A module may always import the words and itself.
 const FLOORS: &[Floor] = &[
-    Floor { modules: &["root", "content", "meta"], may_import: &["root"] },
-    Floor { modules: &["tree"], may_import: &["content", "meta"] },
-    Floor { modules: &["snapshot"], may_import: &["root", "content", "meta", "tree"] },
+    Floor {
+        modules: &["root", "content", "meta"],
+        may_import: &["root"],
+    },
+    Floor {
+        modules: &["tree"],
+        may_import: &["content", "meta"],
+    },
+    Floor {
+        modules: &["snapshot"],
+        may_import: &["root", "content", "meta", "tree"],
+    },
     Floor {
         modules: &["refs", "registry", "images", "result"],
-        may_import: &["root", "content", "meta", "tree", "snapshot", "source", "refs", "cache"],
+        may_import: &[
+            "root", "content", "meta", "tree", "snapshot", "source", "refs", "cache",
+        ],
     },
-    Floor { modules: &["cache"], may_import: &["meta", "operation"] },
-    Floor { modules: &["operation"], may_import: &["cache"] },
-    Floor { modules: &["scheduler"], may_import: &["cache", "operation"] },
+    Floor {
+        modules: &["cache"],
+        may_import: &["meta", "operation"],
+    },
+    Floor {
+        modules: &["operation"],
+        may_import: &["cache"],
+    },
+    Floor {
+        modules: &["scheduler"],
+        may_import: &["cache", "operation"],
+    },
     Floor {
         modules: &["source"],
         may_import: &["root", "content", "meta", "tree", "snapshot", "refs"],
@@ -38,15 +59,35 @@ const FLOORS: &[Floor] = &[
     Floor {
         modules: &["ops"],
         may_import: &[
-            "root", "content", "meta", "tree", "snapshot", "refs", "result", "cache", "operation",
-            "source", "executor",
+            "root",
+            "content",
+            "meta",
+            "tree",
+            "snapshot",
+            "refs",
+            "result",
+            "cache",
+            "operation",
+            "source",
+            "executor",
         ],
     },
     Floor {
         modules: &["solver"],
         may_import: &[
-            "root", "content", "meta", "tree", "snapshot", "refs", "result", "cache", "operation",
-            "scheduler", "source", "executor", "ops",
+            "root",
+            "content",
+            "meta",
+            "tree",
+            "snapshot",
+            "refs",
+            "result",
+            "cache",
+            "operation",
+            "scheduler",
+            "source",
+            "executor",
+            "ops",
         ],
     },
 ];
@@ -75,7 +116,10 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 /// The text of a file without comments, strings left in, and without its inline tests.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).expect("a source file can be read");
-    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let text = text
+        .split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or_default();
     text.lines()
         .map(|line| line.split("//").next().unwrap_or_default())
         .collect::<Vec<_>>()
@@ -105,15 +149,25 @@ fn crate_imports(code: &str) -> Vec<String> {
             }
             found.extend((!word.is_empty()).then_some(word));
         } else {
-            found.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+            found.push(
+                rest.chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect(),
+            );
         }
     }
     found
 }
 
 fn module_of(file: &Path, folder: &Path) -> String {
-    let relative = file.strip_prefix(folder).expect("a source file is in its folder");
-    let first = relative.components().next().expect("a file has a name").as_os_str();
+    let relative = file
+        .strip_prefix(folder)
+        .expect("a source file is in its folder");
+    let first = relative
+        .components()
+        .next()
+        .expect("a file has a name")
+        .as_os_str();
     first.to_string_lossy().trim_end_matches(".rs").to_owned()
 }
 
@@ -131,8 +185,10 @@ fn solver_modules_import_downwards_only() {
             table.insert(module, may);
         }
     }
-    let modules: Vec<String> =
-        sources(&folder).iter().map(|file| module_of(file, &folder)).collect();
+    let modules: Vec<String> = sources(&folder)
+        .iter()
+        .map(|file| module_of(file, &folder))
+        .collect();
     let mut wrong = Vec::new();
     for file in sources(&folder) {
         let module = module_of(&file, &folder);
@@ -140,7 +196,10 @@ fn solver_modules_import_downwards_only() {
             continue;
         }
         let Some(may) = table.get(module.as_str()) else {
-            wrong.push(format!("{}: module `{module}` stands on no floor", file.display()));
+            wrong.push(format!(
+                "{}: module `{module}` stands on no floor",
+                file.display()
+            ));
             continue;
         };
         for import in crate_imports(&code(&file)) {
@@ -170,7 +229,15 @@ fn forbid(folder: &str, words: &[&str]) -> Vec<String> {
 fn llb_holds_values_only() {
     let wrong = forbid(
         "llb/src",
-        &["tokio", "std::fs", "std::net", "std::env", "std::process", "SystemTime", "ashlar_solver"],
+        &[
+            "tokio",
+            "std::fs",
+            "std::net",
+            "std::env",
+            "std::process",
+            "SystemTime",
+            "ashlar_solver",
+        ],
     );
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -183,8 +250,10 @@ fn the_solver_knows_nothing_of_exporters() {
 
 #[test]
 fn the_sandbox_stands_alone() {
-    let wrong =
-        forbid("solver/sandbox/src", &["ashlar_llb", "ashlar_solver", "ashlar_exporters", "tokio"]);
+    let wrong = forbid(
+        "solver/sandbox/src",
+        &["ashlar_llb", "ashlar_solver", "ashlar_exporters", "tokio"],
+    );
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -192,7 +261,11 @@ fn the_sandbox_stands_alone() {
 fn exporters_use_the_public_door_of_the_solver() {
     let wrong = forbid(
         "exporters/src",
-        &["ashlar_solver::scheduler", "ashlar_solver::ops", "ashlar_solver::operation"],
+        &[
+            "ashlar_solver::scheduler",
+            "ashlar_solver::ops",
+            "ashlar_solver::operation",
+        ],
     );
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -1,1 +1,41 @@
-//! Ashlar.
+//! Turns build results into things other tools take: OCI images and directories.
+//!
+//! An [`Exporter`] takes a [`BuildResult`] and gives an [`Exported`]. There are two so far:
+//!
+//! - [`Oci`] writes an OCI image, as one archive file or as an image layout directory;
+//! - [`Local`] writes the files of the result into a directory.
+//!
+//! [`Output::parse`] reads the `type=…,dest=…` strings of `buildctl build --output`.
+//!
+//! ```no_run
+//! # async fn example(result: ashlar_solver::result::BuildResult)
+//! # -> Result<(), ashlar_exporters::ExportError> {
+//! use ashlar_exporters::{Exporter as _, Oci};
+//! use ashlar_solver::cancel::Cancel;
+//!
+//! let exported = Oci::archive("app.tar").name("example.com/app:v1").export(&result, &Cancel::new()).await?;
+//! assert!(exported.digest.is_some());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`BuildResult`]: ashlar_solver::result::BuildResult
+
+mod archive;
+mod error;
+mod exporter;
+mod image;
+mod json;
+mod layer;
+mod local;
+mod oci;
+mod output;
+mod parallel_gzip;
+mod target;
+
+pub use error::ExportError;
+pub use exporter::{Exported, Exporter};
+pub use layer::Compression;
+pub use local::Local;
+pub use oci::Oci;
+pub use output::{Output, OutputError};

@@ -17,7 +17,7 @@ pub(crate) fn string_array<S: AsRef<str>>(values: &[S]) -> String {
 }
 
 /// Appends one string with its quotes.
-pub(crate) fn string(out: &mut String, value: &str) {
+pub fn string(out: &mut String, value: &str) {
     out.push('"');
     for character in value.chars() {
         match character {

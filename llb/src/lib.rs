@@ -63,7 +63,7 @@ pub mod digest;
 pub mod encode;
 mod exec;
 mod file;
-mod go_json;
+pub mod go_json;
 mod graph;
 mod import;
 mod limits;

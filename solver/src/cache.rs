@@ -14,5 +14,10 @@
 //! only results are.
 
 pub mod explain;
+pub mod index;
+pub mod key;
 
+pub use crate::meta::{Link, MetaError, RecordBatch, Records, ResultRow};
 pub use explain::MissReason;
+pub use index::{Cache, Lookup};
+pub use key::{InputPart, RunKey};

@@ -135,7 +135,9 @@ mod tests {
         let count = Arc::new(AtomicUsize::new(0));
         let hook = |count: &Arc<AtomicUsize>| {
             let count = count.clone();
-            move || drop(count.fetch_add(1, Ordering::SeqCst))
+            move || {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
         };
         let cancel = Cancel::new();
         let child = cancel.child();

@@ -204,6 +204,15 @@ impl StateRoot {
         self.layers.as_fd()
     }
 
+    /// Opens one of the directories of the root.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn folder(&self, name: &str) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        Ok(openat(&self.dir, name, flags, Mode::empty())?)
+    }
+
     /// Whether this process is root.
     pub fn tier(&self) -> Tier {
         self.tier
@@ -387,8 +396,8 @@ fn make(path: &Path, dir: BorrowedFd<'_>, tier: Tier) -> Result<(), RootError> {
 ///
 /// # Errors
 /// The first refusal of the operating system; the rest is removed all the same.
-pub fn remove_tree(dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    let name = std::ffi::CString::new(name)?;
+pub fn remove_tree(dir: BorrowedFd<'_>, name: impl AsRef<std::ffi::OsStr>) -> io::Result<()> {
+    let name = std::ffi::CString::new(std::os::unix::ffi::OsStrExt::as_bytes(name.as_ref()))?;
     remove_one(dir, &name)
 }
 

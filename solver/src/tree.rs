@@ -12,11 +12,16 @@
 //!
 //! Leaves to others: where layers are stored and how they are stacked and mounted (`snapshot`).
 
+pub mod apply;
+pub mod capture;
 pub mod checksum;
+pub mod diff;
 pub mod entry;
 pub mod files;
 pub mod index;
+pub mod pack;
 pub mod path;
+pub mod tar;
 pub mod view;
 pub mod writer;
 

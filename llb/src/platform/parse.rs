@@ -206,17 +206,15 @@ pub(super) fn architecture(name: &str, variant: &str) -> (String, String) {
     (name.to_owned(), variant.to_owned())
 }
 
-/// Escapes what has a meaning in the text form.
+/// Escapes what has a meaning in the text form, and what the text form cannot hold as it is.
 pub(super) fn encode_option(option: &str) -> String {
     let mut encoded = String::with_capacity(option.len());
-    for character in option.chars() {
-        match character {
-            '%' => encoded.push_str("%25"),
-            '+' => encoded.push_str("%2B"),
-            '(' => encoded.push_str("%28"),
-            ')' => encoded.push_str("%29"),
-            '/' => encoded.push_str("%2F"),
-            _ => encoded.push(character),
+    for byte in option.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'.' | b'-' => {
+                encoded.push(char::from(byte));
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
         }
     }
     encoded

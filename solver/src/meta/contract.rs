@@ -46,7 +46,7 @@ fn link(dependency: &str) -> Link {
 
 fn targets(meta: &dyn Meta, link: &Link) -> Vec<CacheKey> {
     let mut found = Vec::new();
-    meta.read(&mut |reader| reader.targets(link, &mut found).unwrap())
+    meta.read(&mut |reader| reader.targets(link, 10, &mut found).unwrap())
         .unwrap();
     found.sort();
     found
@@ -211,6 +211,11 @@ fn links_lead_to_every_key_that_was_saved() {
         }
         meta.read(&mut |reader| {
             assert!(reader.seen(CacheDigest::of(b"op"), 0, 1).unwrap());
+            assert!(reader.leads_to(&link("x"), key("two")).unwrap());
+            assert!(!reader.leads_to(&link("y"), key("two")).unwrap());
+            let mut one = Vec::new();
+            reader.targets(&link("x"), 1, &mut one).unwrap();
+            assert_eq!(one.len(), 1);
             assert!(!reader.seen(CacheDigest::of(b"op"), 1, 1).unwrap());
             assert!(!reader.seen(CacheDigest::of(b"op"), 0, 0).unwrap());
         })

@@ -236,11 +236,20 @@ impl RecordReader for State {
         Ok(self.version)
     }
 
-    fn targets(&mut self, link: &Link, targets: &mut Vec<CacheKey>) -> Result<(), MetaError> {
+    fn targets(
+        &mut self,
+        link: &Link,
+        limit: usize,
+        targets: &mut Vec<CacheKey>,
+    ) -> Result<(), MetaError> {
         let from = (*link, CacheKey::from_bytes([0; 32]));
         let of_link = self.links.range(from..).take_while(|(of, _)| of == link);
-        targets.extend(of_link.map(|(_, target)| *target));
+        targets.extend(of_link.map(|(_, target)| *target).take(limit));
         Ok(())
+    }
+
+    fn leads_to(&mut self, link: &Link, target: CacheKey) -> Result<bool, MetaError> {
+        Ok(self.links.contains(&(*link, target)))
     }
 
     fn results(&mut self, key: CacheKey) -> Result<Vec<ResultRow>, MetaError> {
@@ -258,9 +267,17 @@ impl RecordReader for State {
     }
 
     fn seen(&mut self, digest: CacheDigest, output: u32, input: u32) -> Result<bool, MetaError> {
-        Ok(self
-            .links
-            .iter()
-            .any(|(link, _)| (link.digest, link.output, link.input) == (digest, output, input)))
+        let dependency = CacheKey::from_bytes([0; 32]);
+        let from = Link {
+            digest,
+            output,
+            input,
+            dependency,
+            selector: None,
+        };
+        let next = self.links.range((from, dependency)..).next();
+        Ok(next.is_some_and(|(link, _)| {
+            (link.digest, link.output, link.input) == (digest, output, input)
+        }))
     }
 }

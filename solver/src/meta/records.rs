@@ -50,11 +50,22 @@ pub trait RecordReader: Debug {
     /// The database cannot be read.
     fn version(&mut self) -> Result<u64, MetaError>;
 
-    /// Adds the keys that `link` leads to to `targets`, in no particular order.
+    /// Adds at most `limit` of the keys that `link` leads to to `targets`, in no particular order.
     ///
     /// # Errors
     /// The database cannot be read.
-    fn targets(&mut self, link: &Link, targets: &mut Vec<CacheKey>) -> Result<(), MetaError>;
+    fn targets(
+        &mut self,
+        link: &Link,
+        limit: usize,
+        targets: &mut Vec<CacheKey>,
+    ) -> Result<(), MetaError>;
+
+    /// Whether `link` leads to `target`.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn leads_to(&mut self, link: &Link, target: CacheKey) -> Result<bool, MetaError>;
 
     /// The results of `key`, newest first.
     ///

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use ashlar_llb::patterns::BadPattern;
 
+pub(super) use fill::fill;
 pub use hasher::{FileHasher, file_digest};
 
 use super::{Node, TreePath, View};
@@ -123,7 +124,7 @@ pub fn checksum(
         .map_err(|_| ChecksumError::TooManyLinks { path: asked() })?;
     match place {
         follow::Place::Node(node) => {
-            fill::fill(vec![(at, node.clone())], cancel)?;
+            fill(vec![(at, node.clone())], cancel)?;
             fill::known(node, path)
         }
         follow::Place::BelowFile => Err(ChecksumError::NotADirectory { path: asked() }),
@@ -163,7 +164,7 @@ fn digest_text(digest: ContentDigest) -> [u8; 71] {
 }
 
 /// A node and the place it has in the tree.
-type Located = (TreePath, Arc<Node>);
+pub(super) type Located = (TreePath, Arc<Node>);
 
 #[cfg(test)]
 mod tests;

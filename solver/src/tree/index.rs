@@ -278,4 +278,4 @@ pub fn is_overlay_xattr(name: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

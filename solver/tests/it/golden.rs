@@ -4,10 +4,6 @@ use std::path::PathBuf;
 
 /// The directory of golden files: `ASHLAR_GOLDEN`, or the one of the workspace.
 pub(crate) fn directory() -> PathBuf {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a test may be pointed at another set of golden files"
-    )]
     let chosen = std::env::var_os("ASHLAR_GOLDEN");
     chosen.map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden")),

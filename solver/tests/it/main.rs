@@ -2,6 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test the failure is the message")]
 
+mod apply_gnu;
 mod golden;
+mod golden_cache_keys;
 mod golden_checksum;
+mod ops_file;
+mod ops_kit;
+mod scheduler;
+mod kernel_view;
+mod overlay;
+mod pack_golden;
 mod tar_tree;

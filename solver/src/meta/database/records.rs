@@ -107,7 +107,12 @@ impl RecordReader for Reader<'_> {
         Ok(self.version)
     }
 
-    fn targets(&mut self, link: &Link, targets: &mut Vec<CacheKey>) -> Result<(), MetaError> {
+    fn targets(
+        &mut self,
+        link: &Link,
+        limit: usize,
+        targets: &mut Vec<CacheKey>,
+    ) -> Result<(), MetaError> {
         let mut read = || {
             let mut rows = self.targets.query(params![
                 link.digest.as_bytes(),
@@ -116,12 +121,35 @@ impl RecordReader for Reader<'_> {
                 link.dependency.as_bytes(),
                 selector(link),
             ])?;
-            while let Some(row) = rows.next()? {
+            let mut left = limit;
+            while left > 0
+                && let Some(row) = rows.next()?
+            {
                 targets.push(CacheKey::from_bytes(row.get(0)?));
+                left -= 1;
             }
             Ok(())
         };
         read().map_err(|error| self.database.note("read a cache link", error))
+    }
+
+    fn leads_to(&mut self, link: &Link, target: CacheKey) -> Result<bool, MetaError> {
+        self.connection
+            .prepare_cached(
+                "SELECT 1 FROM links WHERE digest = ?1 AND output = ?2 AND input = ?3
+                 AND dependency = ?4 AND selector = ?5 AND target = ?6",
+            )
+            .and_then(|mut statement| {
+                statement.exists(params![
+                    link.digest.as_bytes(),
+                    link.output,
+                    link.input,
+                    link.dependency.as_bytes(),
+                    selector(link),
+                    target.as_bytes(),
+                ])
+            })
+            .map_err(|error| self.database.note("read a cache link", error))
     }
 
     fn results(&mut self, key: CacheKey) -> Result<Vec<ResultRow>, MetaError> {

@@ -31,7 +31,7 @@ pub(super) fn known(node: &Node, path: &[u8]) -> Result<ContentDigest, ChecksumE
 }
 
 /// Computes what is missing for these nodes: of directories all below them.
-pub(super) fn fill(nodes: Vec<Located>, cancel: &Cancel) -> Result<(), ChecksumError> {
+pub(in crate::tree) fn fill(nodes: Vec<Located>, cancel: &Cancel) -> Result<(), ChecksumError> {
     cancel.check()?;
     let mut files = Vec::new();
     let mut directories = Vec::new();

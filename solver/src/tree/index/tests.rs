@@ -5,7 +5,7 @@ use crate::tree::entry::Device;
 use crate::tree::{Attributes, Node, Timestamp, Xattrs};
 
 #[derive(Debug)]
-struct NoFiles;
+pub(in crate::tree) struct NoFiles;
 
 impl Files for NoFiles {
     fn open(&self, _: &TreePath) -> std::io::Result<std::fs::File> {
@@ -114,7 +114,7 @@ fn entry() -> impl Strategy<Value = Entry> {
 }
 
 /// Entries that may contradict each other in their places; what does is left out.
-fn index() -> impl Strategy<Value = Index> {
+pub(in crate::tree) fn index() -> impl Strategy<Value = Index> {
     prop::collection::btree_map("[a-c-]{1,2}(/[a-c]{1,2}){0,3}", entry(), 0..30).prop_map(|map| {
         let mut entries: Vec<_> = map.into_iter().map(|(name, e)| (path(&name), e)).collect();
         entries.sort_by(|a, b| walk_order(&a.0, &b.0));
@@ -175,7 +175,7 @@ fn seal(body: &[u8]) -> Vec<u8> {
     [b"ashlari\x01", &checksum.as_bytes()[..], body].concat()
 }
 
-fn listing(view: &View) -> Vec<(TreePath, Entry)> {
+pub(in crate::tree) fn listing(view: &View) -> Vec<(TreePath, Entry)> {
     let root = (TreePath::root(), view.root().entry().clone());
     let walk = view.walk().map(|(path, node)| (path, node.entry().clone()));
     std::iter::once(root).chain(walk).collect()

@@ -1,0 +1,92 @@
+//! The command line.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+pub const HELP: &str = "\
+solve: solves a definition read from standard input
+
+  --local NAME=DIR         lends a directory to the build
+  --oci-layout NAME=DIR    lends an OCI image layout to the build
+  --output, -o OUTPUT      type=oci[,dest=FILE][,tar=false][,name=…] or type=local,dest=DIR
+  --progress MODE          plain, rawjson or none (default: plain)
+  --metadata-file FILE     writes what the exporters answer as JSON
+  --no-cache               runs every step
+  --root DIR               keeps the state there (default: ~/.cache/ashlar)
+";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Plain,
+    RawJson,
+    None,
+}
+
+#[derive(Debug)]
+pub struct Flags {
+    pub locals: Vec<(String, PathBuf)>,
+    pub oci_layouts: Vec<(String, PathBuf)>,
+    pub outputs: Vec<String>,
+    pub progress: Mode,
+    pub metadata_file: Option<PathBuf>,
+    pub no_cache: bool,
+    pub root: PathBuf,
+}
+
+impl Flags {
+    /// Reads the arguments; nothing if help was asked for.
+    pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Option<Self>, Box<dyn Error>> {
+        let mut flags = Self {
+            locals: Vec::new(),
+            oci_layouts: Vec::new(),
+            outputs: Vec::new(),
+            progress: Mode::Plain,
+            metadata_file: None,
+            no_cache: false,
+            root: std::env::home_dir()
+                .unwrap_or_default()
+                .join(".cache/ashlar"),
+        };
+        let mut rest = arguments;
+        while let Some(argument) = rest.next() {
+            let (name, inline) = match argument.split_once('=') {
+                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                None => (argument, None),
+            };
+            let mut value = || {
+                inline
+                    .clone()
+                    .or_else(|| rest.next())
+                    .ok_or_else(|| format!("flag needs an argument: {name}"))
+            };
+            match name.as_str() {
+                "--local" => flags.locals.push(pair(&name, &value()?)?),
+                "--oci-layout" => flags.oci_layouts.push(pair(&name, &value()?)?),
+                "--output" | "-o" => flags.outputs.push(value()?),
+                "--progress" => flags.progress = mode(&value()?)?,
+                "--metadata-file" => flags.metadata_file = Some(value()?.into()),
+                "--no-cache" => flags.no_cache = inline.as_deref() != Some("false"),
+                "--root" => flags.root = value()?.into(),
+                "--help" | "-h" => return Ok(None),
+                _ => return Err(format!("flag provided but not defined: {name}").into()),
+            }
+        }
+        Ok(Some(flags))
+    }
+}
+
+fn pair(flag: &str, text: &str) -> Result<(String, PathBuf), String> {
+    let (name, path) = text
+        .split_once('=')
+        .ok_or_else(|| format!("invalid value '{text}' for {flag}"))?;
+    Ok((name.to_owned(), path.into()))
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "auto" | "plain" | "tty" => Ok(Mode::Plain),
+        "rawjson" => Ok(Mode::RawJson),
+        "none" | "quiet" => Ok(Mode::None),
+        _ => Err(format!("invalid progress mode {text}")),
+    }
+}

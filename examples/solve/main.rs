@@ -1,0 +1,141 @@
+//! Solves a marshalled definition, with the flags of `buildctl build` under the same names.
+//!
+//! ```text
+//! some-generator | cargo run --release --example solve -- --local context=. --output type=oci,dest=image.tar
+//! ```
+//!
+//! Like buildctl it reads the definition on standard input, shows progress on standard error,
+//! writes an image without `dest` to standard output, and ends with status 1 and a line
+//! `error: failed to solve: …` on failure. `--root` says where the state is kept.
+
+mod flags;
+mod progress;
+
+use std::error::Error;
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use ashlar_exporters::{Exported, Output};
+use ashlar_llb::Definition;
+use ashlar_solver::cancel::Cancel;
+use ashlar_solver::solver::{SolveRequest, Solved, Solver};
+use futures::StreamExt as _;
+
+use flags::Flags;
+use progress::Progress;
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let outcome = runtime
+        .map_err(Into::into)
+        .and_then(|runtime| runtime.block_on(run()));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The message and those of its causes, without repeating one that a message contains already.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text = format!("{text}: {part}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
+    let Some(flags) = Flags::parse(std::env::args().skip(1))? else {
+        print!("{}", flags::HELP);
+        return Ok(());
+    };
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes)?;
+    let definition = Definition::decode(bytes)
+        .map_err(|error| format!("failed to parse definition from standard input: {error}"))?;
+
+    let solver = Solver::builder().root(&flags.root).build()?;
+    let mut request = SolveRequest::new(definition).no_cache(flags.no_cache);
+    for (name, path) in &flags.locals {
+        request = request.local(name, path);
+    }
+    for (name, path) in &flags.oci_layouts {
+        request = request.oci_layout(name, path);
+    }
+
+    let (mut events, outcome) = solver.solve(request).split();
+    let canceller = outcome.canceller();
+    let interrupted = tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            canceller.cancel();
+        }
+    });
+    let mut progress = Progress::new(flags.progress);
+    while let Some(event) = events.next().await {
+        progress.show(&event)?;
+    }
+    let solved = outcome.await;
+    interrupted.abort();
+    if solved.is_err() {
+        progress.failed()?;
+    }
+    let exported = export(&solved?, &flags).await?;
+    if let Some(path) = &flags.metadata_file {
+        write_metadata(path, &exported)?;
+    }
+    Ok(())
+}
+
+async fn export(solved: &Solved, flags: &Flags) -> Result<Vec<Exported>, Box<dyn Error>> {
+    let mut all = Vec::new();
+    for output in &flags.outputs {
+        if output.contains("dest=") {
+            let output = Output::parse(output)?;
+            all.push(
+                output
+                    .exporter()
+                    .export(&solved.result, &Cancel::new())
+                    .await?,
+            );
+        } else {
+            let file = tempfile::NamedTempFile::new()?;
+            let output = Output::parse(&format!("{output},\"dest={}\"", file.path().display()))?;
+            all.push(
+                output
+                    .exporter()
+                    .export(&solved.result, &Cancel::new())
+                    .await?,
+            );
+            let mut from = std::fs::File::open(file.path())?;
+            io::copy(&mut from, &mut io::stdout().lock())?;
+            io::stdout().lock().flush()?;
+        }
+    }
+    Ok(all)
+}
+
+/// Writes what the exporters answered as JSON; values that are JSON themselves become part of it.
+fn write_metadata(path: &Path, exported: &[Exported]) -> Result<(), Box<dyn Error>> {
+    let mut all = serde_json::Map::new();
+    for (key, value) in exported.iter().flat_map(|exported| &exported.response) {
+        let decoded = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, value);
+        let object = decoded
+            .ok()
+            .and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok())
+            .filter(serde_json::Value::is_object);
+        all.insert(key.clone(), object.unwrap_or_else(|| value.clone().into()));
+    }
+    std::fs::write(path, serde_json::to_vec_pretty(&all)?)?;
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! Why an export failed.
+
+use std::io;
+use std::path::PathBuf;
+
+use ashlar_solver::cancel::Cancelled;
+use ashlar_solver::error::{Blame, Failure, Fault, OperationError};
+
+/// An export failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// It was cancelled.
+    #[error("the export was cancelled")]
+    Cancelled,
+    /// Something cannot be read or written.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The image config that was given with the result is not usable.
+    #[error("invalid image config for export: {reason}")]
+    Config {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A name of the image is not a reference.
+    #[error("invalid image name `{name}`")]
+    Name {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: ashlar_llb::reference::ParseReferenceError,
+    },
+    /// The store failed, or a lazy result cannot be read.
+    #[error("{}", .0.chain())]
+    Store(Failure),
+    /// The result cannot be represented at the destination.
+    #[error("cannot export {path}: {reason}")]
+    Unsupported {
+        /// Which object of the result.
+        path: String,
+        /// Why not.
+        reason: &'static str,
+    },
+}
+
+impl ExportError {
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}
+
+impl From<Cancelled> for ExportError {
+    fn from(_: Cancelled) -> Self {
+        Self::Cancelled
+    }
+}
+
+impl From<Failure> for ExportError {
+    fn from(failure: Failure) -> Self {
+        Self::Store(failure)
+    }
+}
+
+impl From<OperationError> for ExportError {
+    fn from(error: OperationError) -> Self {
+        match error {
+            OperationError::Cancelled => Self::Cancelled,
+            OperationError::Failed(failure) => Self::Store(failure),
+        }
+    }
+}
+
+impl Blame for ExportError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Cancelled | Self::Config { .. } | Self::Name { .. } => Fault::Input,
+            Self::Io { .. } | Self::Unsupported { .. } => Fault::Environment,
+            Self::Store(failure) => failure.fault(),
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("free some space at the destination".to_owned())
+            }
+            Self::Store(failure) => failure.remedy(),
+            _ => None,
+        }
+    }
+}

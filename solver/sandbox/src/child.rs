@@ -1,0 +1,190 @@
+//! A running process and how it ended.
+
+use crate::Stub;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ExitStatus {
+    /// It returned this code, 0 to 255.
+    Exited(i32),
+    /// This signal killed it.
+    Signaled(i32),
+    /// It is gone, but the host process took the status away: it reaps children that are not its
+    /// own, or ignores SIGCHLD on a kernel older than 6.15.
+    Lost,
+}
+
+/// What a process and the descendants it waited for used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ResourceUsage {
+    /// Processor time in user mode.
+    pub user: Duration,
+    /// Processor time in the kernel.
+    pub system: Duration,
+    /// Largest resident set of one process, in bytes.
+    pub max_resident: u64,
+}
+
+/// A process in its sandbox. Dropping it kills the whole tree and waits until it is gone.
+pub struct Child {
+    shared: Arc<Shared>,
+    stubs: Vec<Stub>,
+}
+
+/// What the handle and the spawner's thread both know.
+pub(crate) struct Shared {
+    pid: u32,
+    pidfd: OwnedFd,
+    /// Guards the outcome and who waits for it.
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+type Callback = Box<dyn FnOnce(ExitStatus) + Send>;
+
+#[derive(Default)]
+struct State {
+    outcome: Option<(ExitStatus, Option<ResourceUsage>)>,
+    callbacks: Vec<Callback>,
+}
+
+impl Shared {
+    pub(crate) fn new(pid: u32, pidfd: OwnedFd) -> Self {
+        Self {
+            pid,
+            pidfd,
+            state: Mutex::default(),
+            ended: Condvar::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// SIGKILL to the init process of the PID namespace ends every process in it.
+    pub(crate) fn kill(&self) {
+        let signal = rustix::process::Signal::KILL;
+        // The only error there can be is that the process has ended.
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+    }
+
+    /// Publishes the outcome; called once, by the spawner's thread.
+    pub(crate) fn finish(&self, status: ExitStatus, usage: Option<ResourceUsage>) {
+        let callbacks = {
+            let mut state = self.state();
+            state.outcome = Some((status, usage));
+            std::mem::take(&mut state.callbacks)
+        };
+        self.ended.notify_all();
+        for callback in callbacks {
+            // A callback that panics must not end the thread that reaps everyone else.
+            drop(catch_unwind(AssertUnwindSafe(|| callback(status))));
+        }
+    }
+}
+
+impl Child {
+    pub(crate) fn new(shared: Arc<Shared>, stubs: Vec<Stub>) -> Self {
+        Self { shared, stubs }
+    }
+
+    /// The process id in the host's PID namespace. It may name another process once this one has
+    /// ended; use [`Child::pidfd`] or [`Child::kill`] to act on it.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.shared.pid
+    }
+
+    /// A descriptor that becomes readable when the whole tree is gone; it stays valid after that.
+    #[must_use]
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.shared.pidfd()
+    }
+
+    /// The mount points that were created in the root; see [`remove_stubs`](crate::remove_stubs).
+    #[must_use]
+    pub fn stubs(&self) -> &[Stub] {
+        &self.stubs
+    }
+
+    /// Kills the process and everything it started with SIGKILL. Does nothing if it has ended.
+    pub fn kill(&self) {
+        self.shared.kill();
+    }
+
+    /// Waits until the process and everything it started is gone. May be called from many threads
+    /// and again.
+    #[must_use]
+    pub fn wait(&self) -> ExitStatus {
+        let mut state = self.shared.state();
+        loop {
+            if let Some((status, _)) = state.outcome {
+                return status;
+            }
+            state = self
+                .shared
+                .ended
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The status if the process has ended.
+    #[must_use]
+    pub fn try_wait(&self) -> Option<ExitStatus> {
+        self.shared.state().outcome.map(|(status, _)| status)
+    }
+
+    /// The resources used; `None` while the process runs and when the host process took its status
+    /// away.
+    #[must_use]
+    pub fn usage(&self) -> Option<ResourceUsage> {
+        self.shared.state().outcome.and_then(|(_, usage)| usage)
+    }
+
+    /// Calls `f` once with the status when the process ends, on the spawner's thread, or at once
+    /// on the current thread if it has ended.
+    ///
+    /// `f` must not block, and must not drop a [`Child`] that still runs: it holds up every other
+    /// start and exit. A panic in it is caught and dropped.
+    pub fn on_exit(&self, f: impl FnOnce(ExitStatus) + Send + 'static) {
+        let mut state = self.shared.state();
+        match state.outcome {
+            Some((status, _)) => {
+                drop(state);
+                f(status);
+            }
+            None => state.callbacks.push(Box::new(f)),
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.try_wait().is_none() {
+            self.kill();
+            let _ = self.wait();
+        }
+    }
+}
+
+impl fmt::Debug for Child {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Child")
+            .field("pid", &self.shared.pid)
+            .field("status", &self.try_wait())
+            .finish_non_exhaustive()
+    }
+}

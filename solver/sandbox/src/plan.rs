@@ -1,0 +1,153 @@
+//! Everything a new process needs, prepared before it exists.
+//!
+//! Owns: the checked, allocated form of a [`Spec`]: C strings, option lists, buffers and the report
+//! that the child fills in. The child shares this memory and only writes to the places made for
+//! it; it never allocates.
+//!
+//! [`Spec`]: crate::Spec
+
+mod build;
+mod failure;
+
+pub(crate) use build::{Host, build};
+
+use crate::Step;
+use crate::overlay::OverlayPlan;
+use crate::setup::mount_api::ParameterKind;
+use crate::setup::walk::Walker;
+use std::ffi::{CString, OsString, c_char, c_int, c_long};
+use std::sync::Arc;
+
+/// Index into [`Plan::objects`]: what a failing step was about.
+pub(crate) type Object = u32;
+
+/// One parameter of a file system: kind, key, value, object.
+pub(crate) struct Parameter {
+    pub(crate) kind: ParameterKind,
+    pub(crate) key: CString,
+    pub(crate) value: Option<CString>,
+    pub(crate) object: Object,
+}
+
+/// What a mount is made from.
+pub(crate) enum PlannedSource {
+    Overlay(OverlayPlan),
+    /// A copy of the host's mounts from a path on.
+    Clone {
+        path: CString,
+    },
+    /// A node that must be a device.
+    Device {
+        path: CString,
+    },
+    /// A file system of its own.
+    FileSystem {
+        kind: &'static std::ffi::CStr,
+        parameters: Vec<Parameter>,
+    },
+    /// A file in the scratch file system.
+    File {
+        name: CString,
+        contents: Vec<u8>,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
+}
+
+/// What a mount point has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TargetRule {
+    /// Symbolic links are followed inside the root.
+    Follow,
+    /// An ordinary directory; afterwards the file system there must have this magic number.
+    OrdinaryDirectory { magic: i64 },
+}
+
+/// A mount with everything the child needs to make it.
+pub(crate) struct PlannedMount {
+    pub(crate) source: PlannedSource,
+    pub(crate) selector: Option<CString>,
+    /// `MOUNT_ATTR_*`.
+    pub(crate) attributes: u64,
+    pub(crate) target: CString,
+    pub(crate) rule: TargetRule,
+    /// Fill it with device nodes and links once it is attached.
+    pub(crate) is_dev: bool,
+    pub(crate) source_object: Object,
+    pub(crate) target_object: Object,
+    /// The detached mount, once the child has made it.
+    pub(crate) fd: c_int,
+}
+
+/// What the child tells.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Report {
+    /// The step it is at, or failed at.
+    pub(crate) step: u32,
+    pub(crate) object: Object,
+    /// Not zero: the step failed with this error number or mark.
+    pub(crate) errno: i32,
+}
+
+/// The prepared start of one process.
+pub(crate) struct Plan {
+    /// Namespace flags for `clone3`.
+    pub(crate) namespaces: u64,
+    /// Descriptors that become 0, 1 and 2; -1: `/dev/null` of the sandbox.
+    pub(crate) stdio: [c_int; 3],
+    /// A pidfd of the host process, above 2. It also holds the place of missing streams until there
+    /// is a `/dev/null`.
+    pub(crate) host: c_int,
+    /// Lines for `uid_map` and `gid_map`.
+    pub(crate) id_map: Option<(Vec<u8>, Vec<u8>)>,
+    pub(crate) root: PlannedMount,
+    pub(crate) root_readonly: bool,
+    pub(crate) mounts: Vec<PlannedMount>,
+    pub(crate) masked: Vec<(CString, Object)>,
+    pub(crate) readonly: Vec<(CString, Object)>,
+    pub(crate) hostname: Option<Vec<u8>>,
+    pub(crate) loopback: bool,
+    pub(crate) rlimits: Vec<(c_long, [u64; 2])>,
+    pub(crate) cwd: CString,
+    pub(crate) umask: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+    pub(crate) capabilities: u64,
+    pub(crate) ambient: bool,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) seccomp: Option<Arc<[libc::sock_filter]>>,
+    /// Paths to try, in order.
+    pub(crate) candidates: Vec<CString>,
+    /// Null-terminated arrays into the strings below.
+    pub(crate) argv: Vec<*const c_char>,
+    pub(crate) envp: Vec<*const c_char>,
+    /// Keeps the strings that `argv` and `envp` point to.
+    _strings: Vec<CString>,
+    /// What errors are about; the first is empty.
+    pub(crate) objects: Vec<OsString>,
+    pub(crate) cwd_object: Object,
+    pub(crate) program_object: Object,
+    /// Skips `lowerdir+`, as on kernels without it.
+    pub(crate) classic_overlay: bool,
+    pub(crate) walker: Box<Walker>,
+    pub(crate) report: Report,
+}
+
+// SAFETY: the pointers in `argv` and `envp` lead to heap memory that the plan itself owns and
+// never changes; sending the plan moves them together.
+unsafe impl Send for Plan {}
+
+/// A step that failed in the child.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Failure {
+    pub(crate) step: Step,
+    pub(crate) object: Object,
+    pub(crate) errno: i32,
+}
+
+/// Marks beyond the kernel's error numbers.
+pub(crate) const REFUSED: i32 = 5000;
+pub(crate) const NO_INTERPRETER: i32 = 5001;
+pub(crate) const TOO_MANY_LAYERS: i32 = 5002;

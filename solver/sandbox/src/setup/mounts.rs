@@ -1,0 +1,424 @@
+//! Makes the mounts: sources first, as detached mounts, then the root, then everything below it.
+//!
+//! Sources are prepared while the host's tree is still visible; the new root then becomes `/`
+//! and the host's tree is gone before the first mount point is touched.
+
+use super::mount_api::{self as api, ParameterKind};
+use super::walk::Create;
+use super::{At, Failed};
+use crate::Step;
+use crate::overlay::OverlayPlan;
+use crate::plan::{
+    Object, Parameter, Plan, PlannedMount, PlannedSource, REFUSED, TOO_MANY_LAYERS, TargetRule,
+};
+use crate::sys;
+use std::ffi::{CStr, c_int};
+
+type Done = Result<(), Failed>;
+
+const OVERLAY_MAGIC: i64 = 0x794c_7630;
+
+/// A character device that every sandbox has: name, path on the host, major, minor.
+const NODES: [(&CStr, &CStr, u32, u32); 6] = [
+    (c"null", c"/dev/null", 1, 3),
+    (c"zero", c"/dev/zero", 1, 5),
+    (c"full", c"/dev/full", 1, 7),
+    (c"random", c"/dev/random", 1, 8),
+    (c"urandom", c"/dev/urandom", 1, 9),
+    (c"tty", c"/dev/tty", 5, 0),
+];
+
+const LINKS: [(&CStr, &CStr); 6] = [
+    (c"fd", c"/proc/self/fd"),
+    (c"stdin", c"/proc/self/fd/0"),
+    (c"stdout", c"/proc/self/fd/1"),
+    (c"stderr", c"/proc/self/fd/2"),
+    (c"ptmx", c"pts/ptmx"),
+    (c"core", c"/proc/kcore"),
+];
+
+/// Detached mounts that are made before the host's tree goes away.
+pub(super) struct Parts {
+    nodes: [c_int; NODES.len()],
+    /// An empty directory, for masking.
+    empty: c_int,
+    empty_is_attached: bool,
+}
+
+/// Makes every source as a detached mount and enters the new root.
+pub(super) fn enter_root(plan: &mut Plan) -> Result<Parts, Failed> {
+    api::make_all_private().at(Step::Propagation, 0)?;
+    let scratch = scratch().at(Step::Scratch, 0)?;
+    let parts = parts(scratch, plan.id_map.is_some())?;
+    let classic = plan.classic_overlay;
+    for mount in &mut plan.mounts {
+        mount.fd = prepare(mount, scratch, classic, false)?;
+    }
+    // The root comes last: it may already be attached, above everything else.
+    let root = prepare(&plan.root, scratch, classic, true)?;
+    sys::fchdir(root).at(Step::PivotRoot, plan.root.source_object)?;
+    let id = sys::stat(root).at(Step::PivotRoot, 0)?.mount;
+    api::pivot_into_current(id).at(Step::PivotRoot, plan.root.source_object)?;
+    plan.walker.root_mount = id;
+    plan.root.fd = root;
+    Ok(parts)
+}
+
+/// A private memory file system, attached above `/` where no path leads to it: mounting onto the
+/// root directory of a process does not change what its paths mean.
+fn scratch() -> sys::Result<c_int> {
+    let context = api::fsopen(c"tmpfs")?;
+    api::configure(context, ParameterKind::String, c"mode", Some(c"755"))?;
+    // It may hold secrets. Older kernels and user namespaces do not offer it.
+    let _ = api::configure(context, ParameterKind::Flag, c"noswap", None);
+    api::create(context)?;
+    let mount = api::fsmount(context, api::ATTR_NOSUID | api::ATTR_NOEXEC)?;
+    sys::close(context);
+    api::attach_at(mount, libc::AT_FDCWD, c"/")?;
+    Ok(mount)
+}
+
+fn parts(scratch: c_int, user_namespace: bool) -> Result<Parts, Failed> {
+    sys::mkdir_at(scratch, c"empty", 0o555).at(Step::Scratch, 0)?;
+    let empty = api::clone_tree(scratch, c"empty").at(Step::Scratch, 0)?;
+    let attributes = api::ATTR_RDONLY | api::ATTR_NODEV | api::ATTR_NOSUID | api::ATTR_NOEXEC;
+    api::set_attributes(empty, attributes, false).at(Step::Scratch, 0)?;
+    let mut nodes = [-1; NODES.len()];
+    for (slot, &(name, path, major, minor)) in nodes.iter_mut().zip(&NODES) {
+        // A user namespace cannot make nodes; as root they are made, so that nothing done to them
+        // inside reaches the host's.
+        *slot = if user_namespace {
+            device(path, Some((major, minor)))
+        } else {
+            let made = libc::makedev(major, minor);
+            sys::mknod_at(scratch, name, libc::S_IFCHR | 0o666, made)
+                .and_then(|()| api::clone_tree(scratch, name))
+        }
+        .at(Step::Devices, 0)?;
+    }
+    Ok(Parts {
+        nodes,
+        empty,
+        empty_is_attached: false,
+    })
+}
+
+/// A detached mount of a device node of the host.
+fn device(path: &CStr, number: Option<(u32, u32)>) -> sys::Result<c_int> {
+    let node = api::clone_tree(libc::AT_FDCWD, path)?;
+    let stat = sys::stat(node)?;
+    let expected = number.is_none_or(|n| stat.is(libc::S_IFCHR) && stat.device == n);
+    if !expected || !(stat.is(libc::S_IFCHR) || stat.is(libc::S_IFBLK)) {
+        return Err(libc::ENODEV);
+    }
+    Ok(node)
+}
+
+/// Makes the source of a mount. `attach`: the mount is the root and has to end up attached.
+fn prepare(
+    mount: &PlannedMount,
+    scratch: c_int,
+    classic: bool,
+    attach: bool,
+) -> Result<c_int, Failed> {
+    let object = mount.source_object;
+    let attributes = mount.attributes;
+    // What a selector needs has to be attached first; what the kernel mounts the old way is.
+    let (fd, attached) = match &mount.source {
+        PlannedSource::Overlay(overlay) => overlay_mount(overlay, attributes, object, classic)?,
+        PlannedSource::Clone { path } => {
+            let source = match &mount.selector {
+                Some(_) => sys::open_at(libc::AT_FDCWD, path, libc::O_PATH, 0),
+                None => api::clone_tree(libc::AT_FDCWD, path),
+            };
+            (source.at(Step::Source, object)?, mount.selector.is_some())
+        }
+        PlannedSource::Device { path } => (device(path, None).at(Step::Source, object)?, false),
+        PlannedSource::FileSystem { kind, parameters } => (
+            file_system(kind, parameters, attributes).at(Step::Source, object)?,
+            false,
+        ),
+        PlannedSource::File {
+            name,
+            contents,
+            mode,
+            uid,
+            gid,
+        } => {
+            let made = file(scratch, name, contents, *mode, (*uid, *gid));
+            (made.at(Step::Source, object)?, false)
+        }
+    };
+    let fd = match &mount.selector {
+        Some(selector) => {
+            if !attached {
+                api::attach_at(fd, libc::AT_FDCWD, c"/").at(Step::Source, object)?;
+            }
+            let inside = sys::open_in_root(fd, selector).at(Step::Selector, mount.target_object)?;
+            api::clone_tree(inside, c"").at(Step::Source, object)?
+        }
+        None if attached && !attach => api::clone_tree(fd, c"").at(Step::Source, object)?,
+        None => fd,
+    };
+    let copied = !matches!(mount.source, PlannedSource::FileSystem { .. })
+        && (mount.selector.is_some() || !matches!(mount.source, PlannedSource::Overlay(_)));
+    if copied && attributes != 0 {
+        api::set_attributes(fd, attributes, true).at(Step::ReadOnly, object)?;
+    }
+    if attach {
+        if !sys::stat(fd).at(Step::Source, object)?.is(libc::S_IFDIR) {
+            return Err(Failed {
+                step: Step::Source,
+                object,
+                errno: libc::ENOTDIR,
+            });
+        }
+        if !attached || mount.selector.is_some() {
+            api::attach_at(fd, libc::AT_FDCWD, c"/").at(Step::PivotRoot, object)?;
+        }
+    }
+    Ok(fd)
+}
+
+fn file_system(kind: &CStr, parameters: &[Parameter], attributes: u64) -> sys::Result<c_int> {
+    let context = api::fsopen(kind)?;
+    for parameter in parameters {
+        api::configure(
+            context,
+            parameter.kind,
+            &parameter.key,
+            parameter.value.as_deref(),
+        )?;
+    }
+    api::create(context)?;
+    let mount = api::fsmount(context, attributes)?;
+    sys::close(context);
+    Ok(mount)
+}
+
+fn file(
+    scratch: c_int,
+    name: &CStr,
+    contents: &[u8],
+    mode: u32,
+    owner: (u32, u32),
+) -> sys::Result<c_int> {
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
+    let fd = sys::open_at(scratch, name, flags, 0o600)?;
+    sys::write_all(fd, contents)?;
+    sys::chown(fd, owner.0, owner.1)?;
+    sys::fchmod(fd, mode)?;
+    sys::close(fd);
+    api::clone_tree(scratch, name)
+}
+
+/// Mounts an overlay. True: by mount(2), so that it is attached above `/`.
+fn overlay_mount(
+    plan: &OverlayPlan,
+    attributes: u64,
+    object: Object,
+    classic: bool,
+) -> Result<(c_int, bool), Failed> {
+    sys::chdir(&plan.base).at(Step::Source, object)?;
+    if !classic
+        && !plan.parameters.is_empty()
+        && let Some(fd) = modern_overlay(plan, attributes, object)?
+    {
+        return Ok((fd, false));
+    }
+    let Some(options) = &plan.options else {
+        return Err(Failed {
+            step: Step::Source,
+            object,
+            errno: TOO_MANY_LAYERS,
+        });
+    };
+    // MS_RDONLY, MS_NOSUID, MS_NODEV and MS_NOEXEC have the values of their attributes.
+    api::mount(c"overlay", c"/", attributes, options).at(Step::Source, object)?;
+    // `..` of the root directory leads to what is mounted on top of it.
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let fd = sys::open_at(libc::AT_FDCWD, c"/..", flags, 0).at(Step::Source, object)?;
+    if sys::file_system(fd).at(Step::Source, object)? != OVERLAY_MAGIC {
+        return Err(Failed {
+            step: Step::Source,
+            object,
+            errno: libc::EINVAL,
+        });
+    }
+    Ok((fd, true))
+}
+
+/// `None`: the kernel does not know `lowerdir+`.
+fn modern_overlay(
+    plan: &OverlayPlan,
+    attributes: u64,
+    object: Object,
+) -> Result<Option<c_int>, Failed> {
+    let context = api::fsopen(c"overlay").at(Step::Source, object)?;
+    for (i, parameter) in plan.parameters.iter().enumerate() {
+        let value = parameter.value.as_deref();
+        match api::configure(context, parameter.kind, &parameter.key, value) {
+            Ok(()) => {}
+            Err(libc::EINVAL) if i == 0 => {
+                sys::close(context);
+                return Ok(None);
+            }
+            Err(errno) if parameter.object != 0 => {
+                return Err(Failed {
+                    step: Step::Layer,
+                    object: parameter.object,
+                    errno,
+                });
+            }
+            Err(errno) => {
+                return Err(Failed {
+                    step: Step::Source,
+                    object,
+                    errno,
+                });
+            }
+        }
+    }
+    api::create(context).at(Step::Source, object)?;
+    let mount = api::fsmount(context, attributes).at(Step::Source, object)?;
+    sys::close(context);
+    Ok(Some(mount))
+}
+
+/// Attaches everything below the root, then hides and protects.
+pub(super) fn attach_all(plan: &mut Plan, parts: &mut Parts) -> Done {
+    let Plan { mounts, walker, .. } = plan;
+    for mount in mounts.iter() {
+        let is_directory = sys::stat(mount.fd)
+            .at(Step::Attach, mount.target_object)?
+            .is(libc::S_IFDIR);
+        if let TargetRule::OrdinaryDirectory { .. } = mount.rule {
+            refuse_link(mount).at(Step::Target, mount.target_object)?;
+        }
+        let create = Create {
+            file: !is_directory,
+            owner: None,
+            record: true,
+        };
+        let target = walker
+            .open(&mount.target, create)
+            .at(Step::Target, mount.target_object)?;
+        api::attach(mount.fd, target).at(Step::Attach, mount.target_object)?;
+        sys::close(target);
+        if let TargetRule::OrdinaryDirectory { magic } = mount.rule {
+            verify(mount, magic).at(Step::Attach, mount.target_object)?;
+        }
+        if mount.is_dev {
+            fill_dev(mount.fd, parts).at(Step::Devices, mount.target_object)?;
+        }
+    }
+    for &(ref path, object) in &plan.readonly {
+        make_readonly(path).at(Step::ReadOnly, object)?;
+    }
+    for &(ref path, object) in &plan.masked {
+        mask(path, parts).at(Step::Mask, object)?;
+    }
+    Ok(())
+}
+
+/// Makes the root read-only if it has to be, after everything has been created in it.
+pub(super) fn protect_root(plan: &Plan) -> Done {
+    if !plan.root_readonly {
+        return Ok(());
+    }
+    let object = plan.root.source_object;
+    api::set_attributes(plan.root.fd, api::ATTR_RDONLY, false).at(Step::ReadOnly, object)
+}
+
+/// Kernel file systems go onto ordinary directories only: an image in which `/proc` leads
+/// elsewhere would make later writes to `/proc` land in a file of its choice.
+fn refuse_link(mount: &PlannedMount) -> sys::Result<()> {
+    match sys::open_at(
+        libc::AT_FDCWD,
+        &mount.target,
+        libc::O_PATH | libc::O_NOFOLLOW,
+        0,
+    ) {
+        Ok(found) => {
+            let stat = sys::stat(found);
+            sys::close(found);
+            if stat?.is(libc::S_IFDIR) {
+                Ok(())
+            } else {
+                Err(REFUSED)
+            }
+        }
+        Err(libc::ENOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Looks again by name whether the path now leads to what was mounted.
+fn verify(mount: &PlannedMount, magic: i64) -> sys::Result<()> {
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    let found = sys::open_at(libc::AT_FDCWD, &mount.target, flags, 0)?;
+    let same = sys::stat(found)?.mount == sys::stat(mount.fd)?.mount;
+    let kind = sys::file_system(found)?;
+    sys::close(found);
+    if same && kind == magic {
+        Ok(())
+    } else {
+        Err(REFUSED)
+    }
+}
+
+fn fill_dev(dev: c_int, parts: &Parts) -> sys::Result<()> {
+    for (&(name, ..), &node) in NODES.iter().zip(&parts.nodes) {
+        sys::mknod_at(dev, name, libc::S_IFREG | 0o666, 0)?;
+        api::attach_at(node, dev, name)?;
+    }
+    for (name, target) in LINKS {
+        sys::symlink_at(target, dev, name)?;
+    }
+    Ok(())
+}
+
+/// Resolves inside the root; `None` if there is nothing.
+fn find(path: &CStr) -> sys::Result<Option<c_int>> {
+    let root = sys::open_at(libc::AT_FDCWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    let found = sys::open_in_root(root, path);
+    sys::close(root);
+    match found {
+        Ok(fd) => Ok(Some(fd)),
+        Err(libc::ENOENT | libc::ENOTDIR) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn make_readonly(path: &CStr) -> sys::Result<()> {
+    let Some(place) = find(path)? else {
+        return Ok(());
+    };
+    let copy = api::clone_tree(place, c"")?;
+    api::set_attributes(copy, api::ATTR_RDONLY, true)?;
+    api::attach(copy, place)?;
+    sys::close(copy);
+    sys::close(place);
+    Ok(())
+}
+
+fn mask(path: &CStr, parts: &mut Parts) -> sys::Result<()> {
+    let Some(place) = find(path)? else {
+        return Ok(());
+    };
+    if !sys::stat(place)?.is(libc::S_IFDIR) {
+        // The first node is the null device, attached below /dev by now.
+        let null = api::clone_tree(parts.nodes[0], c"")?;
+        api::attach(null, place)?;
+        sys::close(null);
+    } else if parts.empty_is_attached {
+        let empty = api::clone_tree(parts.empty, c"")?;
+        api::attach(empty, place)?;
+        sys::close(empty);
+    } else {
+        api::attach(parts.empty, place)?;
+        parts.empty_is_attached = true;
+    }
+    sys::close(place);
+    Ok(())
+}

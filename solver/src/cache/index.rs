@@ -1,0 +1,197 @@
+//! Lookup of keys and results, many at a time.
+//!
+//! Owns [`Cache`]: the stored records behind a front that remembers links read before, as long as
+//! nobody changed the records. A solve that finds everything reads one version number and its
+//! results; the rest is memory.
+//!
+//! Invariant: a database that cannot be read costs hits, never a solve. Errors are remembered by
+//! the [`Lookup`] for a warning, and the answer is "not found".
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::id::{CacheDigest, CacheKey, ResultId};
+use crate::meta::{Link, MetaError, RecordBatch, RecordReader, Records, ResultRow};
+
+/// Links kept in memory: at most about 30 MB, far more than a solve has.
+const FRONT_LINKS: usize = 200_000;
+
+/// Keys of one link that are enumerated. An op on a much used input has a key for each state of
+/// its other inputs; those are checked one by one instead.
+pub const LINK_TARGETS: usize = 32;
+
+/// The cache records of one store. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    records: Arc<dyn Records>,
+    front: Arc<Mutex<Front>>,
+}
+
+/// What the mutex in [`Cache`] guards: links as they were at a version of the records.
+#[derive(Debug, Default)]
+struct Front {
+    version: Option<u64>,
+    links: HashMap<Link, Targets>,
+}
+
+/// The keys a link leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Targets {
+    /// None.
+    #[default]
+    None,
+    /// One.
+    One(CacheKey),
+    /// These.
+    Few(Arc<[CacheKey]>),
+    /// More than are worth enumerating: ask [`Lookup::leads_to`].
+    Many,
+}
+
+impl Targets {
+    /// The keys, if they were enumerated.
+    pub fn as_slice(&self) -> Option<&[CacheKey]> {
+        match self {
+            Self::None => Some(&[]),
+            Self::One(key) => Some(std::slice::from_ref(key)),
+            Self::Few(keys) => Some(keys),
+            Self::Many => None,
+        }
+    }
+
+    fn of(keys: Vec<CacheKey>) -> Self {
+        match *keys.as_slice() {
+            [] => Self::None,
+            [key] => Self::One(key),
+            _ if keys.len() > LINK_TARGETS => Self::Many,
+            _ => Self::Few(keys.into()),
+        }
+    }
+}
+
+impl Cache {
+    /// Puts a front before `records`.
+    pub fn new(records: Arc<dyn Records>) -> Self {
+        Self {
+            records,
+            front: Arc::default(),
+        }
+    }
+
+    /// Calls `body` with a lookup that sees one state of the records throughout. `body` must not
+    /// use the cache or its database otherwise.
+    pub fn read<R>(&self, body: impl FnOnce(&mut Lookup<'_>) -> R) -> R {
+        let mut body = Some(body);
+        let mut result = None;
+        let started = self.records.read(&mut |reader| {
+            let mut front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut lookup = Lookup {
+                reader: Some(reader),
+                front: &mut front,
+                error: None,
+            };
+            lookup.refresh();
+            result = body.take().map(|body| body(&mut lookup));
+        });
+        if let Some(body) = body.take() {
+            let mut empty = Front::default();
+            let error = started.err();
+            result = Some(body(&mut Lookup {
+                reader: None,
+                front: &mut empty,
+                error,
+            }));
+        }
+        result.expect("BUG: the body was called")
+    }
+
+    /// Adds records.
+    ///
+    /// # Errors
+    /// The database cannot be written; hits are lost.
+    pub fn save(&self, batch: &RecordBatch) -> Result<(), MetaError> {
+        self.records.save(batch)
+    }
+
+    /// Drops a result whose data is gone.
+    ///
+    /// # Errors
+    /// The database cannot be written; the result is found again.
+    pub fn drop_result(&self, key: CacheKey, result: ResultId) -> Result<(), MetaError> {
+        self.records.drop_result(key, result)
+    }
+}
+
+/// One read of the cache.
+#[derive(Debug)]
+pub struct Lookup<'a> {
+    reader: Option<&'a mut dyn RecordReader>,
+    front: &'a mut Front,
+    error: Option<MetaError>,
+}
+
+impl Lookup<'_> {
+    fn refresh(&mut self) {
+        let version = self.ask(|reader| reader.version());
+        if version.is_none() || self.front.version != version {
+            self.front.links.clear();
+            self.front.version = version;
+        }
+    }
+
+    fn ask<R>(
+        &mut self,
+        question: impl FnOnce(&mut dyn RecordReader) -> Result<R, MetaError>,
+    ) -> Option<R> {
+        match question(&mut **self.reader.as_mut()?) {
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                self.error.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// The keys that `link` leads to.
+    pub fn targets(&mut self, link: &Link) -> Targets {
+        if let Some(known) = self.front.links.get(link) {
+            return known.clone();
+        }
+        let mut keys = Vec::new();
+        let Some(()) = self.ask(|reader| reader.targets(link, LINK_TARGETS + 1, &mut keys)) else {
+            return Targets::None;
+        };
+        let targets = Targets::of(keys);
+        if self.front.links.len() >= FRONT_LINKS {
+            self.front.links.clear();
+        }
+        self.front.links.insert(*link, targets.clone());
+        targets
+    }
+
+    /// Whether `link` leads to `target`.
+    pub fn leads_to(&mut self, link: &Link, target: CacheKey) -> bool {
+        if let Some(known) = self.front.links.get(link).and_then(Targets::as_slice) {
+            return known.contains(&target);
+        }
+        self.ask(|reader| reader.leads_to(link, target))
+            .unwrap_or(false)
+    }
+
+    /// The results of `key`, newest first.
+    pub fn results(&mut self, key: CacheKey) -> Vec<ResultRow> {
+        self.ask(|reader| reader.results(key)).unwrap_or_default()
+    }
+
+    /// Whether the op was seen before, with whatever is its `input`th input.
+    pub fn seen(&mut self, digest: CacheDigest, output: u32, input: u32) -> bool {
+        self.ask(|reader| reader.seen(digest, output, input))
+            .unwrap_or(false)
+    }
+
+    /// The first error since the lookup began, once.
+    pub fn take_error(&mut self) -> Option<MetaError> {
+        self.error.take()
+    }
+}

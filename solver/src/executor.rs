@@ -1,0 +1,138 @@
+//! Runs processes of exec ops.
+//!
+//! Owns the [`Executor`] seam, what a process is given ([`Process`]), who it runs as
+//! ([`find_user`]) and the network files it sees. [`SandboxExecutor`] needs nothing installed;
+//! [`ScriptedExecutor`] is the double of tests.
+//!
+//! Invariants:
+//! - Nothing is mounted outside the mount namespace of the process.
+//! - No process outlives the call that started it: neither when it is cancelled nor when its
+//!   future is dropped.
+//! - Output waits for a slow receiver; nothing is cut or kept back.
+//!
+//! Leaves to others: what the mounts are made of and what becomes of them (`ops`).
+
+mod accounts;
+mod network_files;
+mod process;
+mod sandbox;
+mod scripted;
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+
+pub(crate) use accounts::Accounts;
+pub use accounts::{AccountError, User, find_user};
+pub use process::{Mount, MountSource, Network, Process, ResourceLimit, Root};
+pub use sandbox::SandboxExecutor;
+pub use scripted::{Script, ScriptedExecutor};
+
+use crate::cancel::{Cancel, Cancelled};
+use crate::error::{Blame, Fault};
+use crate::progress::Reporter;
+use ashlar_sandbox::SandboxError;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ExitStatus {
+    /// It returned this code.
+    Exited(i32),
+    /// This signal killed it.
+    Signaled(i32),
+}
+
+impl ExitStatus {
+    /// The exit code as a shell tells it: 128 and the signal for a process that was killed.
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Exited(code) => code,
+            Self::Signaled(signal) => 128 + signal,
+        }
+    }
+}
+
+/// A process cannot be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExecutorError {
+    /// The sandbox refused it.
+    #[error("cannot start the process")]
+    Start {
+        /// Why.
+        #[source]
+        source: SandboxError,
+    },
+    /// Its output cannot be read.
+    #[error("cannot read the output of the process")]
+    Output {
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The host program took the exit status away: it reaps children that are not its own.
+    #[error("the exit status of the process was lost")]
+    StatusLost,
+    /// A limit has a name that is not known.
+    #[error("unknown resource limit {name:?}")]
+    UnknownLimit {
+        /// The name.
+        name: String,
+    },
+    /// The blocking part of the work ended early.
+    #[error("the start of the process was interrupted")]
+    Interrupted,
+    /// The double was not told what to do.
+    #[error("the scripted executor has no script for {args:?}")]
+    Unscripted {
+        /// Program and arguments.
+        args: Vec<String>,
+    },
+    /// It was cancelled.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+impl Blame for ExecutorError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Start { source } => match source {
+                SandboxError::SelectorNotFound { .. }
+                | SandboxError::TargetRefused { .. }
+                | SandboxError::CwdRefused { .. }
+                | SandboxError::ProgramNotFound { .. }
+                | SandboxError::ProgramPermission { .. }
+                | SandboxError::ProgramFormat { .. }
+                | SandboxError::InterpreterNotFound { .. }
+                | SandboxError::InvalidSpec { .. } => Fault::Input,
+                _ => Fault::Environment,
+            },
+            Self::UnknownLimit { .. } => Fault::Input,
+            Self::Unscripted { .. } | Self::Interrupted => Fault::Bug,
+            Self::Output { .. } | Self::StatusLost | Self::Cancelled(_) => Fault::Environment,
+        }
+    }
+}
+
+/// Runs one process at a time per call; calls may be concurrent.
+///
+/// Must be called on a tokio runtime with I/O enabled.
+#[async_trait]
+pub trait Executor: Send + Sync + Debug {
+    /// Runs `process` to its end. Its output goes to `reporter`; its input is empty. Mount points
+    /// that had to be made in a writable root are gone again afterwards.
+    ///
+    /// # Errors
+    /// [`ExecutorError`] if it could not be run. Ending with a code other than 0 is no error.
+    ///
+    /// # Cancellation
+    /// When `cancel` is raised, the process and all it started are killed, and the call returns
+    /// [`ExecutorError::Cancelled`] within a second. Dropping the future kills them too.
+    async fn run(
+        &self,
+        process: Process,
+        reporter: &Reporter,
+        cancel: &Cancel,
+    ) -> Result<ExitStatus, ExecutorError>;
+}

@@ -1,0 +1,78 @@
+//! `/etc/hosts` and `/etc/resolv.conf` of a process.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use super::Network;
+
+/// Name servers for a host whose own cannot be reached from another network, as in BuildKit.
+const PUBLIC_SERVERS: [&str; 4] =
+    ["8.8.8.8", "8.8.4.4", "2001:4860:4860::8888", "2001:4860:4860::8844"];
+
+/// The hosts file: the process itself, then what was asked for.
+pub(super) fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
+    let mut text = format!(
+        "127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    );
+    for (address, name) in extra {
+        writeln!(text, "{address}\t{name}").expect("BUG: writing to a string cannot fail");
+    }
+    text
+}
+
+/// The resolver configuration, made from the host's. Servers on the host's loopback interface are
+/// of no use in another network.
+pub(super) fn resolv_conf(host: &str, network: Network) -> String {
+    let has_server = host.lines().any(|line| server(line).is_some());
+    if network == Network::Host && has_server {
+        return host.to_owned();
+    }
+    let reachable =
+        |line: &str| server(line).is_none_or(|server| !server.is_some_and(|it| it.is_loopback()));
+    let mut text = String::new();
+    let mut servers = 0;
+    for line in host.lines().filter(|line| reachable(line)) {
+        servers += usize::from(server(line).is_some());
+        text.push_str(line);
+        text.push('\n');
+    }
+    if servers == 0 {
+        for server in PUBLIC_SERVERS {
+            writeln!(text, "nameserver {server}").expect("BUG: writing to a string cannot fail");
+        }
+    }
+    text
+}
+
+/// The address of a `nameserver` line; `Some(None)` if it cannot be read.
+fn server(line: &str) -> Option<Option<IpAddr>> {
+    let mut words = line.split_ascii_whitespace();
+    if words.next() != Some("nameserver") {
+        return None;
+    }
+    let address = words.next().unwrap_or_default();
+    Some(address.split('%').next().unwrap_or_default().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_name_the_process_and_what_was_asked_for() {
+        let extra = [("1.2.3.4".to_owned(), "db".to_owned())];
+        let expected = "127.0.0.1\tlocalhost me\n\
+                        ::1\tlocalhost ip6-localhost ip6-loopback\n1.2.3.4\tdb\n";
+        assert_eq!(hosts("me", &extra), expected);
+    }
+
+    #[test]
+    fn servers_of_the_host_itself_are_left_out_elsewhere() {
+        let host = "# c\nnameserver 127.0.0.53\nnameserver 10.0.0.1\nsearch x\n";
+        assert_eq!(resolv_conf(host, Network::Host), host);
+        assert_eq!(resolv_conf(host, Network::None), "# c\nnameserver 10.0.0.1\nsearch x\n");
+        let only_local = resolv_conf("nameserver ::1\noptions ndots:0\n", Network::None);
+        assert!(only_local.starts_with("options ndots:0\nnameserver 8.8.8.8\n"), "{only_local}");
+        assert!(resolv_conf("", Network::Host).contains("nameserver 8.8.8.8"));
+    }
+}

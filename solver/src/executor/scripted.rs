@@ -1,0 +1,112 @@
+//! An executor for tests: it does what it is told, without a process.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{Executor, ExecutorError, ExitStatus, Process};
+use crate::cancel::{Cancel, Cancelled};
+use crate::progress::{Reporter, Stream};
+
+/// What one run does.
+#[non_exhaustive]
+pub struct Script {
+    /// Written in order.
+    pub output: Vec<(Stream, Bytes)>,
+    /// Does what the process would do to its files.
+    pub effect: Option<Box<dyn FnOnce(&Process) + Send>>,
+    /// How it ends; `None`: it runs until it is cancelled.
+    pub status: Option<ExitStatus>,
+}
+
+impl Script {
+    /// A run that writes nothing and ends with `code`.
+    pub fn exit(code: i32) -> Self {
+        Self { output: Vec::new(), effect: None, status: Some(ExitStatus::Exited(code)) }
+    }
+
+    /// A run that never ends by itself.
+    pub fn endless() -> Self {
+        Self { output: Vec::new(), effect: None, status: None }
+    }
+
+    /// Adds output.
+    #[must_use]
+    pub fn writes(mut self, stream: Stream, data: impl Into<Bytes>) -> Self {
+        self.output.push((stream, data.into()));
+        self
+    }
+
+    /// Sets what it does to files.
+    #[must_use]
+    pub fn does(mut self, effect: impl FnOnce(&Process) + Send + 'static) -> Self {
+        self.effect = Some(Box::new(effect));
+        self
+    }
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = f.debug_struct("Script");
+        f.field("output", &self.output).field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+/// Plays scripts, one per run, in order. A run without a script is an error.
+#[derive(Debug, Default)]
+pub struct ScriptedExecutor {
+    /// What is still to be played, and what was run.
+    state: Mutex<(VecDeque<Script>, Vec<Process>)>,
+}
+
+impl ScriptedExecutor {
+    /// Plays `scripts`.
+    pub fn new(scripts: impl IntoIterator<Item = Script>) -> Self {
+        Self { state: Mutex::new((scripts.into_iter().collect(), Vec::new())) }
+    }
+
+    /// Takes what was run since the last call, in order.
+    pub fn take_runs(&self) -> Vec<Process> {
+        std::mem::take(&mut self.lock().1)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (VecDeque<Script>, Vec<Process>)> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn next(&self, process: &Process) -> Option<Script> {
+        let mut state = self.lock();
+        state.1.push(process.clone());
+        state.0.pop_front()
+    }
+}
+
+#[async_trait]
+impl Executor for ScriptedExecutor {
+    async fn run(
+        &self,
+        process: Process,
+        reporter: &Reporter,
+        cancel: &Cancel,
+    ) -> Result<ExitStatus, ExecutorError> {
+        cancel.check()?;
+        let script = self.next(&process);
+        let script = script.ok_or(ExecutorError::Unscripted { args: process.args.clone() })?;
+        for (stream, data) in script.output {
+            reporter.log(stream, data).await;
+        }
+        if let Some(effect) = script.effect {
+            effect(&process);
+        }
+        match script.status {
+            Some(status) => Ok(status),
+            None => {
+                cancel.cancelled().await;
+                Err(Cancelled.into())
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What the vertices of a graph do: the operations behind LLB's ops.
+//!
+//! Owns [`operation`], which makes the [`Operation`] of a vertex, and one module per kind of op.
+//!
+//! Leaves to others: in which order they run and what of them is cached (`scheduler`), how sources
+//! are fetched (`source`).
+
+mod content;
+mod engine;
+pub mod exec;
+pub mod file;
+pub mod keys;
+pub mod merge;
+pub mod source;
+
+use std::sync::Arc;
+
+use ashlar_llb::pb::op::Op;
+use ashlar_llb::{Vertex, pb};
+
+pub use content::InputError;
+pub use engine::{CacheMounts, Engine, Entitlements};
+
+use content::checksum_input;
+use engine::unblock;
+
+use crate::error::{Blame, Fault, OperationError};
+use crate::operation::Operation;
+use crate::refs::Ref;
+
+/// A vertex that has no operation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnsupportedOp {
+    /// The kind of op is not supported yet.
+    #[error("{kind} ops are not supported yet")]
+    Kind {
+        /// The kind, in LLB's words.
+        kind: &'static str,
+    },
+    /// The op needs a platform and has none.
+    #[error("the op has no platform")]
+    NoPlatform,
+}
+
+impl Blame for UnsupportedOp {
+    fn fault(&self) -> Fault {
+        Fault::Input
+    }
+}
+
+/// Makes the operation of a vertex.
+///
+/// # Errors
+/// The op is not valid, or not supported.
+pub fn operation(
+    vertex: &Vertex,
+    engine: &Arc<Engine>,
+) -> Result<Arc<dyn Operation<Ref>>, OperationError> {
+    let inputs = vertex.inputs().len();
+    let unsupported = |kind| Err(UnsupportedOp::Kind { kind }.into());
+    match vertex.op() {
+        Op::File(op) => {
+            Ok(Arc::new(file::FileOperation::new(op, inputs, vertex.name(), engine)?))
+        }
+        Op::Exec(op) => {
+            let platform = vertex.platform().ok_or(UnsupportedOp::NoPlatform)?;
+            let operation =
+                exec::ExecOperation::new(op, platform, inputs, vertex.name(), engine)?;
+            Ok(Arc::new(operation))
+        }
+        Op::Merge(op) => Ok(Arc::new(merge::MergeOperation::new(op, inputs)?)),
+        Op::Passthrough(op) => Ok(Arc::new(merge::PassthroughOperation::new(op, inputs)?)),
+        Op::Diff(pb::DiffOp { .. }) => unsupported("diff"),
+        Op::Build(pb::BuildOp { .. }) => unsupported("build"),
+        Op::Source(op) => source::operation(op, vertex, engine),
+    }
+}

@@ -1,0 +1,126 @@
+//! What operations are lent by the engine.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::cancel::Cancel;
+use crate::clock::Clock;
+use crate::content::BlobStore;
+use crate::error::{Blame, Fault, OperationError};
+use crate::executor::{Executor, Network};
+use crate::limits::Limits;
+use crate::meta::Meta;
+use crate::root::Tier;
+use crate::session::Session;
+use crate::snapshot::LayerStore;
+use crate::source::local::{LocalCache, LocalTree};
+
+/// What a build may ask for beyond the ordinary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Entitlements {
+    /// Steps may ask for the host's network (`network.host`). Default: no.
+    pub network_host: bool,
+    /// Steps may ask for all capabilities (`security.insecure`). Default: no.
+    pub security_insecure: bool,
+}
+
+/// Where cache mounts live: below a directory of the state root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheMounts {
+    pub(crate) directory: PathBuf,
+}
+
+impl CacheMounts {
+    /// Keeps them below `directory`, which is made when first needed.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into() }
+    }
+}
+
+/// Everything that operations need beside their op.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "made by the engine alone")]
+pub struct Engine {
+    /// Where layers are kept.
+    pub layers: LayerStore,
+    /// Runs processes.
+    pub executor: Arc<dyn Executor>,
+    /// Tells the time that new files get.
+    pub clock: Arc<dyn Clock>,
+    /// Ceilings on foreign input.
+    pub limits: Limits,
+    /// What the caller lends to this solve.
+    pub session: Session,
+    /// What this solve may ask for.
+    pub entitlements: Entitlements,
+    /// The network of steps that ask for none in particular.
+    pub network: Network,
+    /// Where cache mounts are kept.
+    pub cache_mounts: CacheMounts,
+    /// Where blobs are kept.
+    pub blobs: BlobStore,
+    /// The database of the store.
+    pub meta: Arc<dyn Meta>,
+    /// What is remembered of local directories.
+    pub locals: Arc<LocalCache>,
+    /// The local directories that this solve looked at.
+    pub scanned: Mutex<Vec<Arc<LocalTree>>>,
+}
+
+impl Engine {
+    /// Whether files may be given any owner and devices may be made.
+    pub(crate) fn is_privileged(&self) -> bool {
+        self.layers.root().tier() == Tier::Root
+    }
+
+    /// Notes a directory that was looked at, for [`Engine::remember_locals`].
+    pub(crate) fn note_local(&self, tree: Arc<LocalTree>) {
+        self.scanned.lock().unwrap_or_else(PoisonError::into_inner).push(tree);
+    }
+
+    /// Whether [`Engine::remember_locals`] has anything to do.
+    pub fn has_locals(&self) -> bool {
+        !self.scanned.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Writes down what this solve learnt of local directories by reading them. What cannot be
+    /// written is read again by the next solve. Blocks.
+    pub fn remember_locals(&self) {
+        let trees = std::mem::take(&mut *self.scanned.lock().unwrap_or_else(PoisonError::into_inner));
+        for tree in trees {
+            let _only_time_is_lost = tree.store_stat_cache(&self.locals);
+        }
+    }
+}
+
+/// The thread that did the blocking part of an operation ended without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the blocking part of an operation was interrupted")]
+struct Interrupted;
+
+impl Blame for Interrupted {
+    fn fault(&self) -> Fault {
+        Fault::Bug
+    }
+}
+
+/// Does blocking work on a thread for it. Its `Cancel` is raised if `cancel` is, or if the future
+/// is dropped.
+pub(super) async fn unblock<T: Send + 'static>(
+    cancel: &Cancel,
+    work: impl FnOnce(Cancel) -> Result<T, OperationError> + Send + 'static,
+) -> Result<T, OperationError> {
+    struct Stop(Cancel);
+
+    impl Drop for Stop {
+        fn drop(&mut self) {
+            self.0.cancel();
+        }
+    }
+
+    let stop = Stop(cancel.child());
+    let inner = stop.0.clone();
+    let done = tokio::task::spawn_blocking(move || work(inner)).await;
+    done.unwrap_or_else(|_| Err(Interrupted.into()))
+}

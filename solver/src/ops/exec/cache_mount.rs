@@ -1,0 +1,198 @@
+//! Directories that outlive a build: cache mounts.
+//!
+//! ```text
+//! <root>/cache-mounts/<sha256 of the key>/<n>/fs     the files
+//! <root>/cache-mounts/<sha256 of the key>/<n>/lock   locked while a step uses them
+//! ```
+//!
+//! The key is the id of the mount and what it starts from. Steps that share a directory lock it
+//! together; the others alone, one of them per `<n>`. The locks are flocks: they hold between
+//! processes and vanish with their process.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ashlar_llb::pb::CacheSharingOpt;
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, renameat_with};
+
+use super::ExecError;
+use crate::cancel::Cancel;
+use crate::error::OperationError;
+use crate::id::CacheDigest;
+use crate::ops::Engine;
+use crate::snapshot::Stack;
+use crate::tree::writer::{CopyItem, LayerWriter, WriterOptions};
+use crate::tree::{Files, Node, Timestamp, TreePath, View};
+
+/// How often a directory that is locked is looked at again, as in BuildKit.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Directories of one key that exist side by side at most.
+const MOST: u32 = 1024;
+
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+
+/// A cache directory in use. Dropping it lets others have it.
+#[derive(Debug)]
+pub(super) struct CacheMount {
+    /// The directory of the files.
+    pub(super) path: PathBuf,
+    _lock: File,
+}
+
+/// Finds or makes the directory of a cache mount. Blocks, until another step is done with it if
+/// the mount is of the locked kind.
+pub(super) fn open(
+    engine: &Engine,
+    id: &str,
+    sharing: CacheSharingOpt,
+    base: &Stack,
+    cancel: &Cancel,
+) -> Result<CacheMount, OperationError> {
+    let mut key = id.to_owned();
+    for layer in base.layer_ids() {
+        key.push(':');
+        key.push_str(&layer.to_string());
+    }
+    let digest = CacheDigest::of(key.as_bytes()).to_string();
+    let name = digest.strip_prefix("sha256:").unwrap_or(&digest);
+    let directory = engine.cache_mounts.directory.join(name);
+    let failed = |action, source| ExecError::CacheMount { action, id: id.to_owned(), source };
+    make_directory(&directory, true).map_err(|error| failed("make", error))?;
+    loop {
+        for number in 0..MOST {
+            let place = directory.join(number.to_string());
+            make_directory(&place, false).map_err(|error| failed("make", error))?;
+            let lock = lock(&place, sharing).map_err(|error| failed("lock", error))?;
+            let Some(lock) = lock else {
+                if sharing == CacheSharingOpt::Locked {
+                    break;
+                }
+                continue;
+            };
+            let path = place.join("fs");
+            if path.symlink_metadata().is_err() {
+                fill(engine, &place, &path, base, cancel, &failed)?;
+            }
+            return Ok(CacheMount { path, _lock: lock });
+        }
+        cancel.check()?;
+        std::thread::sleep(RETRY);
+    }
+}
+
+fn make_directory(path: &Path, parents: bool) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).recursive(parents).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Takes the lock of a directory, if nobody else has it in a way that forbids it.
+fn lock(place: &Path, sharing: CacheSharingOpt) -> io::Result<Option<File>> {
+    let mut options = OpenOptions::new();
+    let file = options.create(true).append(true).mode(0o600).open(place.join("lock"))?;
+    let operation = match sharing {
+        CacheSharingOpt::Shared => FlockOperation::NonBlockingLockShared,
+        CacheSharingOpt::Private | CacheSharingOpt::Locked => {
+            FlockOperation::NonBlockingLockExclusive
+        }
+    };
+    match flock(&file, operation) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes the files of a new directory: what it starts from. They appear at once, whole: steps that
+/// share the directory may come here together, and then one of them wins.
+fn fill(
+    engine: &Engine,
+    place: &Path,
+    path: &Path,
+    base: &Stack,
+    cancel: &Cancel,
+    failed: &dyn Fn(&'static str, io::Error) -> ExecError,
+) -> Result<(), OperationError> {
+    let name = format!("new-{}", engine.layers.root().next_layer_id());
+    let new = place.join(&name);
+    let clean = || {
+        if let Ok(place) = rustix::fs::open(place, DIRECTORY, Mode::empty()) {
+            let _gone = crate::root::remove_tree(place.as_fd(), &name);
+        }
+    };
+    let make = || -> Result<bool, OperationError> {
+        DirBuilder::new().mode(0o755).create(&new).map_err(|error| failed("make", error))?;
+        copy(engine, &new, base, cancel, failed)?;
+        match renameat_with(CWD, &new, CWD, path, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::EXIST) => Ok(false),
+            Err(error) => Err(failed("make", error.into()).into()),
+        }
+    };
+    let made = make();
+    if !matches!(made, Ok(true)) {
+        clean();
+    }
+    made.map(drop)
+}
+
+/// Files that are only copied, never linked: a step will write to the copies.
+#[derive(Debug)]
+struct Unshared(Option<Arc<dyn Files>>);
+
+impl Files for Unshared {
+    fn open(&self, path: &TreePath) -> io::Result<File> {
+        match &self.0 {
+            Some(files) => files.open(path),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn immutable(&self) -> bool {
+        false
+    }
+}
+
+fn copy(
+    engine: &Engine,
+    new: &Path,
+    base: &Stack,
+    cancel: &Cancel,
+    failed: &dyn Fn(&'static str, io::Error) -> ExecError,
+) -> Result<(), OperationError> {
+    let fs = rustix::fs::open(new, DIRECTORY, Mode::empty())
+        .map_err(|error| failed("open", error.into()))?;
+    rustix::fs::fchmod(&fs, Mode::from(0o755)).map_err(|error| failed("make", error.into()))?;
+    if base.is_scratch() {
+        return Ok(());
+    }
+    let view = base.view()?;
+    let now = Timestamp::from(engine.clock.now());
+    let options = WriterOptions { privileged: engine.is_privileged(), now };
+    let mut writer = LayerWriter::new(fs, Arc::new(Unshared(None)), View::empty(), options)?;
+    let items = view
+        .walk()
+        .map(|(path, node)| {
+            let files: Arc<dyn Files> = Arc::new(Unshared(node.files().cloned()));
+            let source = if node.entry().is_directory() {
+                node.clone()
+            } else {
+                Node::leaf(node.entry().clone(), Some(files))
+            };
+            let attributes = node.entry().attributes.clone();
+            CopyItem { source, source_path: path.clone(), destination: path, attributes, link_group: None }
+        })
+        .collect();
+    writer.copy(items, cancel)?;
+    writer.set_attributes(&TreePath::root(), view.root().entry().attributes.clone())?;
+    writer.finish()?;
+    Ok(())
+}

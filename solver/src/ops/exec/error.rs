@@ -1,0 +1,152 @@
+//! Why an exec op fails.
+
+use std::fmt::Write as _;
+use std::io;
+
+use crate::error::{Blame, Fault};
+use crate::executor::{AccountError, ExecutorError, ExitStatus};
+use crate::refs::Ref;
+
+/// An exec op cannot be run, or its process failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExecError {
+    /// The process ended with a code that does not count as success. The text is BuildKit's.
+    #[error(
+        "process {} did not complete successfully: exit code: {}",
+        quoted(command),
+        status.code()
+    )]
+    Exit {
+        /// Program and arguments, separated by spaces.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// What the outputs of the op were at that moment, for a look into the failed step.
+        outputs: Vec<Ref>,
+    },
+    /// The process could not be run.
+    #[error("process {} did not complete successfully", quoted(command))]
+    Run {
+        /// Program and arguments, separated by spaces.
+        command: String,
+        /// Why.
+        #[source]
+        source: ExecutorError,
+    },
+    /// A part of the op is missing or contradicts itself.
+    #[error("invalid exec op: {reason}")]
+    Invalid {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A mount names an input that the op does not have.
+    #[error("the mount at {destination} uses input {input}, but the op has {count}")]
+    MountInput {
+        /// Where it is mounted.
+        destination: String,
+        /// The number it gives.
+        input: i64,
+        /// Inputs of the op.
+        count: usize,
+    },
+    /// The op asks for something that this build may not have.
+    #[error("{what} is not allowed")]
+    NotAllowed {
+        /// BuildKit's name of the entitlement.
+        what: &'static str,
+    },
+    /// The op asks for something that cannot be done yet.
+    #[error("{what} is not supported yet")]
+    NotSupported {
+        /// What it asks for, with its name.
+        what: String,
+    },
+    /// The user of the process cannot be told.
+    #[error("cannot tell the user {user:?}")]
+    User {
+        /// The user as the op gives it.
+        user: String,
+        /// Why.
+        #[source]
+        source: AccountError,
+    },
+    /// A cache mount cannot be made.
+    #[error("cannot {action} the cache mount {id:?}")]
+    CacheMount {
+        /// What was tried.
+        action: &'static str,
+        /// Its id.
+        id: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Blame for ExecError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Run { source, .. } => source.fault(),
+            Self::CacheMount { .. } => Fault::Environment,
+            _ => Fault::Input,
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            Self::NotAllowed { what } => {
+                Some(format!("allow the entitlement {what} for this build"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A string as Go's `%q` writes it.
+pub(super) fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{b}' => out.push_str("\\v"),
+            '\0'..='\u{1f}' | '\u{7f}' => {
+                write!(out, "\\x{:02x}", u32::from(character)).expect("BUG: strings take all");
+            }
+            // Rust escapes what cannot be printed, by nearly the same tables.
+            _ if character != '\'' && character.escape_debug().len() > 1 => {
+                let code = u32::from(character);
+                let written = if code > 0xffff {
+                    write!(out, "\\U{code:08x}")
+                } else {
+                    write!(out, "\\u{code:04x}")
+                };
+                written.expect("BUG: strings take all");
+            }
+            _ => out.push(character),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn quotes_as_go_does() {
+        for (text, expected) in [
+            ("/bin/sh -c echo \"a\" 'b'", r#""/bin/sh -c echo \"a\" 'b'""#),
+            ("a\nb\\\t\u{1}\u{7f}", r#""a\nb\\\t\x01\x7f""#),
+            ("é 世 \u{200b}", r#""é 世 \u200b""#),
+        ] {
+            assert_eq!(super::quoted(text), expected);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What a process is told: environment, names, limits.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ashlar_llb::pb;
+use ashlar_llb::pb::{NetMode, SecurityMode};
+
+use super::ExecError;
+use crate::executor::{Network, ResourceLimit};
+use crate::ops::Engine;
+use crate::tree::TreePath;
+
+/// The search path of a process that is told none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The host name of a process that is told none.
+const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
+
+/// The environment: what the op says, proxies, a search path, and secrets.
+pub(super) fn environment(op: &pb::ExecOp, meta: &pb::Meta) -> Result<Vec<String>, ExecError> {
+    let mut env = meta.env.clone();
+    if let Some(proxy) = &meta.proxy_env {
+        for (name, value) in [
+            ("http_proxy", &proxy.http_proxy),
+            ("https_proxy", &proxy.https_proxy),
+            ("ftp_proxy", &proxy.ftp_proxy),
+            ("no_proxy", &proxy.no_proxy),
+            ("all_proxy", &proxy.all_proxy),
+        ] {
+            if !value.is_empty() {
+                env.push(format!("{}={value}", name.to_ascii_uppercase()));
+                env.push(format!("{name}={value}"));
+            }
+        }
+    }
+    if !env.iter().any(|entry| entry.starts_with("PATH=")) {
+        env.push(format!("PATH={DEFAULT_PATH}"));
+    }
+    for secret in &op.secretenv {
+        if !secret.optional {
+            return Err(ExecError::NotSupported { what: format!("the secret {:?}", secret.id) });
+        }
+        // As in BuildKit, the variable of a secret that is not there is empty.
+        env.push(format!("{}=", secret.name));
+    }
+    Ok(env)
+}
+
+/// `path` in normal form; a relative one is below `base`.
+pub(super) fn absolute(path: &str, base: &str) -> Result<PathBuf, ExecError> {
+    let joined = if path.starts_with('/') { path.to_owned() } else { format!("/{base}/{path}") };
+    let clean = TreePath::clean(joined.as_bytes())
+        .map_err(|_| ExecError::Invalid { reason: format!("{path:?} is not a path") })?;
+    let root = PathBuf::from("/");
+    Ok(if clean.is_root() { root } else { root.join(clean.as_relative()) })
+}
+
+/// The host name.
+pub(super) fn hostname(meta: &pb::Meta) -> String {
+    let name = if meta.hostname.is_empty() { DEFAULT_HOSTNAME } else { &meta.hostname };
+    name.to_owned()
+}
+
+/// Lines for the hosts file: address and name.
+pub(super) fn extra_hosts(meta: &pb::Meta) -> Result<Vec<(String, String)>, ExecError> {
+    meta.extra_hosts
+        .iter()
+        .map(|host| {
+            let address: IpAddr = host.ip.parse().map_err(|_| ExecError::Invalid {
+                reason: format!("{:?} is not the address of a host", host.ip),
+            })?;
+            Ok((address.to_string(), host.host.clone()))
+        })
+        .collect()
+}
+
+/// Limits; a negative number means none.
+pub(super) fn limits(meta: &pb::Meta) -> Vec<ResourceLimit> {
+    let limit = |limit: &pb::Ulimit| ResourceLimit {
+        name: limit.name.clone(),
+        soft: u64::try_from(limit.soft).unwrap_or(u64::MAX),
+        hard: u64::try_from(limit.hard).unwrap_or(u64::MAX),
+    };
+    meta.ulimit.iter().map(limit).collect()
+}
+
+/// The network; that of the host must be allowed if it is asked for by name.
+pub(super) fn network(op: &pb::ExecOp, engine: &Engine) -> Result<Network, ExecError> {
+    match NetMode::try_from(op.network) {
+        Ok(NetMode::Unset) => Ok(engine.network),
+        Ok(NetMode::None) => Ok(Network::None),
+        Ok(NetMode::Host) if engine.entitlements.network_host => Ok(Network::Host),
+        Ok(NetMode::Host) => Err(ExecError::NotAllowed { what: "network.host" }),
+        Err(_) => {
+            Err(ExecError::Invalid { reason: format!("unknown network mode {}", op.network) })
+        }
+    }
+}
+
+/// Whether the process gets all capabilities, which must be allowed.
+pub(super) fn insecure(op: &pb::ExecOp, engine: &Engine) -> Result<bool, ExecError> {
+    match SecurityMode::try_from(op.security) {
+        Ok(SecurityMode::Sandbox) => Ok(false),
+        Ok(SecurityMode::Insecure) if engine.entitlements.security_insecure => Ok(true),
+        Ok(SecurityMode::Insecure) => Err(ExecError::NotAllowed { what: "security.insecure" }),
+        Err(_) => {
+            Err(ExecError::Invalid { reason: format!("unknown security mode {}", op.security) })
+        }
+    }
+}
+
+/// Devices cannot be given yet; those that need not be there are left out.
+pub(super) fn refuse_devices(op: &pb::ExecOp) -> Result<(), ExecError> {
+    match op.cdi_devices.iter().find(|device| !device.optional) {
+        Some(device) => {
+            Err(ExecError::NotSupported { what: format!("the device {:?}", device.name) })
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_has_proxies_and_a_path() {
+        let mut meta = pb::Meta {
+            env: vec!["A=b".into()],
+            proxy_env: Some(pb::ProxyEnv { no_proxy: "x".into(), ..pb::ProxyEnv::default() }),
+            ..pb::Meta::default()
+        };
+        let mut op = pb::ExecOp::default();
+        let path = format!("PATH={DEFAULT_PATH}");
+        assert_eq!(environment(&op, &meta).unwrap(), ["A=b", "NO_PROXY=x", "no_proxy=x", &path]);
+        meta.env = vec!["PATH=/x".into()];
+        meta.proxy_env = None;
+        op.secretenv.push(pb::SecretEnv { id: "i".into(), name: "N".into(), optional: true });
+        assert_eq!(environment(&op, &meta).unwrap(), ["PATH=/x", "N="]);
+        op.secretenv[0].optional = false;
+        assert!(matches!(environment(&op, &meta), Err(ExecError::NotSupported { .. })));
+    }
+
+    #[test]
+    fn paths_are_absolute() {
+        for (path, base, expected) in
+            [("/a/../b", "/w", "/b"), ("x", "/w", "/w/x"), ("", "", "/"), ("../..", "/w", "/")]
+        {
+            assert_eq!(absolute(path, base).unwrap(), PathBuf::from(expected), "{path} {base}");
+        }
+        assert!(absolute("a\0", "").is_err());
+    }
+}

@@ -1,0 +1,31 @@
+//! Wildcards of one path component.
+
+use ashlar_llb::patterns::Glob;
+
+/// Whether a component has a character that is special in a pattern.
+pub(crate) fn has_wildcard(part: &[u8]) -> bool {
+    let mut bytes = part.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => drop(bytes.next()),
+            b'*' | b'?' | b'[' => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// One component of a pattern. A malformed one matches nothing, as in BuildKit.
+#[derive(Debug)]
+pub(super) struct Component(Option<Glob>);
+
+impl Component {
+    pub(super) fn new(pattern: &[u8]) -> Self {
+        let pattern = std::str::from_utf8(pattern).ok();
+        Self(pattern.and_then(|pattern| Glob::new(pattern).ok()))
+    }
+
+    pub(super) fn matches(&self, name: &[u8]) -> bool {
+        self.0.as_ref().is_some_and(|glob| glob.matches(name))
+    }
+}

@@ -1,0 +1,194 @@
+//! The key of a file op.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ashlar_llb::pb;
+use ashlar_llb::pb::file_action::Action;
+use ashlar_llb::pb::user_opt::User;
+
+use super::json::{self, Fields, GoJson};
+use super::selector::deduplicate;
+use super::{InputPlan, KeyError, OpKey, Selector, digest_joined};
+use crate::ops::file::wildcard::has_wildcard;
+
+struct Preimage {
+    actions: Vec<String>,
+    indexes: Vec<[i64; 3]>,
+}
+
+impl GoJson for Preimage {
+    fn fields(&self, out: &mut Fields<'_>) {
+        out.string_always("Type", "buildkit.file.v0");
+        out.byte_lists_always("Actions", &self.actions);
+        out.int_lists("indexes", &self.indexes);
+    }
+}
+
+/// The key, and what is looked at in inputs that are only read. An input that is changed counts by
+/// how it was made.
+pub(super) fn key(op: &pb::FileOp, count: usize) -> Result<OpKey, KeyError> {
+    let mut looks = Looks { count, ..Looks::default() };
+    let mut preimage = Preimage { actions: Vec::new(), indexes: Vec::new() };
+    for action in &op.actions {
+        looks.changed.insert(action.input);
+        preimage.actions.push(looks.action(action));
+        preimage.indexes.push([action.input, action.secondary_input, action.output]);
+    }
+    if is_default(&preimage.indexes) {
+        preimage.indexes.clear();
+    }
+    Ok(OpKey { preimage: json::to_string(&preimage), inputs: looks.plans()? })
+}
+
+/// What the actions look at.
+#[derive(Default)]
+struct Looks {
+    count: usize,
+    selectors: BTreeMap<i64, Vec<Selector>>,
+    changed: BTreeSet<i64>,
+}
+
+impl Looks {
+    /// Notes what an action looks at, and gives its JSON.
+    fn action(&mut self, action: &pb::FileAction) -> String {
+        match &action.action {
+            Some(Action::Mkdir(mkdir)) => {
+                self.owner(mkdir.owner.as_ref());
+                json::to_string(mkdir)
+            }
+            Some(Action::Mkfile(mkfile)) => {
+                self.owner(mkfile.owner.as_ref());
+                json::to_string(mkfile)
+            }
+            // BuildKit does not look at the owner here.
+            Some(Action::Symlink(symlink)) => json::to_string(symlink),
+            Some(Action::Rm(rm)) => json::to_string(rm),
+            Some(Action::Copy(copy)) => {
+                self.owner(copy.owner.as_ref());
+                self.copy(action.secondary_input, copy)
+            }
+            // Go's nil: an empty string in the list.
+            None => String::new(),
+        }
+    }
+
+    fn copy(&mut self, from: i64, copy: &pb::FileActionCopy) -> String {
+        if usize::try_from(from).is_ok_and(|from| from < self.count) {
+            self.selectors.entry(from).or_default().push(Selector {
+                path: copy.src.clone(),
+                wildcard: copy.allow_wildcard && has_wildcard(copy.src.as_bytes()),
+                follow_links: copy.follow_symlink,
+                include: copy.include_patterns.clone(),
+                exclude: copy.exclude_patterns.clone(),
+                required: copy.required_paths.clone(),
+            });
+            // The selector covers the path; only the name ends up in the copy.
+            return json::to_string(&pb::FileActionCopy {
+                src: base_name(&copy.src).to_owned(),
+                ..copy.clone()
+            });
+        }
+        json::to_string(copy)
+    }
+
+    fn owner(&mut self, owner: Option<&pb::ChownOpt>) {
+        let mut look = |user: Option<&pb::UserOpt>, path: &str| {
+            if let Some(User::ByName(named)) = user.and_then(|user| user.user.as_ref()) {
+                self.selectors.entry(named.input).or_default().push(Selector::followed(path));
+            }
+        };
+        look(owner.and_then(|owner| owner.user.as_ref()), "/etc/passwd");
+        look(owner.and_then(|owner| owner.group.as_ref()), "/etc/group");
+    }
+
+    fn plans(self) -> Result<Vec<InputPlan>, KeyError> {
+        let mut plans = vec![InputPlan::default(); self.count];
+        for (input, selectors) in self.selectors {
+            let Some(plan) = usize::try_from(input).ok().and_then(|input| plans.get_mut(input))
+            else {
+                return Err(KeyError::FileInput { input, count: self.count });
+            };
+            if self.changed.contains(&input) {
+                continue;
+            }
+            let mut paths: Vec<_> = selectors.iter().map(|selector| &selector.path).collect();
+            paths.sort_by(|a, b| b.cmp(a));
+            plan.selector = Some(digest_joined(paths));
+            plan.content = Some(deduplicate(&selectors));
+        }
+        Ok(plans)
+    }
+}
+
+/// Whether the actions form the usual chain on the first input, which early versions of BuildKit
+/// did not tell from others.
+///
+/// The second condition is BuildKit's: it counts actions where inputs are meant, so that only
+/// chains whose number of actions equals the number of inputs are usual.
+fn is_default(indexes: &[[i64; 3]]) -> bool {
+    let count = i64::try_from(indexes.len()).unwrap_or(i64::MAX);
+    !indexes.is_empty()
+        && (0..count).zip(indexes).all(|(at, &[input, secondary, output])| {
+            input == if at == 0 { 0 } else { count + at - 1 }
+                && matches!(secondary, -1 | 1)
+                && output == if at == count - 1 { 0 } else { -1 }
+        })
+}
+
+/// Go's `path.Base`: `.` for an empty path, `/` for one of slashes only.
+fn base_name(path: &str) -> &str {
+    let trimmed = path.trim_end_matches('/');
+    match (path, trimmed) {
+        ("", _) => ".",
+        (_, "") => "/",
+        _ => trimmed.rsplit('/').next().unwrap_or(trimmed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_names_are_those_of_go() {
+        for (path, expected) in
+            [("", "."), ("/", "/"), ("//", "/"), ("/a/b", "b"), ("a/b//", "b"), ("/a/.", ".")]
+        {
+            assert_eq!(base_name(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_usual_chain_is_recognised() {
+        assert!(is_default(&[[0, -1, 0]]));
+        assert!(is_default(&[[0, 1, -1], [2, -1, 0]]));
+        assert!(!is_default(&[[0, -1, -1], [1, -1, 0]]));
+        assert!(!is_default(&[[-1, 0, 0]]));
+        assert!(!is_default(&[]));
+    }
+
+    #[test]
+    fn an_owner_in_a_changed_input_is_no_content() {
+        let owner = pb::ChownOpt {
+            user: Some(pb::UserOpt {
+                user: Some(User::ByName(pb::NamedUserOpt { name: "bin".into(), input: 0 })),
+            }),
+            group: None,
+        };
+        let mkdir = pb::FileActionMkDir { owner: Some(owner), ..pb::FileActionMkDir::default() };
+        let action = |input| pb::FileAction {
+            input,
+            secondary_input: -1,
+            output: 0,
+            action: Some(Action::Mkdir(mkdir.clone())),
+        };
+        let changed = key(&pb::FileOp { actions: vec![action(0)] }, 1).unwrap();
+        assert_eq!(changed.inputs, [InputPlan::default()]);
+        let read = key(&pb::FileOp { actions: vec![action(-1)] }, 1).unwrap();
+        assert_eq!(read.inputs[0].content, Some(vec![Selector::followed("/etc/passwd")]));
+        assert!(matches!(
+            key(&pb::FileOp { actions: vec![action(-1)] }, 0),
+            Err(KeyError::FileInput { input: 0, count: 0 })
+        ));
+    }
+}

@@ -1,0 +1,211 @@
+//! JSON as Go's `encoding/json` writes BuildKit's generated structs: fields in the order of the
+//! struct, those with a zero value left out, `<`, `>` and `&` escaped, bytes in base64.
+//!
+//! Cache keys are digests of this text, so a name or an order changed here is a missed cache.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use ashlar_llb::go_json;
+
+/// Something that Go writes as a JSON object.
+pub(super) trait GoJson {
+    /// Writes the fields in the order of the Go struct.
+    fn fields(&self, out: &mut Fields<'_>);
+}
+
+/// The fields of one object. Every method leaves out the field if its value is Go's zero value,
+/// unless its name says otherwise.
+#[derive(Debug)]
+pub(super) struct Fields<'a> {
+    text: &'a mut String,
+    first: bool,
+}
+
+/// The text of one object.
+pub(super) fn to_string(value: &dyn GoJson) -> String {
+    let mut text = String::new();
+    object(&mut text, value);
+    text
+}
+
+fn object(text: &mut String, value: &dyn GoJson) {
+    text.push('{');
+    value.fields(&mut Fields { text, first: true });
+    text.push('}');
+}
+
+fn array<T>(text: &mut String, values: &[T], mut element: impl FnMut(&mut String, &T)) {
+    text.push('[');
+    for (at, value) in values.iter().enumerate() {
+        if at > 0 {
+            text.push(',');
+        }
+        element(text, value);
+    }
+    text.push(']');
+}
+
+fn number(text: &mut String, value: i128) {
+    write!(text, "{value}").expect("BUG: writing to a string cannot fail");
+}
+
+fn quoted_base64(text: &mut String, bytes: &[u8]) {
+    text.push('"');
+    base64(text, bytes);
+    text.push('"');
+}
+
+/// Appends `bytes` in standard base64 with padding.
+fn base64(text: &mut String, bytes: &[u8]) {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for chunk in bytes.chunks(3) {
+        let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for index in 0..4 {
+            if index <= chunk.len() {
+                let letter = (bits >> (18 - 6 * index)) & 63;
+                text.push(char::from(LETTERS[usize::try_from(letter).unwrap_or(0)]));
+            } else {
+                text.push('=');
+            }
+        }
+    }
+}
+
+impl Fields<'_> {
+    fn name(&mut self, name: &str) -> &mut String {
+        if !self.first {
+            self.text.push(',');
+        }
+        self.first = false;
+        self.text.push('"');
+        self.text.push_str(name);
+        self.text.push_str("\":");
+        self.text
+    }
+
+    /// A string, written even if empty.
+    pub(super) fn string_always(&mut self, name: &str, value: &str) {
+        go_json::string(self.name(name), value);
+    }
+
+    pub(super) fn string(&mut self, name: &str, value: &str) {
+        if !value.is_empty() {
+            self.string_always(name, value);
+        }
+    }
+
+    pub(super) fn int(&mut self, name: &str, value: impl Into<i128>) {
+        let value = value.into();
+        if value != 0 {
+            number(self.name(name), value);
+        }
+    }
+
+    pub(super) fn bool(&mut self, name: &str, value: bool) {
+        if value {
+            self.name(name).push_str("true");
+        }
+    }
+
+    pub(super) fn bytes(&mut self, name: &str, value: &[u8]) {
+        if !value.is_empty() {
+            quoted_base64(self.name(name), value);
+        }
+    }
+
+    pub(super) fn strings(&mut self, name: &str, values: &[String]) {
+        if !values.is_empty() {
+            array(self.name(name), values, |text, value| go_json::string(text, value));
+        }
+    }
+
+    pub(super) fn ints<T: Copy + Into<i128>>(&mut self, name: &str, values: &[T]) {
+        if !values.is_empty() {
+            array(self.name(name), values, |text, &value| number(text, value.into()));
+        }
+    }
+
+    /// A list of lists of numbers, none of which is left out.
+    pub(super) fn int_lists(&mut self, name: &str, values: &[[i64; 3]]) {
+        if !values.is_empty() {
+            array(self.name(name), values, |text, list| {
+                array(text, list, |text, &value| number(text, value.into()));
+            });
+        }
+    }
+
+    /// A list of byte strings, written even if empty.
+    pub(super) fn byte_lists_always(&mut self, name: &str, values: &[impl AsRef<[u8]>]) {
+        array(self.name(name), values, |text, value| quoted_base64(text, value.as_ref()));
+    }
+
+    /// An object, written even if it has no field.
+    pub(super) fn object_always(&mut self, name: &str, value: &dyn GoJson) {
+        object(self.name(name), value);
+    }
+
+    pub(super) fn object<T: GoJson>(&mut self, name: &str, value: Option<&T>) {
+        if let Some(value) = value {
+            self.object_always(name, value);
+        }
+    }
+
+    pub(super) fn objects<T: GoJson>(&mut self, name: &str, values: &[T]) {
+        if !values.is_empty() {
+            array(self.name(name), values, |text, value| object(text, value));
+        }
+    }
+
+    pub(super) fn object_map<T: GoJson>(&mut self, name: &str, values: &BTreeMap<String, T>) {
+        self.map(name, values, |text, value| object(text, value));
+    }
+
+    pub(super) fn string_map(&mut self, name: &str, values: &BTreeMap<String, String>) {
+        self.map(name, values, |text, value| go_json::string(text, value));
+    }
+
+    pub(super) fn bool_map(&mut self, name: &str, values: &BTreeMap<String, bool>) {
+        self.map(name, values, |text, value| text.push_str(if *value { "true" } else { "false" }));
+    }
+
+    fn map<T>(
+        &mut self,
+        name: &str,
+        values: &BTreeMap<String, T>,
+        mut element: impl FnMut(&mut String, &T),
+    ) {
+        if values.is_empty() {
+            return;
+        }
+        let text = self.name(name);
+        text.push('{');
+        for (at, (key, value)) in values.iter().enumerate() {
+            if at > 0 {
+                text.push(',');
+            }
+            go_json::string(text, key);
+            text.push(':');
+            element(text, value);
+        }
+        text.push('}');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn base64_pads() {
+        for (bytes, expected) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
+        {
+            let mut text = String::new();
+            super::base64(&mut text, bytes.as_bytes());
+            assert_eq!(text, expected);
+        }
+        let mut text = String::new();
+        super::base64(&mut text, &[0xfb, 0xff, 0xbf]);
+        assert_eq!(text, "+/+/");
+    }
+}

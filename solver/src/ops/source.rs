@@ -1,0 +1,100 @@
+//! Source ops: what the graph starts from.
+//!
+//! Owns the operation of each kind of source, by the scheme of its identifier, and the keys that
+//! BuildKit gives them (`source.v0`). How content is fetched is the business of
+//! [`crate::source`].
+
+mod local;
+mod oci_layout;
+
+use std::sync::Arc;
+
+use ashlar_llb::{Vertex, pb};
+
+use super::Engine;
+use crate::error::{Blame, Fault, OperationError};
+use crate::id::CacheDigest;
+use crate::operation::Operation;
+use crate::refs::Ref;
+
+/// A source op that cannot be run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// There is no such kind of source here.
+    #[error("sources of the scheme `{scheme}` are not supported yet")]
+    Scheme {
+        /// The part of the identifier before `://`.
+        scheme: String,
+    },
+    /// The identifier has no scheme, or nothing behind it.
+    #[error("`{identifier}` does not identify a source")]
+    Identifier {
+        /// The identifier.
+        identifier: String,
+    },
+    /// An attribute has a value that its meaning does not allow.
+    #[error("invalid value `{value}` of `{attribute}`")]
+    Attribute {
+        /// The attribute.
+        attribute: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The caller did not lend what the source names.
+    #[error("the caller lent no {what} called `{name}`")]
+    NotLent {
+        /// `local directory` or `image layout`.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+}
+
+impl Blame for SourceError {
+    fn fault(&self) -> Fault {
+        Fault::Input
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Scheme { scheme } if scheme.starts_with("docker-image") => Some(
+                "copy the image into an OCI layout and use an oci-layout source".to_owned(),
+            ),
+            Self::NotLent { what: "local directory", name } => {
+                Some(format!("lend it with SolveRequest::local(\"{name}\", path)"))
+            }
+            Self::NotLent { name, .. } => {
+                Some(format!("lend it with SolveRequest::oci_layout(\"{name}\", path)"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Makes the operation of a source op.
+///
+/// # Errors
+/// [`SourceError`].
+pub(super) fn operation(
+    op: &pb::SourceOp,
+    vertex: &Vertex,
+    engine: &Arc<Engine>,
+) -> Result<Arc<dyn Operation<Ref>>, OperationError> {
+    let parts = op.identifier.split_once("://").filter(|(_, rest)| !rest.is_empty());
+    let Some((scheme, rest)) = parts else {
+        return Err(SourceError::Identifier { identifier: op.identifier.clone() }.into());
+    };
+    match scheme {
+        "local" => Ok(Arc::new(local::LocalOperation::new(rest, op, engine)?)),
+        "oci-layout" => {
+            Ok(Arc::new(oci_layout::OciLayoutOperation::new(rest, op, vertex, engine)?))
+        }
+        _ => Err(SourceError::Scheme { scheme: scheme.to_owned() }.into()),
+    }
+}
+
+/// The cache digest of a source whose key is `key` (`buildkit.source.v0`).
+fn digest(key: &str) -> CacheDigest {
+    CacheDigest::of(format!("buildkit.source.v0:{key}").as_bytes())
+}

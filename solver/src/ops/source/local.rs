@@ -1,0 +1,130 @@
+//! `local://`: a directory that the caller lends.
+
+use std::sync::Arc;
+
+use ashlar_llb::pb;
+use async_trait::async_trait;
+
+use super::SourceError;
+use crate::cancel::Cancel;
+use crate::error::{Blame, Fault, OperationError};
+use crate::id::{CacheDigest, ContentDigest};
+use crate::operation::{CacheMap, Context, Operation};
+use crate::ops::engine::unblock;
+use crate::ops::Engine;
+use crate::ops::merge::NotByContent;
+use crate::refs::{Lazy, Ref};
+use crate::snapshot::{LayerDescription, Stack};
+use crate::source::local::{LocalTree, ScanOptions, materialize};
+use crate::tree::writer::{LayerWriter, WriterOptions};
+use crate::tree::{Timestamp, View};
+
+/// A local source, ready to be looked at.
+#[derive(Debug)]
+pub(super) struct LocalOperation {
+    name: String,
+    options: ScanOptions,
+    engine: Arc<Engine>,
+}
+
+impl LocalOperation {
+    pub(super) fn new(
+        name: &str,
+        op: &pb::SourceOp,
+        engine: &Arc<Engine>,
+    ) -> Result<Self, SourceError> {
+        let patterns = |attribute: &'static str| match op.attrs.get(attribute) {
+            None => Ok(Vec::new()),
+            Some(json) => serde_json::from_str::<Option<Vec<String>>>(json)
+                .map(Option::unwrap_or_default)
+                .map_err(|_| SourceError::Attribute { attribute, value: json.clone() }),
+        };
+        let mut options = ScanOptions::default();
+        options.include = patterns("local.includepattern")?;
+        options.exclude = patterns("local.excludepatterns")?;
+        options.follow_paths = patterns("local.followpaths")?;
+        options.limits = engine.limits.clone();
+        Ok(Self { name: name.to_owned(), options, engine: engine.clone() })
+    }
+}
+
+#[async_trait]
+impl Operation<Ref> for LocalOperation {
+    /// Only the content of a directory says what is in it: the key is good for this solve alone.
+    async fn cache_map(&self, _: &Context) -> Result<CacheMap, OperationError> {
+        let mut random = [0; 32];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+            .map_err(|error| NoRandomness(error.into()))?;
+        let mut map = CacheMap::leaf(CacheDigest::from_bytes(random));
+        map.volatile = true;
+        Ok(map)
+    }
+
+    async fn content_digest(
+        &self,
+        _: usize,
+        _: &Ref,
+        _: &Context,
+    ) -> Result<ContentDigest, OperationError> {
+        Err(NotByContent.into())
+    }
+
+    async fn run(&self, _: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
+        let lent = self.engine.session.locals.get(&self.name);
+        let directory = lent.cloned().ok_or_else(|| SourceError::NotLent {
+            what: "local directory",
+            name: self.name.clone(),
+        })?;
+        let (name, engine) = (self.name.clone(), self.engine.clone());
+        let mut options = self.options.clone();
+        options.keep_owners = directory.keep_owners;
+        let tree = unblock(&context.cancel, move |cancel| {
+            let cache = &engine.locals;
+            let tree = LocalTree::scan(&name, &directory.path, &options, cache, &cancel)?;
+            let tree = Arc::new(tree);
+            engine.note_local(tree.clone());
+            Ok(Ref::lazy(Arc::new(LazyLocal { name, tree, engine })))
+        })
+        .await?;
+        Ok(vec![tree])
+    }
+}
+
+/// The system has no random numbers.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot get random numbers")]
+struct NoRandomness(#[source] std::io::Error);
+
+impl Blame for NoRandomness {
+    fn fault(&self) -> Fault {
+        Fault::Environment
+    }
+}
+
+/// A scanned directory, copied into a layer when somebody needs one.
+#[derive(Debug)]
+struct LazyLocal {
+    name: String,
+    tree: Arc<LocalTree>,
+    engine: Arc<Engine>,
+}
+
+impl Lazy for LazyLocal {
+    fn view(&self) -> Result<View, OperationError> {
+        Ok(self.tree.view().clone())
+    }
+
+    fn materialize(&self, cancel: &Cancel) -> Result<Stack, OperationError> {
+        let created = Timestamp::from(self.engine.clock.now());
+        let layer = self.engine.layers.new_layer()?;
+        let options =
+            WriterOptions { privileged: self.engine.is_privileged(), now: created };
+        let mut writer =
+            LayerWriter::new(layer.fs_handle()?, layer.files(), View::empty(), options)?;
+        materialize(&self.tree, &mut writer, cancel)?;
+        let index = writer.finish()?;
+        let text = format!("local://{}", self.name);
+        let layer = layer.commit(index, &LayerDescription { text, created })?;
+        Ok(Stack::scratch().push(layer))
+    }
+}

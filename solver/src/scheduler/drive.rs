@@ -1,0 +1,425 @@
+//! The event loop of one solve: does what the build state asks for, and tells it what came of it.
+//!
+//! Cache maps and loads are polled in the solve's own task, at once when they need no waiting;
+//! content digests and runs are tasks of the runtime. When the loop ends, for whatever reason,
+//! the cancel flag of its operations is raised and running vertices are waited for, so that
+//! nothing outlives the solve. (A solve whose future is dropped raises the flag and aborts its
+//! tasks without waiting.)
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::task::JoinSet;
+
+use super::build::{Action, Build, Event, RunRequest};
+use super::work::{SeamError, Work, milliseconds};
+use super::{Edge, Graph, Scheduler, SolveContext, SolveError, Solved};
+use crate::cancel::Cancel;
+use crate::error::{Failure, OperationError};
+use crate::operation::Context;
+use crate::progress::{self, Outcome, Reporter};
+
+/// What came of an action for a vertex.
+type Done<T> = (usize, Result<Event<T>, OperationError>);
+
+type Pending<T> = Pin<Box<dyn Future<Output = Done<T>> + Send>>;
+
+/// One solve on its way.
+pub(super) struct Drive<'a, T: Clone> {
+    scheduler: &'a Scheduler<T>,
+    graph: &'a Graph<T>,
+    context: &'a SolveContext,
+    /// Raised when the solve ends.
+    cancel: EndOfSolve,
+    solve: u64,
+    build: Build<T>,
+    /// Cache maps and loads.
+    light: FuturesUnordered<Pending<T>>,
+    /// Content digests and runs.
+    tasks: JoinSet<Done<T>>,
+    /// What was said about each vertex.
+    told: Vec<Told>,
+    warned: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Told {
+    Nothing,
+    Started,
+    Completed,
+}
+
+/// Raises the flag when dropped.
+struct EndOfSolve(Cancel);
+
+impl Drop for EndOfSolve {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
+    pub(super) fn new(
+        scheduler: &'a Scheduler<T>,
+        graph: &'a Graph<T>,
+        outputs: &[Edge],
+        context: &'a SolveContext,
+        solve: u64,
+    ) -> Result<Self, SolveError> {
+        Ok(Self {
+            scheduler,
+            graph,
+            context,
+            cancel: EndOfSolve(context.cancel.child()),
+            solve,
+            build: Build::new(graph, outputs)?,
+            light: FuturesUnordered::new(),
+            tasks: JoinSet::new(),
+            told: vec![Told::Nothing; graph.vertices.len()],
+            warned: false,
+        })
+    }
+
+    /// Runs the solve to its end.
+    pub(super) async fn run(mut self) -> Result<Solved<T>, SolveError> {
+        self.announce();
+        let ended = self.work().await;
+        self.cancel.0.cancel();
+        self.light.clear();
+        while self.tasks.join_next().await.is_some() {}
+        self.tell_rest(ended.is_ok());
+        ended?;
+        let value = |&(vertex, slot): &(usize, usize)| {
+            self.build.vertices[vertex].edges[slot].value.clone()
+        };
+        let values: Option<Vec<T>> = self.build.outputs.iter().map(value).collect();
+        let values = values.ok_or_else(stuck)?;
+        Ok(Solved {
+            values,
+            report: self.build.report(),
+        })
+    }
+
+    async fn work(&mut self) -> Result<(), SolveError> {
+        let mut events = Vec::new();
+        loop {
+            self.decide(&mut events);
+            for action in std::mem::take(&mut self.build.actions) {
+                if let Some(done) = self.start(action) {
+                    events.extend(self.take(done)?);
+                }
+            }
+            if !events.is_empty() {
+                continue;
+            }
+            if self.build.outstanding == 0 {
+                return Ok(());
+            }
+            if self.light.is_empty() && self.tasks.is_empty() {
+                return Err(stuck());
+            }
+            let done = tokio::select! {
+                biased;
+                () = self.context.cancel.cancelled() => return Err(SolveError::Cancelled),
+                Some(done) = self.light.next() => Some(done),
+                Some(done) = self.tasks.join_next() => done.ok(),
+            };
+            if let Some(done) = done {
+                events.extend(self.take(done)?);
+            }
+            while let Some(Ok(done)) = self.tasks.try_join_next() {
+                events.extend(self.take(done)?);
+            }
+        }
+    }
+
+    /// Feeds the build state and lets it decide, in one read of the cache.
+    fn decide(&mut self, events: &mut Vec<Event<T>>) {
+        let build = &mut self.build;
+        let error = self.scheduler.cache.read(|lookup| {
+            for event in events.drain(..) {
+                build.apply(event, lookup);
+            }
+            build.settle(lookup);
+            lookup.take_error()
+        });
+        if let Some(error) = error
+            && !std::mem::replace(&mut self.warned, true)
+        {
+            let message = format!("the cache cannot be used: {}", Failure::new(error).chain());
+            self.context.sink.control(progress::Event::Warning {
+                digest: None,
+                message,
+            });
+        }
+    }
+
+    /// Starts what is to be done; returns what is done already.
+    fn start(&mut self, action: Action<T>) -> Option<Done<T>> {
+        match action {
+            Action::CacheMap { vertex, index } => {
+                let cache_map = self.cache_map(vertex, index);
+                let done = self.poll(cache_map);
+                if done.is_none() {
+                    self.tell_started(vertex);
+                }
+                done
+            }
+            Action::Load {
+                vertex,
+                slot,
+                key,
+                result,
+            } => {
+                let results = Arc::clone(&self.scheduler.results);
+                let cache = self.scheduler.cache.clone();
+                let reporter = self.reporter(vertex);
+                let load = async move {
+                    let value = match results.load(result).await {
+                        Ok(Some(value)) => Some(value),
+                        Ok(None) => {
+                            // If this fails, the record is found gone again next time.
+                            drop(cache.drop_result(key, result));
+                            None
+                        }
+                        Err(failure) => {
+                            reporter.warn(format!("a result cannot be used: {}", failure.chain()));
+                            None
+                        }
+                    };
+                    Ok(Event::Loaded {
+                        vertex,
+                        slot,
+                        key,
+                        result,
+                        value,
+                    })
+                };
+                self.poll(Box::pin(guarded(vertex, load)))
+            }
+            Action::Content {
+                vertex,
+                input,
+                value,
+            } => {
+                let operation = Arc::clone(&self.graph.vertices[vertex].operation);
+                let context = self.operation_context(vertex);
+                self.tasks.spawn(guarded(vertex, async move {
+                    let digest = tokio::select! {
+                        () = context.cancel.cancelled() => return Err(OperationError::Cancelled),
+                        digest = operation.content_digest(input, &value, &context) => digest?,
+                    };
+                    Ok(Event::Content {
+                        vertex,
+                        input,
+                        digest,
+                    })
+                }));
+                None
+            }
+            Action::Run(request) => {
+                self.start_run(request);
+                None
+            }
+            Action::Learn(mut batch) => {
+                batch.created_at = milliseconds(&*self.context.clock);
+                if let Err(error) = self.scheduler.cache.save(&batch) {
+                    let message = Failure::new(error).chain();
+                    self.context.sink.control(progress::Event::Warning {
+                        digest: None,
+                        message,
+                    });
+                }
+                None
+            }
+        }
+    }
+
+    fn cache_map(&self, vertex: usize, index: usize) -> Pending<T> {
+        let graph_vertex = &self.graph.vertices[vertex];
+        let operation = Arc::clone(&graph_vertex.operation);
+        let context = self.operation_context(vertex);
+        let expected = graph_vertex.inputs.len();
+        Box::pin(guarded(vertex, async move {
+            let map = match index {
+                0 => Some(operation.cache_map(&context).await?),
+                _ => operation.further_cache_map(index, &context).await?,
+            };
+            let found = map.as_ref().map_or(expected, |map| map.inputs.len());
+            if found != expected {
+                return Err(SeamError::CacheMap { found, expected }.into());
+            }
+            Ok(Event::CacheMap { vertex, map })
+        }))
+    }
+
+    fn start_run(&mut self, request: RunRequest<T>) {
+        let vertex = request.vertex;
+        let told = std::mem::replace(&mut self.told[vertex], Told::Started);
+        let work = Work {
+            operation: Arc::clone(&self.graph.vertices[vertex].operation),
+            context: self.operation_context(vertex),
+            request,
+            flights: Arc::clone(&self.scheduler.flights),
+            solve: self.solve,
+            cache: self.scheduler.cache.clone(),
+            results: Arc::clone(&self.scheduler.results),
+            permits: Arc::clone(&self.scheduler.permits),
+            clock: Arc::clone(&self.context.clock),
+        };
+        let (sink, clock) = (
+            Arc::clone(&self.context.sink),
+            Arc::clone(&self.context.clock),
+        );
+        let digest = self.graph.vertices[vertex].digest;
+        let started = move || {
+            if told == Told::Nothing {
+                sink.control(progress::Event::Started {
+                    digest,
+                    at: clock.now(),
+                });
+            }
+        };
+        self.tasks.spawn(guarded(vertex, work.run(started)));
+    }
+
+    /// Polls once, and keeps what is not done.
+    fn poll(&mut self, mut pending: Pending<T>) -> Option<Done<T>> {
+        match (&mut pending).now_or_never() {
+            Some(done) => Some(done),
+            None => {
+                self.light.push(pending);
+                None
+            }
+        }
+    }
+
+    /// Looks at what came of an action; an event for the build state unless it ends the solve.
+    fn take(&mut self, (vertex, result): Done<T>) -> Result<Option<Event<T>>, SolveError> {
+        match result {
+            Ok(event) => {
+                match &event {
+                    Event::Ran { shared: false, .. } => self.tell_completed(vertex, Outcome::Ran),
+                    Event::Ran { shared: true, .. } | Event::Loaded { value: Some(_), .. } => {
+                        self.tell_completed(vertex, Outcome::Cached);
+                    }
+                    _ => {}
+                }
+                Ok(Some(event))
+            }
+            Err(OperationError::Cancelled) => Err(SolveError::Cancelled),
+            Err(OperationError::Failed(failure)) => {
+                self.tell_completed(vertex, Outcome::Failed(failure.chain()));
+                let failed = &self.graph.vertices[vertex];
+                Err(SolveError::Vertex {
+                    vertex,
+                    digest: failed.digest,
+                    name: failed.name.to_string(),
+                    failure,
+                })
+            }
+        }
+    }
+
+    fn reporter(&self, vertex: usize) -> Reporter {
+        Reporter::new(
+            Arc::clone(&self.context.sink),
+            self.graph.vertices[vertex].digest,
+            Arc::clone(&self.context.clock),
+        )
+    }
+
+    fn operation_context(&self, vertex: usize) -> Context {
+        Context::new(self.cancel.0.clone(), self.reporter(vertex))
+    }
+
+    /// Tells which vertices there are, inputs first.
+    fn announce(&self) {
+        for &vertex in &self.build.order {
+            let vertex = &self.graph.vertices[vertex];
+            let input = |edge: &Edge| self.graph.vertices[edge.vertex].digest;
+            self.context.sink.control(progress::Event::Vertex {
+                digest: vertex.digest,
+                name: Arc::clone(&vertex.name),
+                inputs: vertex.inputs.iter().map(input).collect(),
+            });
+        }
+    }
+
+    fn tell_started(&mut self, vertex: usize) {
+        if self.told[vertex] == Told::Nothing {
+            self.told[vertex] = Told::Started;
+            let digest = self.graph.vertices[vertex].digest;
+            let at = self.context.clock.now();
+            self.context
+                .sink
+                .control(progress::Event::Started { digest, at });
+        }
+    }
+
+    fn tell_completed(&mut self, vertex: usize, outcome: Outcome) {
+        if self.told[vertex] != Told::Completed {
+            self.told[vertex] = Told::Completed;
+            let digest = self.graph.vertices[vertex].digest;
+            let at = self.context.clock.now();
+            self.context.sink.control(progress::Event::Completed {
+                digest,
+                at,
+                outcome,
+            });
+        }
+    }
+
+    /// Tells how all other vertices ended: cached ones that nobody had to load, and cancelled
+    /// ones that had started.
+    fn tell_rest(&mut self, solved: bool) {
+        let at = self.context.clock.now();
+        for &vertex in &self.build.order {
+            let outcome = match self.told[vertex] {
+                Told::Completed => continue,
+                _ if solved => Outcome::Cached,
+                Told::Started => Outcome::Cancelled,
+                Told::Nothing => continue,
+            };
+            self.told[vertex] = Told::Completed;
+            let digest = self.graph.vertices[vertex].digest;
+            self.context.sink.control(progress::Event::Completed {
+                digest,
+                at,
+                outcome,
+            });
+        }
+    }
+}
+
+/// Turns a panic of an operation into a failure of its vertex.
+async fn guarded<T>(
+    vertex: usize,
+    work: impl Future<Output = Result<Event<T>, OperationError>> + Send,
+) -> Done<T> {
+    let result = AssertUnwindSafe(work)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| {
+            let message = message_of(&*panic);
+            Err(SeamError::Panicked { message }.into())
+        });
+    (vertex, result)
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default()
+}
+
+fn stuck() -> SolveError {
+    SolveError::Malformed {
+        reason: "nothing is left to do, and outputs are missing".to_owned(),
+    }
+}

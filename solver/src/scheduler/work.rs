@@ -1,0 +1,267 @@
+//! Running one vertex: alone, or together with whoever runs the same.
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use tokio::sync::Semaphore;
+
+use super::build::{Event, RunRequest};
+use super::flight::{FlightKey, Flights, Owner, Role};
+use crate::cache::{Cache, Link, RecordBatch, RunKey};
+use crate::clock::Clock;
+use crate::error::{Blame, Failure, Fault, OperationError};
+use crate::id::{CacheKey, ResultId};
+use crate::operation::{Context, Operation, Results};
+
+/// An operation broke the rules of its seam.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SeamError {
+    /// It returned fewer values than it has outputs.
+    #[error("the operation returned {returned} values, and output {wanted} is wanted")]
+    Outputs {
+        /// How many it returned.
+        returned: usize,
+        /// The output that is missing.
+        wanted: u32,
+    },
+    /// Its cache map does not fit its inputs.
+    #[error("the cache map has {found} inputs, the vertex {expected}")]
+    CacheMap {
+        /// Inputs of the map.
+        found: usize,
+        /// Inputs of the vertex.
+        expected: usize,
+    },
+    /// It panicked.
+    #[error("the operation panicked: {message}")]
+    Panicked {
+        /// What it said.
+        message: String,
+    },
+}
+
+impl Blame for SeamError {
+    fn fault(&self) -> Fault {
+        Fault::Bug
+    }
+}
+
+/// One run, with all that it uses.
+#[derive(Debug)]
+pub(super) struct Work<T: Clone> {
+    pub operation: Arc<dyn Operation<T>>,
+    pub context: Context,
+    pub request: RunRequest<T>,
+    pub flights: Arc<Flights<T>>,
+    pub solve: u64,
+    pub cache: Cache,
+    pub results: Arc<dyn Results<T>>,
+    pub permits: Arc<Semaphore>,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl<T: Clone + Send + Sync + 'static> Work<T> {
+    /// Runs the vertex or waits for an equal run; `started` is called if it runs here.
+    pub(super) async fn run(
+        mut self,
+        started: impl FnOnce() + Send,
+    ) -> Result<Event<T>, OperationError> {
+        let request = &self.request;
+        let key = FlightKey {
+            run: RunKey::new(request.digest, &request.parts),
+            solve: request.forced.then_some(self.solve),
+        };
+        loop {
+            match self.flights.join(key) {
+                Role::Owner(owner) => return self.own(owner, started).await,
+                Role::Waiter(waiter) => {
+                    let landing = tokio::select! {
+                        () = self.context.cancel.cancelled() => {
+                            return Err(OperationError::Cancelled);
+                        }
+                        landing = waiter.landing() => landing,
+                    };
+                    match landing {
+                        Some(Ok(values)) => {
+                            let stored = vec![None; values.len()];
+                            self.record(&stored);
+                            return self.event(values, true);
+                        }
+                        Some(Err(failure)) => return Err(failure.into()),
+                        None => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn own(
+        &mut self,
+        owner: Owner<T>,
+        started: impl FnOnce() + Send,
+    ) -> Result<Event<T>, OperationError> {
+        if let Some(values) = self.stored().await {
+            let vertex = self.request.vertex;
+            return Ok(Event::Ran {
+                vertex,
+                values,
+                shared: true,
+            });
+        }
+        let permit = if self.operation.takes_permit() {
+            let permits = Arc::clone(&self.permits);
+            tokio::select! {
+                () = self.context.cancel.cancelled() => return Err(OperationError::Cancelled),
+                permit = permits.acquire_owned() => permit.ok(),
+            }
+        } else {
+            None
+        };
+        started();
+        let inputs = std::mem::take(&mut self.request.inputs);
+        let result = self.operation.run(inputs, &self.context).await;
+        drop(permit);
+        match result {
+            Ok(values) => {
+                let stored = self.keep(&values).await;
+                self.record(&stored);
+                owner.land(Ok(values.clone()));
+                self.event(values, false)
+            }
+            // A failure after the cancellation may be its effect: the waiters try for themselves.
+            Err(_) if self.context.cancel.is_cancelled() => Err(OperationError::Cancelled),
+            Err(OperationError::Cancelled) => Err(OperationError::Cancelled),
+            Err(OperationError::Failed(failure)) => {
+                owner.land(Err(failure.clone()));
+                Err(failure.into())
+            }
+        }
+    }
+
+    fn event(&self, values: Vec<T>, shared: bool) -> Result<Event<T>, OperationError> {
+        let request = &self.request;
+        let mut of_edges = Vec::with_capacity(request.outputs.len());
+        for (&output, &wanted) in request.outputs.iter().zip(&request.wanted) {
+            let value = usize::try_from(output)
+                .ok()
+                .and_then(|at| values.get(at))
+                .cloned();
+            if wanted && value.is_none() {
+                let error = SeamError::Outputs {
+                    returned: values.len(),
+                    wanted: output,
+                };
+                return Err(Failure::new(error).into());
+            }
+            of_edges.push(value);
+        }
+        Ok(Event::Ran {
+            vertex: request.vertex,
+            values: of_edges,
+            shared,
+        })
+    }
+
+    fn may_store(&self) -> bool {
+        !self.request.volatile
+    }
+
+    /// The wanted values, if somebody stored them since the vertex was looked up.
+    async fn stored(&self) -> Option<Vec<Option<T>>> {
+        let request = &self.request;
+        if request.forced || request.volatile {
+            return None;
+        }
+        let rows: Vec<_> = self.cache.read(|lookup| {
+            let newest = |output: &u32| {
+                let key = CacheKey::derive(request.digest, *output, &request.parts);
+                lookup.results(key).into_iter().next().map(|row| row.result)
+            };
+            request.outputs.iter().map(newest).collect()
+        });
+        let mut values = Vec::with_capacity(rows.len());
+        for (row, &wanted) in rows.into_iter().zip(&request.wanted) {
+            values.push(match row {
+                Some(result) if wanted => Some(self.results.load(result).await.ok()??),
+                None if wanted => return None,
+                _ => None,
+            });
+        }
+        Some(values)
+    }
+
+    /// Keeps the values for later solves and returns the ids, one per output.
+    async fn keep(&self, values: &[T]) -> Vec<Option<ResultId>> {
+        let mut stored = Vec::with_capacity(values.len());
+        for value in values {
+            if !self.may_store() {
+                stored.push(None);
+                continue;
+            }
+            stored.push(self.results.save(value).await.unwrap_or_else(|failure| {
+                self.context.reporter.warn(format!(
+                    "the result is not kept for later: {}",
+                    failure.chain()
+                ));
+                None
+            }));
+        }
+        stored
+    }
+
+    /// Stores the links from all keys of the inputs, and the results that were kept.
+    fn record(&self, stored: &[Option<ResultId>]) {
+        if !self.may_store() {
+            return;
+        }
+        let request = &self.request;
+        let mut batch = RecordBatch {
+            created_at: milliseconds(&*self.clock),
+            ..RecordBatch::default()
+        };
+        for (output, result) in (0_u32..).zip(stored) {
+            let key = CacheKey::derive(request.digest, output, &request.parts);
+            let link = |&(input, dependency, selector)| {
+                (
+                    Link {
+                        digest: request.digest,
+                        output,
+                        input,
+                        dependency,
+                        selector,
+                    },
+                    key,
+                )
+            };
+            batch.links.extend(request.dependencies.iter().map(link));
+            let Some(result) = *result else { continue };
+            batch.results.push((key, result));
+            let further = request
+                .digests
+                .iter()
+                .map(|&digest| CacheKey::root(digest, output));
+            batch.results.extend(
+                further
+                    .filter(|other| *other != key)
+                    .map(|key| (key, result)),
+            );
+        }
+        if batch.links.is_empty() && batch.results.is_empty() {
+            return;
+        }
+        if let Err(error) = self.cache.save(&batch) {
+            let failure = Failure::new(error);
+            self.context.reporter.warn(format!(
+                "the cache record is not stored: {}",
+                failure.chain()
+            ));
+        }
+    }
+}
+
+/// The time of day in milliseconds since 1970.
+pub(super) fn milliseconds(clock: &dyn Clock) -> i64 {
+    let since = clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,106 @@
+//! The front door: a [`Solver`] takes definitions and gives results.
+//!
+//! Owns the wiring of all floors below: it opens the state root, starts the executor, turns an LLB
+//! graph into operations, hands them to the scheduler and reports what happened.
+//!
+//! Invariants:
+//! - **A good guest**: no runtime, no signal handler, no global state of its own. What a solver
+//!   started ends when the solver is dropped.
+//! - **Dropping or cancelling a solve kills its processes before it returns.**
+
+mod builder;
+mod durability;
+mod error;
+mod events;
+mod handle;
+mod request;
+mod results;
+mod run;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+pub use builder::SolverBuilder;
+pub use durability::Durability;
+pub use error::{BuildError, FailureSource, SolveError, SourceLocation};
+pub use events::Events;
+pub use handle::{SolveHandle, SolveOutcome};
+pub use request::SolveRequest;
+pub use run::{Solved, VertexReport};
+
+use crate::cancel::Cancel;
+use crate::executor::{Executor, Network};
+use crate::limits::Limits;
+use crate::ops::{CacheMounts, Engine, Entitlements};
+use crate::progress::Sink;
+use crate::refs::Ref;
+use crate::result::Store;
+use crate::scheduler::Scheduler;
+use crate::session::Session;
+use crate::source::local::LocalCache;
+
+/// Executes build graphs in this process. Cheap to clone; all clones are one solver.
+///
+/// Work that several solves have in common is done once. Several processes may have a solver on
+/// the same directory at the same time.
+#[derive(Debug, Clone)]
+pub struct Solver(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    executor: Arc<dyn Executor>,
+    limits: Limits,
+    network: Network,
+    entitlements: Entitlements,
+    cache_mounts: CacheMounts,
+    locals: Arc<LocalCache>,
+    scheduler: Scheduler<Ref>,
+    runtime: tokio::runtime::Handle,
+    syncer: durability::Syncer,
+}
+
+impl Solver {
+    /// Starts to describe a solver.
+    pub fn builder() -> SolverBuilder {
+        SolverBuilder::new()
+    }
+
+    /// Starts a solve; it runs on the solver's runtime whether or not the handle is polled.
+    pub fn solve(&self, request: SolveRequest) -> SolveHandle {
+        let (sender, events) = events::channel();
+        let cancel = Cancel::new();
+        let sink: Arc<dyn Sink> = sender;
+        let task = run::solve(self.clone(), request, cancel.clone(), sink);
+        SolveHandle::new(events, self.0.runtime.spawn(task), cancel)
+    }
+
+    /// What the operations of one solve are lent.
+    fn engine(&self, session: Session) -> Arc<Engine> {
+        let inner = &self.0;
+        Arc::new(Engine {
+            layers: inner.store.layers().clone(),
+            executor: inner.executor.clone(),
+            clock: inner.store.clock().clone(),
+            limits: inner.limits.clone(),
+            session,
+            entitlements: inner.entitlements,
+            network: inner.network,
+            cache_mounts: inner.cache_mounts.clone(),
+            blobs: inner.store.blobs().clone(),
+            meta: inner.store.meta().clone(),
+            locals: inner.locals.clone(),
+            scanned: Mutex::default(),
+        })
+    }
+
+    /// The stores that results lie in.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// The directory of the solver's state.
+    pub fn root(&self) -> &Path {
+        self.0.store.layers().root().path()
+    }
+}

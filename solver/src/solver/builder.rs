@@ -1,0 +1,169 @@
+//! How a solver is described and opened.
+
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use super::durability::Syncer;
+use super::results::StackResults;
+use super::{BuildError, FailureSource, Inner, Solver};
+use crate::clock::{Clock, SystemClock};
+use crate::content::BlobStore;
+use crate::error::Failure;
+use crate::executor::{Executor, Network, SandboxExecutor};
+use crate::limits::Limits;
+use crate::meta::{Database, Meta};
+use crate::ops::{CacheMounts, Entitlements};
+use crate::result::Store;
+use crate::cache::Cache;
+use crate::root::{StateRoot, Tier};
+use crate::scheduler::Scheduler;
+use crate::snapshot::LayerStore;
+use crate::source::local::LocalCache;
+
+/// Describes a [`Solver`].
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// # let folder = tempfile::tempdir()?;
+/// # let _inside = runtime.enter();
+/// use ashlar_solver::solver::Solver;
+///
+/// let solver = Solver::builder().root(folder.path().join("state")).build()?;
+/// assert!(solver.root().join("layers").is_dir());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct SolverBuilder {
+    root: Option<PathBuf>,
+    runtime: Option<Handle>,
+    parallelism: usize,
+    clock: Arc<dyn Clock>,
+    limits: Limits,
+    executor: Option<Arc<dyn Executor>>,
+    network: Network,
+    entitlements: Entitlements,
+}
+
+impl SolverBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            root: None,
+            runtime: None,
+            parallelism: std::thread::available_parallelism().map_or(1, NonZero::get),
+            clock: Arc::new(SystemClock),
+            limits: Limits::default(),
+            executor: None,
+            network: Network::Host,
+            entitlements: Entitlements::default(),
+        }
+    }
+
+    /// Sets the directory that keeps layers, blobs and cache; it is made if it is missing.
+    /// Several processes of one user may use it at the same time. Needed.
+    #[must_use]
+    pub fn root(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.root = Some(directory.into());
+        self
+    }
+
+    /// Sets the runtime that solves run on. Default: the one that [`SolverBuilder::build`] is
+    /// called in. Its I/O and time drivers must be enabled.
+    #[must_use]
+    pub fn runtime(mut self, handle: Handle) -> Self {
+        self.runtime = Some(handle);
+        self
+    }
+
+    /// Sets how many vertices run at the same time, over all solves. At least 1. Default: the
+    /// number of processors.
+    #[must_use]
+    pub fn parallelism(mut self, vertices: usize) -> Self {
+        self.parallelism = vertices.max(1);
+        self
+    }
+
+    /// Sets the clock. Default: the operating system's.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets the ceilings on foreign input.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets what runs the processes of exec ops. Default: the built-in sandbox.
+    #[must_use]
+    pub fn executor(mut self, executor: Arc<dyn Executor>) -> Self {
+        self.executor = Some(executor);
+        self
+    }
+
+    /// Sets the network of steps that do not ask for one. Default: that of the host.
+    #[must_use]
+    pub fn network(mut self, network: Network) -> Self {
+        self.network = network;
+        self
+    }
+
+    /// Sets what definitions may ask for beyond the sandbox. Default: nothing.
+    #[must_use]
+    pub fn entitlements(mut self, entitlements: Entitlements) -> Self {
+        self.entitlements = entitlements;
+        self
+    }
+
+    /// Opens the solver. Blocks for a few milliseconds.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn build(self) -> Result<Solver, BuildError> {
+        let path = self.root.ok_or(BuildError::NoRoot)?;
+        let runtime = match self.runtime {
+            Some(runtime) => runtime,
+            None => Handle::try_current().map_err(|_| BuildError::NoRuntime)?,
+        };
+        let failed = |failure: Failure| BuildError::Store(FailureSource(failure));
+        let root = Arc::new(StateRoot::open(path).map_err(|error| failed(error.into()))?);
+        let opened = Database::open(root.path(), root.boot_id())
+            .map_err(|error| failed(error.into()))?;
+        let meta: Arc<dyn Meta> = Arc::new(opened.database);
+        let blobs = BlobStore::of_root(root.dir()).map_err(|error| failed(error.into()))?;
+        let layers = LayerStore::new(root.clone(), meta.clone());
+        let executor = match self.executor {
+            Some(executor) => executor,
+            None => {
+                let privileged = root.tier() == Tier::Root;
+                let sandbox = SandboxExecutor::new(privileged);
+                Arc::new(sandbox.map_err(|error| failed(error.into()))?)
+            }
+        };
+        let cache_mounts = CacheMounts::new(root.path().join("cache-mounts"));
+        let locals = Arc::new(LocalCache::new(root.folder("stat").ok()));
+        let results = Arc::new(StackResults(layers.clone()));
+        let scheduler = Scheduler::new(Cache::new(meta.clone()), results, self.parallelism);
+        let syncer = Syncer::new(root, meta.clone());
+        let store = Store::new(layers, blobs, meta, self.clock);
+        Ok(Solver(Arc::new(Inner {
+            store,
+            executor,
+            limits: self.limits,
+            network: self.network,
+            entitlements: self.entitlements,
+            cache_mounts,
+            locals,
+            scheduler,
+            runtime,
+            syncer,
+        })))
+    }
+}

@@ -1,0 +1,180 @@
+//! One solve, from definition to result.
+
+use std::sync::Arc;
+
+use ashlar_llb::{Graph, OpDigest, Platform};
+
+use super::{Durability, SolveError, SolveRequest, Solver, SourceLocation};
+use crate::cancel::Cancel;
+use crate::error::{Failure, OperationError};
+use crate::ops::{Engine, operation};
+use crate::progress::Sink;
+use crate::refs::Ref;
+use crate::result::BuildResult;
+use crate::scheduler::{self, Edge, SolveContext, Vertex, VertexStatus};
+
+/// What a solve returns.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Solved {
+    /// The result, ready to be exported.
+    pub result: BuildResult,
+    /// What happened to each vertex, inputs first.
+    pub vertices: Vec<VertexReport>,
+}
+
+impl Solved {
+    /// How many vertices ran.
+    pub fn ran(&self) -> usize {
+        self.vertices.iter().filter(|v| matches!(v.status, VertexStatus::Ran(_))).count()
+    }
+}
+
+/// What happened to one vertex.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct VertexReport {
+    /// Its digest.
+    pub digest: OpDigest,
+    /// Its display name.
+    pub name: Arc<str>,
+    /// How it ended, and why it ran if it did.
+    pub status: VertexStatus,
+}
+
+pub(super) async fn solve(
+    solver: Solver,
+    request: SolveRequest,
+    cancel: Cancel,
+    sink: Arc<dyn Sink>,
+) -> Result<Solved, SolveError> {
+    let graph = Graph::load(&request.definition).map_err(|error| SolveError::Definition(Arc::new(error)))?;
+    let engine = solver.engine(request.session);
+    let (reference, vertices) = match graph.head() {
+        Some(_) => run(&solver, &graph, &engine, request.no_cache, cancel, sink).await?,
+        None => (Ref::scratch(), Vec::new()),
+    };
+    if engine.has_locals() {
+        // Its own thread, because a cache of many files takes milliseconds to write.
+        let _panicked = tokio::task::spawn_blocking(move || engine.remember_locals()).await;
+    }
+    settle(&solver, request.durability).await?;
+    let platform = request.platform.unwrap_or_else(|| platform_of(&graph));
+    let result = BuildResult::new(reference, platform, solver.store().clone());
+    Ok(Solved { result, vertices })
+}
+
+/// The platform of the vertex that the result comes from.
+fn platform_of(graph: &Graph) -> Platform {
+    let head = graph.head().map(|edge| graph.vertex(edge.vertex));
+    head.and_then(|vertex| vertex.platform())
+        .map_or_else(Platform::of_target, |platform| Platform::from(platform).normalised())
+}
+
+async fn run(
+    solver: &Solver,
+    graph: &Graph,
+    engine: &Arc<Engine>,
+    no_cache: bool,
+    cancel: Cancel,
+    sink: Arc<dyn Sink>,
+) -> Result<(Ref, Vec<VertexReport>), SolveError> {
+    let vertices = operations(graph, engine, no_cache)?;
+    let head = graph.head().expect("BUG: only graphs with a head run");
+    let outputs = [Edge { vertex: head.vertex.index(), output: head.output }];
+    let context = SolveContext::new(cancel, sink, solver.store().clock().clone());
+    let work = scheduler::Graph { vertices };
+    let solved = solver.0.scheduler.solve(&work, &outputs, &context).await;
+    let mut solved = solved.map_err(|error| located(graph, error))?;
+    let reference = solved.values.pop().expect("BUG: one output was asked for");
+    let reports = graph
+        .vertices()
+        .iter()
+        .zip(&work.vertices)
+        .zip(solved.report)
+        .map(|((vertex, scheduled), report)| VertexReport {
+            digest: vertex.digest(),
+            name: scheduled.name.clone(),
+            status: report.status,
+        })
+        .collect();
+    Ok((reference, reports))
+}
+
+fn operations(
+    graph: &Graph,
+    engine: &Arc<Engine>,
+    no_cache: bool,
+) -> Result<Vec<Vertex<Ref>>, SolveError> {
+    let mut vertices = Vec::with_capacity(graph.vertices().len());
+    for vertex in graph.vertices() {
+        let operation = operation(vertex, engine).map_err(|error| match error {
+            OperationError::Cancelled => SolveError::Cancelled,
+            OperationError::Failed(failure) => failed(vertex, failure),
+        })?;
+        let edge = |edge: &ashlar_llb::Edge| Edge {
+            vertex: edge.vertex.index(),
+            output: edge.output,
+        };
+        vertices.push(Vertex {
+            digest: vertex.digest(),
+            name: vertex.name().into(),
+            inputs: vertex.inputs().iter().map(edge).collect(),
+            ignore_cache: no_cache || vertex.metadata().ignore_cache,
+            operation,
+        });
+    }
+    Ok(vertices)
+}
+
+fn located(graph: &Graph, error: scheduler::SolveError) -> SolveError {
+    match error {
+        scheduler::SolveError::Cancelled => SolveError::Cancelled,
+        scheduler::SolveError::Vertex { vertex, failure, .. } => {
+            failed(&graph.vertices()[vertex], failure)
+        }
+        error => SolveError::Engine(error.into()),
+    }
+}
+
+fn failed(vertex: &ashlar_llb::Vertex, failure: Failure) -> SolveError {
+    let locations = vertex
+        .locations()
+        .map(|location| {
+            let line = location.lines().map_or(0, |(first, _)| first);
+            let text = location.excerpt(0).next().map(|(_, text)| text.into_owned());
+            SourceLocation {
+                file: location.file_name().to_owned(),
+                line,
+                text: text.unwrap_or_default(),
+            }
+        })
+        .collect();
+    SolveError::Vertex {
+        digest: vertex.digest(),
+        name: vertex.name().to_owned(),
+        locations,
+        failure,
+    }
+}
+
+/// Starts to bring the store to disk, and waits for it if asked to.
+async fn settle(solver: &Solver, durability: Durability) -> Result<(), SolveError> {
+    let started = solver.0.syncer.start().map_err(SolveError::Engine)?;
+    let (Some(request), Durability::Synced) = (started, durability) else { return Ok(()) };
+    let solver = solver.clone();
+    let waited = tokio::task::spawn_blocking(move || solver.0.syncer.wait(request)).await;
+    match waited {
+        Ok(synced) => synced.map_err(SolveError::Engine),
+        Err(_) => Err(SolveError::Cancelled),
+    }
+}
+
+impl From<OperationError> for SolveError {
+    fn from(error: OperationError) -> Self {
+        match error {
+            OperationError::Cancelled => Self::Cancelled,
+            OperationError::Failed(failure) => Self::Engine(failure),
+        }
+    }
+}

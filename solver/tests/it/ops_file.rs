@@ -1,0 +1,188 @@
+//! File ops from their message to the tree they make.
+
+use std::io::Read as _;
+use std::sync::Arc;
+
+use ashlar_llb::pb;
+use ashlar_llb::pb::file_action::Action;
+use ashlar_llb::pb::user_opt::User;
+use ashlar_solver::error::OperationError;
+use ashlar_solver::operation::Operation as _;
+use ashlar_solver::ops::file::FileOperation;
+use ashlar_solver::refs::Ref;
+use ashlar_solver::tree::{Kind, TreePath};
+
+use crate::ops_kit::Kit;
+
+fn action(input: i64, secondary_input: i64, output: i64, action: Action) -> pb::FileAction {
+    pb::FileAction { input, secondary_input, output, action: Some(action) }
+}
+
+fn mkdir(path: &str, mode: i32) -> Action {
+    let path = path.into();
+    Action::Mkdir(pb::FileActionMkDir { path, mode, make_parents: true, owner: None, timestamp: 7 })
+}
+
+fn mkfile(path: &str, data: &str) -> Action {
+    Action::Mkfile(pb::FileActionMkFile {
+        path: path.into(),
+        mode: 0o640,
+        data: data.to_owned().into(),
+        owner: None,
+        timestamp: 7,
+    })
+}
+
+fn copy(src: &str, dest: &str) -> pb::FileActionCopy {
+    pb::FileActionCopy {
+        src: src.into(),
+        dest: dest.into(),
+        mode: -1,
+        timestamp: -1,
+        create_dest_path: true,
+        ..pb::FileActionCopy::default()
+    }
+}
+
+fn run(
+    kit: &Kit,
+    actions: Vec<pb::FileAction>,
+    inputs: Vec<Ref>,
+) -> Result<Vec<Ref>, OperationError> {
+    let op = pb::FileOp { actions };
+    let operation = FileOperation::new(&op, inputs.len(), "test", &kit.engine)?;
+    kit.runtime.block_on(operation.run(inputs, &kit.context()))
+}
+
+fn listing(tree: &Ref) -> String {
+    let view = tree.view().unwrap();
+    let line = |(path, node): (TreePath, &Arc<ashlar_solver::tree::Node>)| {
+        let mode = node.entry().attributes.mode;
+        match node.entry().kind {
+            Kind::Directory => format!("{path}/ {mode:o}"),
+            Kind::Symlink => {
+                format!("{path} -> {}", String::from_utf8_lossy(&node.entry().target))
+            }
+            _ => {
+                let mut text = String::new();
+                let files = node.files().expect("a file has bytes");
+                files.open(&path).unwrap().read_to_string(&mut text).unwrap();
+                format!("{path} {mode:o} {text:?}")
+            }
+        }
+    };
+    view.walk().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn actions_build_on_each_other_in_one_layer() {
+    let kit = Kit::new();
+    let link = Action::Symlink(pb::FileActionSymlink {
+        oldpath: "d/f".into(),
+        newpath: "/link".into(),
+        owner: None,
+        timestamp: 7,
+    });
+    let out = run(
+        &kit,
+        vec![
+            action(-1, -1, -1, mkdir("/d/e", 0o750)),
+            action(0, -1, -1, mkfile("/d/f", "one")),
+            action(1, -1, -1, link),
+            action(2, -1, 0, mkfile("/link", "two")),
+        ],
+        vec![],
+    )
+    .unwrap();
+    assert_eq!(listing(&out[0]), "/d/ 750\n/d/e/ 750\n/d/f 640 \"two\"\n/link -> d/f");
+    assert_eq!(out[0].known_stack().unwrap().depth(), 1);
+    let view = out[0].view().unwrap();
+    let file = view.lookup(&TreePath::new("d/f").unwrap()).unwrap();
+    assert_eq!(file.entry().attributes.mtime.nanoseconds, 7);
+}
+
+#[test]
+fn copies_take_files_from_another_input() {
+    let kit = Kit::new();
+    let source = run(
+        &kit,
+        vec![
+            action(-1, -1, -1, mkfile("/a.txt", "a")),
+            action(0, -1, -1, mkfile("/b.txt", "b")),
+            action(1, -1, -1, mkdir("/etc", 0o755)),
+            action(2, -1, 0, mkfile("/etc/passwd", "bin:x:2:3:::\n")),
+        ],
+        vec![],
+    )
+    .unwrap();
+    let owner = pb::ChownOpt {
+        user: Some(pb::UserOpt {
+            user: Some(User::ByName(pb::NamedUserOpt { name: "bin".into(), input: 0 })),
+        }),
+        group: None,
+    };
+    let wild = pb::FileActionCopy {
+        allow_wildcard: true,
+        owner: Some(owner),
+        mode_str: "u+x".into(),
+        ..copy("/*.txt", "/to/")
+    };
+    let out =
+        run(&kit, vec![action(-1, 0, 0, Action::Copy(wild))], source.clone()).unwrap();
+    assert_eq!(listing(&out[0]), "/to/ 755\n/to/a.txt 740 \"a\"\n/to/b.txt 740 \"b\"");
+    let view = out[0].view().unwrap();
+    let attributes = |path: &str| {
+        view.lookup(&TreePath::new(path).unwrap()).unwrap().entry().attributes.clone()
+    };
+    assert_eq!((attributes("to/a.txt").uid, attributes("to/a.txt").gid), (2, 3));
+    let rm = Action::Rm(pb::FileActionRm {
+        path: "/to/a*".into(),
+        allow_not_found: false,
+        allow_wildcard: true,
+    });
+    let out = run(&kit, vec![action(0, -1, 0, rm)], out).unwrap();
+    assert_eq!(listing(&out[0]), "/to/ 755\n/to/b.txt 740 \"b\"");
+    assert_eq!(out[0].known_stack().unwrap().depth(), 2);
+
+    let missing = Action::Copy(copy("/a.tx", "/x"));
+    let Err(OperationError::Failed(error)) = run(&kit, vec![action(-1, 0, 0, missing)], source)
+    else {
+        panic!("a missing source was copied");
+    };
+    let expected = "action 0 (copy /a.tx /x): \
+                    /a.tx: no such file or directory; did you mean /a.txt or /b.txt?";
+    assert_eq!(error.chain(), expected);
+}
+
+#[test]
+fn outputs_of_their_own_do_not_share_a_layer() {
+    let kit = Kit::new();
+    let out = run(
+        &kit,
+        vec![
+            action(-1, -1, 1, mkfile("/base", "1")),
+            action(0, -1, 0, mkfile("/more", "2")),
+        ],
+        vec![],
+    )
+    .unwrap();
+    assert_eq!(listing(&out[0]), "/base 640 \"1\"\n/more 640 \"2\"");
+    assert_eq!(listing(&out[1]), "/base 640 \"1\"");
+}
+
+/// A hundred ops on top of each other must cost far less than their processes ever would.
+#[test]
+fn a_chain_of_small_ops_is_cheap() {
+    let kit = Kit::new();
+    let start = kit.engine.clock.monotonic();
+    let mut tree = Ref::scratch();
+    for number in 0..100 {
+        let actions = vec![action(0, -1, 0, mkfile(&format!("/f{number}"), "x"))];
+        tree = run(&kit, actions, vec![tree]).unwrap().remove(0);
+    }
+    let spent = kit.engine.clock.monotonic() - start;
+    println!("100 ops in {spent:?}");
+    assert_eq!(tree.view().unwrap().walk().count(), 100);
+    // A debug build on a loaded machine; a release build takes a small part of it.
+    assert!(spent.as_millis() < 3000, "{spent:?}");
+}

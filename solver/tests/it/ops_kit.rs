@@ -1,0 +1,61 @@
+//! An engine for operations, on a state root of its own.
+
+use std::sync::{Arc, Mutex};
+
+use ashlar_llb::OpDigest;
+use ashlar_solver::cancel::Cancel;
+use ashlar_solver::clock::SystemClock;
+use ashlar_solver::content::BlobStore;
+use ashlar_solver::executor::{Executor, Network, ScriptedExecutor};
+use ashlar_solver::limits::Limits;
+use ashlar_solver::meta::Memory;
+use ashlar_solver::operation::Context;
+use ashlar_solver::ops::{CacheMounts, Engine, Entitlements};
+use ashlar_solver::progress::{Ignore, Reporter};
+use ashlar_solver::root::StateRoot;
+use ashlar_solver::session::Session;
+use ashlar_solver::snapshot::LayerStore;
+use ashlar_solver::source::local::LocalCache;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+pub(crate) struct Kit {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) runtime: Runtime,
+    _directory: TempDir,
+}
+
+impl Kit {
+    pub(crate) fn new() -> Self {
+        Self::with(Arc::new(ScriptedExecutor::default()))
+    }
+
+    pub(crate) fn with(executor: Arc<dyn Executor>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Arc::new(StateRoot::open(directory.path().join("root")).unwrap());
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let meta = Arc::new(Memory::new());
+        let engine = Engine {
+            blobs: BlobStore::new(root.folder("blobs").unwrap()),
+            meta: meta.clone(),
+            locals: Arc::new(LocalCache::new(None)),
+            scanned: Mutex::default(),
+            layers: LayerStore::new(root, meta),
+            executor,
+            clock: Arc::new(SystemClock),
+            limits: Limits::default(),
+            session: Session::default(),
+            entitlements: Entitlements::default(),
+            network: Network::None,
+            cache_mounts: CacheMounts::new(directory.path().join("root/cache-mounts")),
+        };
+        Self { engine: Arc::new(engine), runtime, _directory: directory }
+    }
+
+    pub(crate) fn context(&self) -> Context {
+        let digest = OpDigest::of(b"test");
+        let reporter = Reporter::new(Arc::new(Ignore), digest, self.engine.clock.clone());
+        Context::new(Cancel::new(), reporter)
+    }
+}

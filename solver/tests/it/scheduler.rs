@@ -1,0 +1,8 @@
+//! The scheduler, on operations over numbers.
+
+mod cancelling;
+mod kit;
+mod matching;
+mod measure;
+mod random;
+mod sharing;
