@@ -278,6 +278,15 @@ impl Files for LayerFiles {
         Ok(file)
     }
 
+    fn directory(&self, path: &TreePath) -> io::Result<Option<OwnedFd>> {
+        let mut name = format!("{}/fs", self.id).into_bytes();
+        if !path.is_root() {
+            name.push(b'/');
+            name.extend_from_slice(path.as_bytes());
+        }
+        crate::dir::open_directory(self.store.0.root.layers(), &name).map(Some)
+    }
+
     fn immutable(&self) -> bool {
         true
     }

@@ -45,7 +45,7 @@ use crate::limits::Limits;
 use crate::tree::{CopyItem, LayerWriter, Node, TreePath, View, WriteError};
 
 /// Objects that are copied in one go.
-const PORTION: usize = 8192;
+const PORTION: usize = 2048;
 
 /// What of a directory belongs to a source.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

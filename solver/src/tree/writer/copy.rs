@@ -294,7 +294,8 @@ impl<'a> Worker<'a> {
                 return Ok((entry, true));
             }
         }
-        let original = self.open(files, &item.source_path)?;
+        let known = item.source.digest_memo().get().is_some();
+        let original = self.open(files, &item.source_path, known)?;
         let mut file = disk::create(parent, name).map_err(failed("make", &item.destination))?;
         self.bytes(item, &**files, original, &mut file, &mut entry)?;
         self.disk
@@ -325,13 +326,22 @@ impl<'a> Worker<'a> {
             .and_then(|(_, _, handle)| handle.as_ref().map(|fd| fd.as_fd())))
     }
 
-    fn open(&mut self, files: &Arc<dyn Files>, path: &TreePath) -> Result<File, WriteError> {
+    /// Opens a file; through [`Files::open`] if [`Files::computed`] shall hear of its checksum.
+    fn open(
+        &mut self,
+        files: &Arc<dyn Files>,
+        path: &TreePath,
+        known: bool,
+    ) -> Result<File, WriteError> {
         let (_, name) = split(path)?;
-        match self.source_directory(files, path)? {
-            Some(directory) => dir::open_file(directory, name),
-            None => files.open(path),
-        }
-        .map_err(|source| unreadable(files, path, source))
+        let directory = if known || files.immutable() {
+            self.source_directory(files, path)?
+        } else {
+            None
+        };
+        directory
+            .map_or_else(|| files.open(path), |at| dir::open_file(at, name))
+            .map_err(|source| unreadable(files, path, source))
     }
 
     /// Copies the bytes, and hashes them unless they cannot have changed and are known.
@@ -408,6 +418,7 @@ impl<'a> Worker<'a> {
             match (known, read) {
                 (Some(known), Some(read)) if known != read => return Err(changed()),
                 (None, Some(read)) => {
+                    files.computed(path, source, read);
                     let _known_by_now = item.source.digest_memo().set(read);
                 }
                 _ => {}

@@ -257,3 +257,17 @@ fn as_user_keeps_in_the_index() {
             .any(|(key, _)| **key == *b"user.overlay.opaque")
     );
 }
+
+#[test]
+fn what_a_copy_reads_need_not_be_read_again() {
+    let temp = make(&[("d/a", "1"), ("d/b", "22")]);
+    settle();
+    let cache = LocalCache::default();
+    let tree = scan(temp.path(), &cache).unwrap();
+    let fs = tempfile::tempdir().unwrap();
+    copy(&tree, fs.path(), is_root()).unwrap();
+    assert_eq!(tree.files_read(), 2);
+    let again = scan(temp.path(), &cache).unwrap();
+    sum(&again);
+    assert_eq!(again.files_read(), 0);
+}
