@@ -11,13 +11,16 @@ use super::{Executor, ExecutorError, ExitStatus, Process};
 use crate::cancel::{Cancel, Cancelled};
 use crate::progress::{Reporter, Stream};
 
+/// What a run does to files.
+pub type Effect = Box<dyn FnOnce(&Process) + Send>;
+
 /// What one run does.
 #[non_exhaustive]
 pub struct Script {
     /// Written in order.
     pub output: Vec<(Stream, Bytes)>,
     /// Does what the process would do to its files.
-    pub effect: Option<Box<dyn FnOnce(&Process) + Send>>,
+    pub effect: Option<Effect>,
     /// How it ends; `None`: it runs until it is cancelled.
     pub status: Option<ExitStatus>,
 }

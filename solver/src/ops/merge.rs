@@ -31,7 +31,7 @@ impl Blame for NoSuchInput {
 /// These ops never ask for content; if asked all the same, the answer is a bug of the asker.
 #[derive(Debug, thiserror::Error)]
 #[error("the op is not keyed by content")]
-pub(super) struct NotByContent;
+pub(super) pub(super) struct NotByContent;
 
 impl Blame for NotByContent {
     fn fault(&self) -> Fault {
@@ -39,7 +39,7 @@ impl Blame for NotByContent {
     }
 }
 
-fn checked(inputs: impl Iterator<Item = i64>, count: usize) -> Result<Vec<usize>, NoSuchInput> {
+pub(super) fn checked(inputs: impl Iterator<Item = i64>, count: usize) -> Result<Vec<usize>, NoSuchInput> {
     inputs
         .map(|input| {
             let at = usize::try_from(input).ok().filter(|&at| at < count);

@@ -7,12 +7,17 @@ use ashlar_llb::pb;
 use ashlar_llb::pb::file_action::Action;
 use ashlar_llb::pb::user_opt::User;
 use ashlar_solver::error::OperationError;
+use ashlar_solver::executor::ScriptedExecutor;
 use ashlar_solver::operation::Operation as _;
 use ashlar_solver::ops::file::FileOperation;
 use ashlar_solver::refs::Ref;
 use ashlar_solver::tree::{Kind, TreePath};
 
 use crate::ops_kit::Kit;
+
+fn kit() -> Kit {
+    Kit::with(Arc::new(ScriptedExecutor::default()))
+}
 
 fn action(input: i64, secondary_input: i64, output: i64, action: Action) -> pb::FileAction {
     pb::FileAction { input, secondary_input, output, action: Some(action) }
@@ -76,7 +81,7 @@ fn listing(tree: &Ref) -> String {
 
 #[test]
 fn actions_build_on_each_other_in_one_layer() {
-    let kit = Kit::new();
+    let kit = kit();
     let link = Action::Symlink(pb::FileActionSymlink {
         oldpath: "d/f".into(),
         newpath: "/link".into(),
@@ -103,7 +108,7 @@ fn actions_build_on_each_other_in_one_layer() {
 
 #[test]
 fn copies_take_files_from_another_input() {
-    let kit = Kit::new();
+    let kit = kit();
     let source = run(
         &kit,
         vec![
@@ -156,7 +161,7 @@ fn copies_take_files_from_another_input() {
 
 #[test]
 fn outputs_of_their_own_do_not_share_a_layer() {
-    let kit = Kit::new();
+    let kit = kit();
     let out = run(
         &kit,
         vec![
@@ -173,7 +178,7 @@ fn outputs_of_their_own_do_not_share_a_layer() {
 /// A hundred ops on top of each other must cost far less than their processes ever would.
 #[test]
 fn a_chain_of_small_ops_is_cheap() {
-    let kit = Kit::new();
+    let kit = kit();
     let start = kit.engine.clock.monotonic();
     let mut tree = Ref::scratch();
     for number in 0..100 {

@@ -25,6 +25,7 @@ use crate::cancel::Cancel;
 use crate::error::OperationError;
 use crate::id::CacheDigest;
 use crate::ops::Engine;
+use crate::ops::diff::written;
 use crate::snapshot::Stack;
 use crate::tree::writer::{CopyItem, LayerWriter, WriterOptions};
 use crate::tree::{Files, Node, Timestamp, TreePath, View};
@@ -191,7 +192,7 @@ fn copy(
             CopyItem { source, source_path: path.clone(), destination: path, attributes, link_group: None }
         })
         .collect();
-    writer.copy(items, cancel)?;
+    writer.copy(items, cancel).map_err(written)?;
     writer.set_attributes(&TreePath::root(), view.root().entry().attributes.clone())?;
     writer.finish()?;
     Ok(())

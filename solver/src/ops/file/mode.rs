@@ -59,9 +59,9 @@ impl ModeChange {
             Command::Copy { from, to, operator } => {
                 let bits = (mode / from) & 7;
                 match operator {
-                    b'+' => mode | bits * to,
+                    b'+' => mode | (bits * to),
                     b'-' => mode & !(bits * to),
-                    _ => mode & !(7 * to) | bits * to,
+                    _ => (mode & !(7 * to)) | (bits * to),
                 }
             }
         })
