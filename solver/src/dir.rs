@@ -23,8 +23,10 @@ use rustix::io::Errno;
 pub use xattr::{Xattr, remove_xattr, set_xattr, xattrs};
 
 /// Flags of every directory handle.
-const DIRECTORY: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NOFOLLOW);
 
 /// Flags of every file opened for reading.
 const FILE: OFlags = OFlags::RDONLY
@@ -73,8 +75,7 @@ fn open_beneath(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io:
     if !path.contains(&b'/') {
         return openat(root, name(path), flags, Mode::empty());
     }
-    let resolve =
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match openat2(root, name(path), flags, Mode::empty(), resolve) {
         // An old kernel, a sandbox that does not know the call, a path too long for one call.
         Err(Errno::NOSYS | Errno::PERM | Errno::NAMETOOLONG) => step_by_step(root, path, flags),

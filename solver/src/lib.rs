@@ -10,6 +10,7 @@ pub mod executor;
 pub mod id;
 pub mod limits;
 pub mod meta;
+pub mod oci;
 pub mod operation;
 pub mod ops;
 pub mod progress;

@@ -86,7 +86,11 @@ impl ContentError {
         name: impl ToString,
     ) -> impl FnOnce(rustix::io::Errno) -> Self {
         let name = name.to_string();
-        move |errno| Self::Io { action, name, source: errno.into() }
+        move |errno| Self::Io {
+            action,
+            name,
+            source: errno.into(),
+        }
     }
 }
 

@@ -35,7 +35,9 @@ impl Compression {
             .or_else(|| media_type.strip_prefix("application/vnd.oci.image.layer.v1."));
         let docker = media_type
             .strip_prefix("application/vnd.docker.image.rootfs.diff.")
-            .or_else(|| media_type.strip_prefix("application/vnd.docker.image.rootfs.foreign.diff."));
+            .or_else(|| {
+                media_type.strip_prefix("application/vnd.docker.image.rootfs.foreign.diff.")
+            });
         match (foreign, docker) {
             (Some("tar"), _) | (_, Some("tar")) => Some(Self::Uncompressed),
             (Some("tar+gzip"), _) | (_, Some("tar.gzip")) => Some(Self::Gzip),
@@ -103,14 +105,24 @@ impl<R: Read> Inflate<R> {
             Compression::Uncompressed => Decoder::Plain(input),
             Compression::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(input))),
             Compression::Zstd => {
-                let failed = |source| ContentError::Inflate { compression: "zstd", source };
+                let failed = |source| ContentError::Inflate {
+                    compression: "zstd",
+                    source,
+                };
                 let mut decoder =
                     zstd::stream::read::Decoder::with_buffer(input).map_err(failed)?;
                 decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(failed)?;
                 Decoder::Zstd(Box::new(decoder))
             }
         };
-        Ok(Self { decoder, compression, hash: Sha256::new(), read: 0, limit, ended: false })
+        Ok(Self {
+            decoder,
+            compression,
+            hash: Sha256::new(),
+            read: 0,
+            limit,
+            ended: false,
+        })
     }
 
     /// Bytes of the tar stream so far.
@@ -130,12 +142,18 @@ impl<R: Read> Inflate<R> {
 
     /// Errors of a decoder are about the stream; those of the blob below pass through.
     fn failed(&self, source: io::Error) -> io::Error {
-        let own = source.get_ref().is_some_and(|inner| inner.is::<ContentError>());
+        let own = source
+            .get_ref()
+            .is_some_and(|inner| inner.is::<ContentError>());
         let system = source.raw_os_error().is_some();
         if own || system || self.compression == Compression::Uncompressed {
             return source;
         }
-        ContentError::Inflate { compression: self.compression.name(), source }.into()
+        ContentError::Inflate {
+            compression: self.compression.name(),
+            source,
+        }
+        .into()
     }
 }
 

@@ -13,7 +13,10 @@ use super::{BlobWriter, ContentError};
 
 /// A blob that is in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(clippy::exhaustive_structs, reason = "a blob is its digest and its size")]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a blob is its digest and its size"
+)]
 pub struct Blob {
     /// The digest of its bytes.
     pub digest: BlobDigest,
@@ -36,7 +39,9 @@ pub(super) fn file_name(digest: &BlobDigest) -> String {
 impl BlobStore {
     /// A store in `directory`, which must be writable by this process alone.
     pub fn new(directory: OwnedFd) -> Self {
-        Self { directory: Arc::new(directory) }
+        Self {
+            directory: Arc::new(directory),
+        }
     }
 
     /// The store of the state root whose directory is `root`.
@@ -69,7 +74,11 @@ impl BlobStore {
     /// # Errors
     /// [`ContentError::Io`].
     pub fn size(&self, digest: &BlobDigest) -> Result<Option<u64>, ContentError> {
-        match statat(self.directory(), file_name(digest), AtFlags::SYMLINK_NOFOLLOW) {
+        match statat(
+            self.directory(),
+            file_name(digest),
+            AtFlags::SYMLINK_NOFOLLOW,
+        ) {
             Ok(stat) => Ok(u64::try_from(stat.st_size).ok()),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(ContentError::io("look up", digest)(errno)),

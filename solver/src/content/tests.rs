@@ -15,7 +15,10 @@ fn names(folder: &tempfile::TempDir) -> usize {
 }
 
 fn cause(error: &io::Error) -> &ContentError {
-    error.get_ref().and_then(|inner| inner.downcast_ref()).expect("an error of this module")
+    error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref())
+        .expect("an error of this module")
 }
 
 fn gzip(data: &[u8]) -> Vec<u8> {
@@ -42,7 +45,12 @@ fn a_blob_is_there_when_it_is_finished_and_not_before() {
     assert_eq!((blob.digest, blob.size), (BlobDigest::of(b"hello"), 5));
     assert_eq!(store.size(&blob.digest).unwrap(), Some(5));
     let mut text = String::new();
-    store.open(&blob.digest).unwrap().unwrap().read_to_string(&mut text).unwrap();
+    store
+        .open(&blob.digest)
+        .unwrap()
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
     assert_eq!(text, "hello");
     // Again, and from memory.
     assert_eq!(store.put(b"hello").unwrap(), blob);
@@ -64,11 +72,22 @@ fn class_11_wrong_bytes_are_never_stored() {
         writer.write_all(bytes).unwrap();
         writer.finish(Some(expected)).unwrap_err()
     };
-    assert!(matches!(write(b"jello", (digest, 5)), ContentError::Digest { .. }));
-    assert!(matches!(write(b"hello", (digest, 6)), ContentError::Size { .. }));
-    let copied = store.copy_in(&mut &b"hello and more"[..], digest, 5).unwrap_err();
+    assert!(matches!(
+        write(b"jello", (digest, 5)),
+        ContentError::Digest { .. }
+    ));
+    assert!(matches!(
+        write(b"hello", (digest, 6)),
+        ContentError::Size { .. }
+    ));
+    let copied = store
+        .copy_in(&mut &b"hello and more"[..], digest, 5)
+        .unwrap_err();
     assert!(matches!(copied, ContentError::Size { found: 6, .. }));
-    assert_eq!(store.copy_in(&mut &b"hello"[..], digest, 5).unwrap().size, 5);
+    assert_eq!(
+        store.copy_in(&mut &b"hello"[..], digest, 5).unwrap().size,
+        5
+    );
     assert_eq!(names(&folder), 1);
 }
 
@@ -88,7 +107,9 @@ fn class_11_every_changed_byte_is_noticed() {
     let read = |bytes: &[u8], size| {
         let mut out = Vec::new();
         let mut reader = Verify::new(bytes, digest, size);
-        reader.read_to_end(&mut out).map(|_| assert!(reader.verified()))
+        reader
+            .read_to_end(&mut out)
+            .map(|_| assert!(reader.verified()))
     };
     read(&data, 200).unwrap();
     for at in 0..data.len() {
@@ -101,7 +122,10 @@ fn class_11_every_changed_byte_is_noticed() {
     }
     let longer = [&data[..], b"x"].concat();
     let error = read(&longer, 200).unwrap_err();
-    assert!(matches!(cause(&error), ContentError::Size { found: 201, .. }));
+    assert!(matches!(
+        cause(&error),
+        ContentError::Size { found: 201, .. }
+    ));
 }
 
 #[test]
@@ -147,7 +171,10 @@ fn class_12_bombs_stop_at_the_limit() {
     ];
     for (bomb, compression) in bombs {
         let error = inflate(&bomb, compression, 1 << 20).unwrap_err();
-        assert!(matches!(cause(&error), ContentError::TooLarge { .. }), "{compression:?}");
+        assert!(
+            matches!(cause(&error), ContentError::TooLarge { .. }),
+            "{compression:?}"
+        );
     }
 }
 
@@ -159,7 +186,10 @@ fn class_12_a_zstd_window_that_would_need_gigabytes_is_refused() {
     encoder.write_all(&vec![7; 1 << 20]).unwrap();
     let blob = encoder.finish().unwrap();
     let error = inflate(&blob, Compression::Zstd, u64::MAX).unwrap_err();
-    assert!(matches!(cause(&error), ContentError::Inflate { .. }), "{error:?}");
+    assert!(
+        matches!(cause(&error), ContentError::Inflate { .. }),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -171,7 +201,10 @@ fn damaged_streams_are_errors_wherever_they_break() {
     ] {
         for cut in [1, 5, blob.len() / 2, blob.len() - 1] {
             let error = inflate(&blob[..cut], compression, u64::MAX).unwrap_err();
-            assert!(matches!(cause(&error), ContentError::Inflate { .. }), "{cut} {error:?}");
+            assert!(
+                matches!(cause(&error), ContentError::Inflate { .. }),
+                "{cut} {error:?}"
+            );
         }
     }
 }
@@ -184,10 +217,22 @@ fn media_types_of_oci_and_docker() {
     assert_eq!(of(&format!("{oci}v1.tar")), Some(Compression::Uncompressed));
     assert_eq!(of(&format!("{oci}v1.tar+gzip")), Some(Compression::Gzip));
     assert_eq!(of(&format!("{oci}v1.tar+zstd")), Some(Compression::Zstd));
-    assert_eq!(of(&format!("{oci}nondistributable.v1.tar+gzip")), Some(Compression::Gzip));
-    assert_eq!(of(&format!("{docker}diff.tar.gzip")), Some(Compression::Gzip));
-    assert_eq!(of(&format!("{docker}foreign.diff.tar.gzip")), Some(Compression::Gzip));
-    assert_eq!(of(&format!("{docker}diff.tar.zstd")), Some(Compression::Zstd));
+    assert_eq!(
+        of(&format!("{oci}nondistributable.v1.tar+gzip")),
+        Some(Compression::Gzip)
+    );
+    assert_eq!(
+        of(&format!("{docker}diff.tar.gzip")),
+        Some(Compression::Gzip)
+    );
+    assert_eq!(
+        of(&format!("{docker}foreign.diff.tar.gzip")),
+        Some(Compression::Gzip)
+    );
+    assert_eq!(
+        of(&format!("{docker}diff.tar.zstd")),
+        Some(Compression::Zstd)
+    );
     assert_eq!(of("application/vnd.oci.image.manifest.v1+json"), None);
     assert_eq!(of(&format!("{oci}v1.tar+lz4")), None);
 }

@@ -23,12 +23,23 @@ pub struct Verify<R> {
 impl<R: Read> Verify<R> {
     /// Wraps `inner`, which must yield `size` bytes with this digest.
     pub fn new(inner: R, digest: BlobDigest, size: u64) -> Self {
-        Self { inner, digest, size, read: 0, hash: Some(Sha256::new()) }
+        Self {
+            inner,
+            digest,
+            size,
+            read: 0,
+            hash: Some(Sha256::new()),
+        }
     }
 
     /// Whether the end was reached and all was as promised.
     pub fn verified(&self) -> bool {
         self.hash.is_none()
+    }
+
+    /// The reader below. What is read from it directly is not verified.
+    pub fn get_ref(&self) -> &R {
+        &self.inner
     }
 
     fn finish(&mut self) -> Result<(), ContentError> {
@@ -53,7 +64,11 @@ impl<R: Read> Verify<R> {
     }
 
     fn wrong_size(&self, found: u64) -> ContentError {
-        ContentError::Size { digest: self.digest, expected: self.size, found }
+        ContentError::Size {
+            digest: self.digest,
+            expected: self.size,
+            found,
+        }
     }
 }
 

@@ -36,7 +36,13 @@ impl BlobWriter {
             }
             Err(errno) => return Err(ContentError::io("create", "new")(errno)),
         };
-        Ok(Self { store, file: fd.into(), temporary, hash: Sha256::new(), size: 0 })
+        Ok(Self {
+            store,
+            file: fd.into(),
+            temporary,
+            hash: Sha256::new(),
+            size: 0,
+        })
     }
 
     /// Bytes written so far.
@@ -58,10 +64,17 @@ impl BlobWriter {
         if let Some((promised, size)) = expected {
             if size != self.size {
                 let digest = promised;
-                return Err(ContentError::Size { digest, expected: size, found: self.size });
+                return Err(ContentError::Size {
+                    digest,
+                    expected: size,
+                    found: self.size,
+                });
             }
             if promised != digest {
-                return Err(ContentError::Digest { expected: promised, found: digest });
+                return Err(ContentError::Digest {
+                    expected: promised,
+                    found: digest,
+                });
             }
         }
         let name = file_name(&digest);
@@ -83,7 +96,10 @@ impl BlobWriter {
             }
         };
         named.map_err(ContentError::io("name", digest))?;
-        Ok(Blob { digest, size: self.size })
+        Ok(Blob {
+            digest,
+            size: self.size,
+        })
     }
 }
 

@@ -41,7 +41,15 @@ fn what_is_no_file_is_refused_at_once() {
     // Only root may make the device.
     let device = rustix::fs::makedev(1, 3);
     let path = temp.path().join("device");
-    if mknodat(CWD, path, FileType::CharacterDevice, Mode::from(0o600), device).is_ok() {
+    if mknodat(
+        CWD,
+        path,
+        FileType::CharacterDevice,
+        Mode::from(0o600),
+        device,
+    )
+    .is_ok()
+    {
         names.push("device");
     }
     for name in names {
@@ -58,12 +66,23 @@ fn xattrs_of_files_and_links() {
     let root = root(&temp);
     let long = vec![7; 1000];
     assert!(set_xattr(&root, b"file", b"user.long", &long).unwrap());
-    assert!(!set_xattr(&root, b"link", b"user.x", b"1").unwrap(), "user.* on a link");
+    assert!(
+        !set_xattr(&root, b"link", b"user.x", b"1").unwrap(),
+        "user.* on a link"
+    );
     let found = xattrs(&root, b"file").unwrap();
-    let found: Vec<_> = found.iter().filter(|(key, _)| key.starts_with(b"user.")).collect();
+    let found: Vec<_> = found
+        .iter()
+        .filter(|(key, _)| key.starts_with(b"user."))
+        .collect();
     assert_eq!(found.len(), 1);
     assert_eq!(*found[0].1, long);
     remove_xattr(&root, b"file", b"user.long").unwrap();
     remove_xattr(&root, b"file", b"user.long").unwrap();
-    assert!(xattrs(&root, b"file").unwrap().iter().all(|(key, _)| !key.starts_with(b"user.")));
+    assert!(
+        xattrs(&root, b"file")
+            .unwrap()
+            .iter()
+            .all(|(key, _)| !key.starts_with(b"user."))
+    );
 }

@@ -64,12 +64,7 @@ fn grow(
 ///
 /// # Errors
 /// As the operating system says.
-pub fn set_xattr(
-    directory: impl AsFd,
-    name: &[u8],
-    key: &[u8],
-    value: &[u8],
-) -> io::Result<bool> {
+pub fn set_xattr(directory: impl AsFd, name: &[u8], key: &[u8], value: &[u8]) -> io::Result<bool> {
     let path = proc_path(directory.as_fd(), name);
     match lsetxattr(os_name(&path), os_name(key), value, XattrFlags::empty()) {
         Ok(()) => Ok(true),

@@ -5,7 +5,7 @@
 //! [`crate::source`].
 
 mod local;
-//mod oci_layout;
+mod oci_layout;
 
 use std::sync::Arc;
 
@@ -87,6 +87,9 @@ pub(super) fn operation(
     };
     match scheme {
         "local" => Ok(Arc::new(local::LocalOperation::new(rest, op, engine)?)),
+        "oci-layout" => {
+            Ok(Arc::new(oci_layout::OciLayoutOperation::new(rest, op, vertex, engine)?))
+        }
         _ => Err(SourceError::Scheme { scheme: scheme.to_owned() }.into()),
     }
 }

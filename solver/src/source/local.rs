@@ -42,7 +42,10 @@ use crate::cancel::{Cancel, Cancelled};
 use crate::clock::{Clock as _, SystemClock};
 use crate::error::{Blame, Fault};
 use crate::limits::Limits;
-use crate::tree::{CopyItem, LayerWriter, TreePath, View, WriteError};
+use crate::tree::{CopyItem, LayerWriter, Node, TreePath, View, WriteError};
+
+/// Objects that are copied in one go.
+const PORTION: usize = 8192;
 
 /// What of a directory belongs to a source.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -183,20 +186,31 @@ impl LocalTree {
     ) -> Result<Self, LocalError> {
         let failed = |action, source| {
             let (name, path) = (name.to_owned(), TreePath::root());
-            LocalError::Io { action, name, path, source }
+            LocalError::Io {
+                action,
+                name,
+                path,
+                source,
+            }
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, directory, flags, Mode::empty()).map_err(|error| match error {
-            Errno::NOENT => LocalError::Missing { name: name.to_owned() },
-            Errno::NOTDIR => {
-                LocalError::NotADirectory { name: name.to_owned(), path: directory.to_owned() }
-            }
+            Errno::NOENT => LocalError::Missing {
+                name: name.to_owned(),
+            },
+            Errno::NOTDIR => LocalError::NotADirectory {
+                name: name.to_owned(),
+                path: directory.to_owned(),
+            },
             error => failed("open", error.into()),
         })?;
         let include = follow::follow(root.as_fd(), &options.include, &options.follow_paths)
             .map_err(|source| failed("follow the paths", source))?;
-        let filter = Filter::new(&include, &options.exclude)
-            .map_err(|source| LocalError::Pattern { name: name.to_owned(), source })?;
+        let filter =
+            Filter::new(&include, &options.exclude).map_err(|source| LocalError::Pattern {
+                name: name.to_owned(),
+                source,
+            })?;
         // The time before anything is looked at, by the clock that stamps files.
         let start = SystemClock.now().into();
         let shared = cache
@@ -216,7 +230,12 @@ impl LocalTree {
         let folder = scan.run(shared.tree(&filters))?;
         shared.remember(filters, &folder);
         let view = View::new(folder.node.clone());
-        Ok(Self { view, folder, shared, before })
+        Ok(Self {
+            view,
+            folder,
+            shared,
+            before,
+        })
     }
 
     /// The tree. Its root counts as a plain directory of root, whatever the mode of the directory
@@ -259,17 +278,43 @@ pub fn materialize(
     writer: &mut LayerWriter,
     cancel: &Cancel,
 ) -> Result<(), WriteError> {
-    let item = |(path, node): (TreePath, &Arc<crate::tree::Node>)| CopyItem {
+    let item = |path: &TreePath, node: &Arc<Node>| CopyItem {
         source: node.clone(),
         source_path: path.clone(),
-        destination: path,
+        destination: path.clone(),
         attributes: node.entry().attributes.clone(),
         link_group: match node.entry().link_group {
             0 => None,
             group => Some(group.into()),
         },
     };
-    writer.copy(tree.view().walk().map(item).collect(), cancel)
+    let mut directories = Vec::new();
+    let mut linked = Vec::new();
+    for (path, node) in tree.view().walk() {
+        if node.entry().is_directory() {
+            directories.push(item(&path, node));
+        } else if node.entry().link_group != 0 {
+            linked.push(item(&path, node));
+        }
+    }
+    writer.copy(directories.clone(), cancel)?;
+    // In portions, for the sake of memory; names of one inode must be in the same.
+    let plain = |node: &Node| !node.entry().is_directory() && node.entry().link_group == 0;
+    let mut rest = tree
+        .view()
+        .walk()
+        .filter(|(_, node)| plain(node))
+        .peekable();
+    while rest.peek().is_some() {
+        let portion = rest
+            .by_ref()
+            .take(PORTION)
+            .map(|(path, node)| item(&path, node));
+        writer.copy(portion.collect(), cancel)?;
+    }
+    writer.copy(linked, cancel)?;
+    // Their times again, which creating files in them has changed.
+    writer.copy(directories, cancel)
 }
 
 #[cfg(test)]

@@ -39,7 +39,10 @@ use staging::Staged;
 
 /// What the process may do when it unpacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "one switch, and a caller must say it")]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "one switch, and a caller must say it"
+)]
 pub struct ApplyOptions {
     /// Set owners, devices and all extended attributes on disk. Otherwise they live in the index
     /// alone, devices are empty files on disk, and every file can be read by its owner.

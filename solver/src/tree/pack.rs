@@ -121,7 +121,10 @@ pub fn pack(
     let mut buffer = vec![0; BUFFER];
     let write = |path: &TreePath, source: io::Error| {
         if source.kind() == io::ErrorKind::InvalidInput {
-            PackError::Inexpressible { path: path.clone(), source }
+            PackError::Inexpressible {
+                path: path.clone(),
+                source,
+            }
         } else {
             PackError::Write { source }
         }
@@ -129,17 +132,22 @@ pub fn pack(
     for (path, entry) in index.entries() {
         cancel.check()?;
         if entry.kind == Kind::Whiteout {
-            if path.parent().is_some_and(|parent| options.opaque.contains(&parent)) {
+            if path
+                .parent()
+                .is_some_and(|parent| options.opaque.contains(&parent))
+            {
                 continue;
             }
             let header = whiteout(path, path.name().unwrap_or_default());
-            tar.header(&header, TarFormat::Any).map_err(|error| write(path, error))?;
+            tar.header(&header, TarFormat::Any)
+                .map_err(|error| write(path, error))?;
             entries += 1;
             continue;
         }
         if !path.is_root() {
             let header = header(path, entry, &mut links, options);
-            tar.header(&header, TarFormat::Pax).map_err(|error| write(path, error))?;
+            tar.header(&header, TarFormat::Pax)
+                .map_err(|error| write(path, error))?;
             entries += 1;
             if header.size > 0 {
                 copy(path, header.size, files, &mut tar, &mut buffer, cancel)?;
@@ -148,7 +156,8 @@ pub fn pack(
         if entry.is_directory() && options.opaque.contains(path) {
             let mark = path.join_path(&TreePath::new(&b"x"[..]).unwrap_or_default());
             let header = whiteout(&mark, b".wh..opq");
-            tar.header(&header, TarFormat::Any).map_err(|error| write(path, error))?;
+            tar.header(&header, TarFormat::Any)
+                .map_err(|error| write(path, error))?;
             entries += 1;
         }
     }
@@ -187,7 +196,9 @@ fn header(
 ) -> Header {
     let attributes = &entry.attributes;
     let mut name = path.as_bytes().to_vec();
-    let mtime = options.latest.map_or(attributes.mtime, |latest| attributes.mtime.min(latest));
+    let mtime = options
+        .latest
+        .map_or(attributes.mtime, |latest| attributes.mtime.min(latest));
     let xattrs = attributes
         .xattrs
         .iter()
@@ -225,7 +236,10 @@ fn header(
         uid: attributes.uid,
         gid: attributes.gid,
         size,
-        mtime: Timestamp { nanoseconds: 0, ..mtime },
+        mtime: Timestamp {
+            nanoseconds: 0,
+            ..mtime
+        },
         device: entry.device,
         xattrs,
         sparse: false,
@@ -240,7 +254,10 @@ fn copy(
     buffer: &mut [u8],
     cancel: &Cancel,
 ) -> Result<(), PackError> {
-    let failed = |source| PackError::File { path: path.clone(), source };
+    let failed = |source| PackError::File {
+        path: path.clone(),
+        source,
+    };
     let mut file = files.open(path).map_err(failed)?;
     let mut found = 0;
     loop {
@@ -256,7 +273,8 @@ fn copy(
             found = size + 1;
             break;
         }
-        tar.data(&buffer[..length]).map_err(|source| PackError::Write { source })?;
+        tar.data(&buffer[..length])
+            .map_err(|source| PackError::Write { source })?;
         // One read usually has it all; a second one that finds the end is not free.
         if found == size && length < buffer.len() {
             break;
@@ -265,6 +283,10 @@ fn copy(
     if found == size {
         Ok(())
     } else {
-        Err(PackError::Changed { path: path.clone(), expected: size, found })
+        Err(PackError::Changed {
+            path: path.clone(),
+            expected: size,
+            found,
+        })
     }
 }

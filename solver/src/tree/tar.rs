@@ -59,7 +59,10 @@ pub enum TarKind {
 
 /// What an archive says about one entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "the fields of the format; writers fill all of them")]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "the fields of the format; writers fill all of them"
+)]
 pub struct Header {
     /// The name, byte for byte: may be absolute, have `..`, end in `/`.
     pub path: Vec<u8>,
@@ -119,3 +122,6 @@ pub enum TarError {
         feature: &'static str,
     },
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,11 +15,14 @@
 mod changes;
 mod copy;
 mod disk;
+mod error;
 mod groups;
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
+
+pub use self::error::WriteError;
 
 use self::changes::{Directory, Found, Leaf, Slot};
 use self::disk::Disk;
@@ -28,8 +31,7 @@ use super::checksum::FileHasher;
 use super::entry::Device;
 use super::index::{MAX_PATH, is_overlay_xattr};
 use super::{Attributes, Entry, Files, Index, Kind, Node, Timestamp, TreePath, View, Xattrs};
-use crate::cancel::{Cancel, Cancelled};
-use crate::error::{Blame, Fault};
+use crate::cancel::Cancel;
 
 /// Bytes read, hashed and written at once.
 const BLOCK: usize = 1 << 20;
@@ -43,90 +45,6 @@ pub struct WriterOptions {
     pub privileged: bool,
     /// The time that directories get when something is made or removed in them.
     pub now: Timestamp,
-}
-
-/// A layer cannot be written.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WriteError {
-    /// The operating system refused.
-    #[error("cannot {action} {path} of a layer")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which object.
-        path: TreePath,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The bytes to be written cannot be read.
-    #[error("cannot read {path}")]
-    Read {
-        /// Where they should come from.
-        path: TreePath,
-        /// What the system or the reader said.
-        #[source]
-        source: io::Error,
-    },
-    /// Nothing is there.
-    #[error("{path}: no such file or directory")]
-    NotFound {
-        /// The path that does not exist.
-        path: TreePath,
-    },
-    /// Something that must be a directory is none.
-    #[error("{path}: not a directory")]
-    NotADirectory {
-        /// The object that is not one.
-        path: TreePath,
-    },
-    /// A directory is where something else should be written, or is to be hard linked. It must be
-    /// removed first.
-    #[error("{path}: is a directory")]
-    IsADirectory {
-        /// The directory.
-        path: TreePath,
-    },
-    /// The entry cannot be: a device 0:0, an empty link, a path or mode out of range.
-    #[error("{path}: {problem}")]
-    Entry {
-        /// Which entry.
-        path: TreePath,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-    /// A file is no longer what it was when its checksum was computed.
-    #[error("{path} changed while it was being read")]
-    InputChanged {
-        /// The file, in the tree it was read from.
-        path: TreePath,
-    },
-    /// The work was cancelled.
-    #[error(transparent)]
-    Cancelled(#[from] Cancelled),
-}
-
-impl Blame for WriteError {
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Io { .. } => Fault::Environment,
-            Self::Cancelled(_) => Fault::Environment,
-            _ => Fault::Input,
-        }
-    }
-
-    fn remedy(&self) -> Option<String> {
-        match self {
-            Self::InputChanged { .. } => {
-                Some("do not change the directory while it is being built from".to_owned())
-            }
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Some("free some space below the state root".to_owned())
-            }
-            _ => None,
-        }
-    }
 }
 
 /// One object to be copied by [`LayerWriter::copy`].
@@ -172,17 +90,30 @@ impl LayerWriter {
         base: View,
         options: WriterOptions,
     ) -> Result<Self, WriteError> {
-        let disk = Disk::new(fs, options.privileged)
-            .map_err(failed("prepare", &TreePath::root()))?;
+        let disk =
+            Disk::new(fs, options.privileged).map_err(failed("prepare", &TreePath::root()))?;
         let root = Directory::new(plain(base.root().entry()), Some(base.root().clone()));
         let (groups, view) = (LinkGroups::default(), OnceLock::new());
-        Ok(Self { disk, files, base, now: options.now, root, touched: false, groups, view })
+        Ok(Self {
+            disk,
+            files,
+            base,
+            now: options.now,
+            root,
+            touched: false,
+            groups,
+            view,
+        })
     }
 
     /// The base and everything written so far.
     pub fn view(&self) -> &View {
         self.view.get_or_init(|| {
-            if self.touched { self.root.merged(&self.files) } else { self.base.clone() }
+            if self.touched {
+                self.root.merged(&self.files)
+            } else {
+                self.base.clone()
+            }
         })
     }
 
@@ -197,7 +128,11 @@ impl LayerWriter {
         attributes: Attributes,
     ) -> Result<(), WriteError> {
         let entry = checked(path, Entry::new(Kind::Directory, attributes))?;
-        if self.root.find(path).is_some_and(|found| found.is_directory()) {
+        if self
+            .root
+            .find(path)
+            .is_some_and(|found| found.is_directory())
+        {
             let directory = self.own_directory(path)?;
             let opaque = directory.entry.opaque;
             directory.entry = Entry { opaque, ..entry };
@@ -206,14 +141,20 @@ impl LayerWriter {
         let (parent_path, name) = split(path)?;
         self.clear(path)?;
         let below = self.own_directory(&parent_path)?.below(name).cloned();
-        self.disk.make_directory(path).map_err(failed("make", path))?;
-        let opaque = below.as_ref().is_some_and(|node| !node.entry().is_directory());
+        self.disk
+            .make_directory(path)
+            .map_err(failed("make", path))?;
+        let opaque = below
+            .as_ref()
+            .is_some_and(|node| !node.entry().is_directory());
         // A removed directory of the base stays removed: each of its children is.
         let removed = below.filter(|_| !opaque);
         let mut directory = Directory::new(Entry { opaque, ..entry }, removed.clone());
         for (child, _) in removed.iter().flat_map(|node| node.children()) {
             let child_path = path.join(child).expect("BUG: a child's name is not a name");
-            self.disk.make_whiteout(&child_path).map_err(failed("remove", &child_path))?;
+            self.disk
+                .make_whiteout(&child_path)
+                .map_err(failed("remove", &child_path))?;
             directory.children.insert(child.clone(), Slot::Whiteout);
         }
         self.insert(path, Slot::Directory(Box::new(directory)))
@@ -252,7 +193,10 @@ impl LayerWriter {
         target: &[u8],
         attributes: Attributes,
     ) -> Result<(), WriteError> {
-        let entry = Entry { target: target.into(), ..Entry::new(Kind::Symlink, attributes) };
+        let entry = Entry {
+            target: target.into(),
+            ..Entry::new(Kind::Symlink, attributes)
+        };
         self.make_special(path, entry)
     }
 
@@ -273,7 +217,13 @@ impl LayerWriter {
             Kind::Fifo => Device::default(),
             _ => return Err(wrong(path, "neither a device nor a pipe")),
         };
-        self.make_special(path, Entry { device, ..Entry::new(kind, attributes) })
+        self.make_special(
+            path,
+            Entry {
+                device,
+                ..Entry::new(kind, attributes)
+            },
+        )
     }
 
     fn make_special(&mut self, path: &TreePath, entry: Entry) -> Result<(), WriteError> {
@@ -281,7 +231,9 @@ impl LayerWriter {
         entry.digest = Some(FileHasher::new(&entry).finish());
         self.prepare(path)?;
         let (parent, name) = self.disk.place(path).map_err(failed("reach", path))?;
-        self.disk.make_special(&*parent, name, &entry).map_err(failed("make", path))?;
+        self.disk
+            .make_special(&*parent, name, &entry)
+            .map_err(failed("make", path))?;
         self.insert_leaf(path, entry, false)
     }
 
@@ -292,7 +244,9 @@ impl LayerWriter {
     /// [`WriteError`]; [`WriteError::IsADirectory`] if `existing` is one.
     pub fn hard_link(&mut self, path: &TreePath, existing: &TreePath) -> Result<(), WriteError> {
         if self.find(existing)?.is_directory() {
-            return Err(WriteError::IsADirectory { path: existing.clone() });
+            return Err(WriteError::IsADirectory {
+                path: existing.clone(),
+            });
         }
         if path == existing {
             return Ok(());
@@ -300,7 +254,10 @@ impl LayerWriter {
         checked(path, Entry::new(Kind::File, Attributes::default()))?;
         self.prepare(path)?;
         self.own_leaf(existing)?;
-        let linked = self.disk.link(existing, path).map_err(failed("link", path))?;
+        let linked = self
+            .disk
+            .link(existing, path)
+            .map_err(failed("link", path))?;
         let leaf = self.leaf(existing)?;
         let shared = leaf.shared && linked;
         let mut entry = leaf.node.entry().clone();
@@ -332,7 +289,9 @@ impl LayerWriter {
         directory.entry.attributes.mtime = now;
         if directory.below(name).is_some() {
             directory.children.insert(name.into(), Slot::Whiteout);
-            self.disk.make_whiteout(path).map_err(failed("remove", path))?;
+            self.disk
+                .make_whiteout(path)
+                .map_err(failed("remove", path))?;
         }
         Ok(())
     }
@@ -361,7 +320,14 @@ impl LayerWriter {
             };
             return self.copy_up(item);
         }
-        let mut entry = checked(path, Entry { attributes, digest: None, ..old.clone() })?;
+        let mut entry = checked(
+            path,
+            Entry {
+                attributes,
+                digest: None,
+                ..old.clone()
+            },
+        )?;
         entry.digest = match entry.kind {
             Kind::File if copy::same_header(&entry, &old) => old.digest,
             Kind::File => None,
@@ -400,13 +366,19 @@ impl LayerWriter {
     /// # Errors
     /// [`WriteError::Io`].
     pub fn finish(mut self) -> Result<Index, WriteError> {
-        let mut entries = Vec::new();
+        let mut entries = Vec::with_capacity(1 + self.root.count());
         if self.touched {
             entries.push((TreePath::root(), self.root.entry.clone()));
         }
         let children = std::mem::take(&mut self.root.children);
-        Directory::dismantle(children, |path, part| entries.push((path, part.into_entry())));
-        for (path, entry) in entries.iter().filter(|(_, entry)| entry.is_directory()).rev() {
+        Directory::dismantle(children, |path, part| {
+            entries.push((path, part.into_entry()));
+        });
+        for (path, entry) in entries
+            .iter()
+            .filter(|(_, entry)| entry.is_directory())
+            .rev()
+        {
             self.disk
                 .seal_directory(path, entry)
                 .map_err(failed("set the attributes of", path))?;
@@ -419,12 +391,18 @@ impl LayerWriter {
         }
         Index::new(entries).map_err(|error| {
             let source = io::Error::other(error);
-            WriteError::Io { action: "index", path: TreePath::root(), source }
+            WriteError::Io {
+                action: "index",
+                path: TreePath::root(),
+                source,
+            }
         })
     }
 
     fn find(&self, path: &TreePath) -> Result<Found<'_>, WriteError> {
-        self.root.find(path).ok_or_else(|| WriteError::NotFound { path: path.clone() })
+        self.root
+            .find(path)
+            .ok_or_else(|| WriteError::NotFound { path: path.clone() })
     }
 
     fn leaf(&self, path: &TreePath) -> Result<&Leaf, WriteError> {
@@ -452,7 +430,8 @@ impl LayerWriter {
                 }
                 let directory = Directory::new(plain(node.entry()), Some(node.clone()));
                 self.disk.make_directory(&at).map_err(failed("make", &at))?;
-                here.children.insert(name.into(), Slot::Directory(Box::new(directory)));
+                here.children
+                    .insert(name.into(), Slot::Directory(Box::new(directory)));
             }
             match here.children.get_mut(name) {
                 Some(Slot::Directory(directory)) => here = directory,
@@ -466,7 +445,9 @@ impl LayerWriter {
 
     /// Makes the object at `path`, which is not a directory, one of the layer.
     fn own_leaf(&mut self, path: &TreePath) -> Result<(), WriteError> {
-        let Found::Base(node) = self.find(path)? else { return Ok(()) };
+        let Found::Base(node) = self.find(path)? else {
+            return Ok(());
+        };
         let item = CopyItem {
             attributes: node.entry().attributes.clone(),
             source: node.clone(),
@@ -489,7 +470,11 @@ impl LayerWriter {
     /// Makes way for something that is not a directory.
     fn prepare(&mut self, path: &TreePath) -> Result<(), WriteError> {
         let (parent, _) = split(path)?;
-        if self.root.find(path).is_some_and(|found| found.is_directory()) {
+        if self
+            .root
+            .find(path)
+            .is_some_and(|found| found.is_directory())
+        {
             return Err(WriteError::IsADirectory { path: path.clone() });
         }
         self.own_directory(&parent)?;
@@ -514,7 +499,9 @@ impl LayerWriter {
             Slot::Leaf(_) | Slot::Whiteout => gone.push((path.clone(), false)),
         }
         for (path, directory) in gone.into_iter().rev() {
-            self.disk.remove(&path, directory).map_err(failed("remove", &path))?;
+            self.disk
+                .remove(&path, directory)
+                .map_err(failed("remove", &path))?;
             if directory {
                 self.disk.forget_handles();
             } else if let Some(lonely) = self.groups.remove(&path) {
@@ -526,8 +513,13 @@ impl LayerWriter {
 
     /// What was the last of several hard links is an object like others.
     fn leave_group(&mut self, path: &TreePath) -> Result<(), WriteError> {
-        let Ok(leaf) = self.leaf(path) else { return Ok(()) };
-        let entry = Entry { link_group: 0, ..leaf.node.entry().clone() };
+        let Ok(leaf) = self.leaf(path) else {
+            return Ok(());
+        };
+        let entry = Entry {
+            link_group: 0,
+            ..leaf.node.entry().clone()
+        };
         self.set_entry(path, entry)
     }
 
@@ -566,16 +558,26 @@ impl LayerWriter {
     fn unshare(&mut self, path: &TreePath) -> Result<(), WriteError> {
         let entry = self.leaf(path)?.node.entry().clone();
         let (parent, name) = self.disk.place(path).map_err(failed("reach", path))?;
-        let mut source = crate::dir::open_file(&*parent, name)
-            .map_err(|source| WriteError::Read { path: path.clone(), source })?;
+        let mut source =
+            crate::dir::open_file(&*parent, name).map_err(|source| WriteError::Read {
+                path: path.clone(),
+                source,
+            })?;
         let members = self.groups.members(entry.link_group, path);
         for member in &members {
-            self.disk.remove(member, false).map_err(failed("replace", member))?;
+            self.disk
+                .remove(member, false)
+                .map_err(failed("replace", member))?;
         }
         let mut file = disk::create(&*parent, name).map_err(failed("make", path))?;
         let entry = copy::fill(&mut file, entry, &mut source, path)?;
         for member in &members {
-            if member != path && !self.disk.link(path, member).map_err(failed("link", member))? {
+            if member != path
+                && !self
+                    .disk
+                    .link(path, member)
+                    .map_err(failed("link", member))?
+            {
                 self.duplicate(path, member, &entry)?;
             }
             let (parent, name) = split(member)?;
@@ -593,13 +595,21 @@ impl LayerWriter {
         path: &TreePath,
         entry: &Entry,
     ) -> Result<(), WriteError> {
-        let (from, old) = self.disk.place(existing).map_err(failed("reach", existing))?;
+        let (from, old) = self
+            .disk
+            .place(existing)
+            .map_err(failed("reach", existing))?;
         let (to, new) = self.disk.place(path).map_err(failed("reach", path))?;
         if entry.kind != Kind::File {
-            return self.disk.make_special(&*to, new, entry).map_err(failed("make", path));
+            return self
+                .disk
+                .make_special(&*to, new, entry)
+                .map_err(failed("make", path));
         }
-        let mut source = crate::dir::open_file(&*from, old)
-            .map_err(|source| WriteError::Read { path: existing.clone(), source })?;
+        let mut source = crate::dir::open_file(&*from, old).map_err(|source| WriteError::Read {
+            path: existing.clone(),
+            source,
+        })?;
         let mut file = disk::create(&*to, new).map_err(failed("make", path))?;
         let entry = copy::fill(&mut file, entry.clone(), &mut source, path)?;
         self.disk
@@ -619,22 +629,35 @@ impl Drop for LayerWriter {
 fn split(path: &TreePath) -> Result<(TreePath, &[u8]), WriteError> {
     match (path.parent(), path.name()) {
         (Some(parent), Some(name)) => Ok((parent, name)),
-        _ => Err(wrong(path, "the root of a tree is always there and always a directory")),
+        _ => Err(wrong(
+            path,
+            "the root of a tree is always there and always a directory",
+        )),
     }
 }
 
 fn wrong(path: &TreePath, problem: &'static str) -> WriteError {
-    WriteError::Entry { path: path.clone(), problem }
+    WriteError::Entry {
+        path: path.clone(),
+        problem,
+    }
 }
 
 fn failed(action: &'static str, path: &TreePath) -> impl FnOnce(io::Error) -> WriteError {
     let path = path.clone();
-    move |source| WriteError::Io { action, path, source }
+    move |source| WriteError::Io {
+        action,
+        path,
+        source,
+    }
 }
 
 /// A directory of the base as it is copied up.
 fn plain(entry: &Entry) -> Entry {
-    Entry { opaque: false, ..entry.clone() }
+    Entry {
+        opaque: false,
+        ..entry.clone()
+    }
 }
 
 /// Refuses what cannot be in an index, and drops the attributes of the overlay file system.
@@ -656,7 +679,11 @@ fn checked(path: &TreePath, mut entry: Entry) -> Result<Entry, WriteError> {
     } else if entry.target.contains(&0) {
         "the target contains a NUL byte"
     } else {
-        if attributes.xattrs.iter().any(|(name, _)| name.is_empty() || is_overlay_xattr(name)) {
+        if attributes
+            .xattrs
+            .iter()
+            .any(|(name, _)| name.is_empty() || is_overlay_xattr(name))
+        {
             let kept = attributes.xattrs.iter();
             let kept = kept.filter(|(name, _)| !name.is_empty() && !is_overlay_xattr(name));
             attributes.xattrs = Xattrs::new(kept.map(|(name, value)| (name.into(), value.into())));
@@ -665,7 +692,6 @@ fn checked(path: &TreePath, mut entry: Entry) -> Result<Entry, WriteError> {
     };
     Err(wrong(path, problem))
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test the failure is the message")]
 
+mod apply_gnu;
 mod golden;
 mod golden_cache_keys;
 mod golden_checksum;

@@ -15,7 +15,10 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +67,9 @@ fn layer(listing: &Value, known: &HashMap<String, Vec<u8>>) -> Layer {
     for listed in listed {
         if listed["type"] == "hardlink" {
             let next = u32::try_from(groups.len()).unwrap() + 1;
-            groups.entry(listed["link"].as_str().unwrap().to_owned()).or_insert(next);
+            groups
+                .entry(listed["link"].as_str().unwrap().to_owned())
+                .or_insert(next);
         }
     }
     let mut first: HashMap<u32, (TreePath, Entry)> = HashMap::new();
@@ -79,15 +84,22 @@ fn layer(listing: &Value, known: &HashMap<String, Vec<u8>>) -> Layer {
         let seconds = listed["mtime"].as_str().unwrap().parse();
         exact &= seconds.is_ok();
         let number = |key: &str| u32::try_from(listed[key].as_u64().unwrap()).unwrap();
-        let xattrs = listed["pax"].as_object().into_iter().flatten().filter_map(|(key, value)| {
-            let name = key.strip_prefix("SCHILY.xattr.")?;
-            Some((name.as_bytes().into(), value.as_str()?.as_bytes().into()))
-        });
+        let xattrs = listed["pax"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter_map(|(key, value)| {
+                let name = key.strip_prefix("SCHILY.xattr.")?;
+                Some((name.as_bytes().into(), value.as_str()?.as_bytes().into()))
+            });
         let attributes = Attributes {
             mode: u32::from_str_radix(listed["mode"].as_str().unwrap(), 8).unwrap(),
             uid: number("uid"),
             gid: number("gid"),
-            mtime: Timestamp { seconds: seconds.unwrap_or(0), nanoseconds: 5 },
+            mtime: Timestamp {
+                seconds: seconds.unwrap_or(0),
+                nanoseconds: 5,
+            },
             xattrs: Xattrs::new(xattrs),
         };
         let kind = match listed["type"].as_str().unwrap() {
@@ -107,7 +119,10 @@ fn layer(listing: &Value, known: &HashMap<String, Vec<u8>>) -> Layer {
             let size = usize::try_from(entry.size).unwrap();
             let content = known.get(listed["sha256"].as_str().unwrap());
             exact &= content.is_some() || size == 0;
-            files.0.insert(path.clone(), content.cloned().unwrap_or_else(|| vec![0; size]));
+            files.0.insert(
+                path.clone(),
+                content.cloned().unwrap_or_else(|| vec![0; size]),
+            );
             if let Some(group) = groups.get(name) {
                 entry.link_group = *group;
                 first.insert(*group, (path.clone(), entry.clone()));
@@ -118,14 +133,15 @@ fn layer(listing: &Value, known: &HashMap<String, Vec<u8>>) -> Layer {
         entries.push((path, entry));
     }
     let index = Index::new(entries).expect("BuildKit lists its layers in the order of a walk");
-    Layer { index, files, exact }
+    Layer {
+        index,
+        files,
+        exact,
+    }
 }
 
 /// Layers of the base image whose times were rewritten: in the order of the image's own tars.
-const REWRITTEN: [&str; 2] = [
-    "sha256:8dde1ac8",
-    "sha256:5fe356c5",
-];
+const REWRITTEN: [&str; 2] = ["sha256:8dde1ac8", "sha256:5fe356c5"];
 
 #[test]
 fn layers_are_those_of_buildkit() {
@@ -161,7 +177,11 @@ fn layers_are_those_of_buildkit() {
                 let place = format!("{} {id}", path.display());
                 assert_eq!(summary.size, out.len() as u64, "{place}");
                 assert_eq!(Some(summary.size), listing["tar_size"].as_u64(), "{place}");
-                assert_eq!(Some(summary.entries), listing["entry_count"].as_u64(), "{place}");
+                assert_eq!(
+                    Some(summary.entries),
+                    listing["entry_count"].as_u64(),
+                    "{place}"
+                );
                 sizes += 1;
                 if layer.exact {
                     assert_eq!(format!("sha256:{}", hex(&out)), id, "{place}");
@@ -171,7 +191,11 @@ fn layers_are_those_of_buildkit() {
         }
     }
     assert!(sizes >= 180, "only {sizes} layers were compared by size");
-    assert!(digests.len() >= 30, "only {} layers were compared by digest", digests.len());
+    assert!(
+        digests.len() >= 30,
+        "only {} layers were compared by digest",
+        digests.len()
+    );
     println!("{sizes} sizes, {} digests", digests.len());
 }
 
@@ -181,7 +205,10 @@ fn rewritten_base_layers_are_those_of_buildkit() {
     let facts: Value =
         serde_json::from_slice(&std::fs::read(base.join("base.json")).unwrap()).unwrap();
     let expected = ["8dde1ac8", "5fe356c5", "28509063"];
-    let latest = Timestamp { seconds: 1_650_000_000, nanoseconds: 0 };
+    let latest = Timestamp {
+        seconds: 1_650_000_000,
+        nanoseconds: 0,
+    };
     for ((blob, diff_id), expected) in facts["layers"]
         .as_array()
         .unwrap()
@@ -196,6 +223,10 @@ fn rewritten_base_layers_are_those_of_buildkit() {
         let size = rewrite_times(&mut tar, &mut out, latest, &Cancel::new()).unwrap();
         assert_eq!(tar.diff_id().to_string(), diff_id.as_str().unwrap());
         assert_eq!(size, out.len() as u64);
-        assert!(hex(&out).starts_with(expected), "{name} became {}", hex(&out));
+        assert!(
+            hex(&out).starts_with(expected),
+            "{name} became {}",
+            hex(&out)
+        );
     }
 }

@@ -54,7 +54,10 @@ impl Shared {
     /// The last tree with these patterns.
     pub(super) fn tree(&self, filters: &Filters) -> Option<Arc<Folder>> {
         let trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
-        trees.iter().find(|(other, _)| other == filters).map(|(_, tree)| tree.clone())
+        trees
+            .iter()
+            .find(|(other, _)| other == filters)
+            .map(|(_, tree)| tree.clone())
     }
 
     pub(super) fn remember(&self, filters: Filters, tree: &Arc<Folder>) {
@@ -71,7 +74,10 @@ impl LocalCache {
     /// Remembers in `store`, a directory of the state root that holds nothing else; without one,
     /// only as long as this value lives.
     pub fn new(store: Option<OwnedFd>) -> Self {
-        Self { store, directories: Mutex::default() }
+        Self {
+            store,
+            directories: Mutex::default(),
+        }
     }
 
     /// What is remembered of an open directory.
@@ -91,8 +97,15 @@ impl LocalCache {
         let mut hash = Sha256::new();
         hash.update([u8::from(keep_owners)]);
         hash.update(&path);
-        let name: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut directories = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+        let name: String = hash
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let mut directories = self
+            .directories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = directories.iter().position(|shared| shared.name == name) {
             let shared = directories.remove(at);
             if shared.inode == inode {
@@ -101,7 +114,12 @@ impl LocalCache {
             }
         }
         let files = Arc::new(LocalFiles::new(root, self.load(&name)));
-        let shared = Arc::new(Shared { name, inode, files, trees: Mutex::default() });
+        let shared = Arc::new(Shared {
+            name,
+            inode,
+            files,
+            trees: Mutex::default(),
+        });
         if directories.len() >= DIRECTORIES {
             directories.remove(0);
         }
@@ -111,7 +129,9 @@ impl LocalCache {
 
     fn load(&self, name: &str) -> Known {
         let read = || -> io::Result<Vec<u8>> {
-            let Some(store) = &self.store else { return Ok(Vec::new()) };
+            let Some(store) = &self.store else {
+                return Ok(Vec::new());
+            };
             let file = dir::open_file(store, name.as_bytes())?;
             let length = file.metadata()?.len().min(MAX_FILE);
             let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
@@ -124,9 +144,15 @@ impl LocalCache {
     /// Writes what is known of a directory, if there is something new.
     pub(super) fn store(&self, shared: &Shared, seen: &dyn Fn(Inode) -> bool) -> io::Result<()> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let Some(store) = &self.store else { return Ok(()) };
+        let Some(store) = &self.store else {
+            return Ok(());
+        };
         let bytes = {
-            let mut known = shared.files.known.write().unwrap_or_else(PoisonError::into_inner);
+            let mut known = shared
+                .files
+                .known
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             if !std::mem::take(&mut known.new) {
                 return Ok(());
             }
@@ -136,7 +162,12 @@ impl LocalCache {
         let new = format!("{}.{}.{count}", shared.name, std::process::id());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
         let write = || -> io::Result<()> {
-            let file = openat(store.as_fd(), &new, flags | OFlags::NOFOLLOW, Mode::from(0o600))?;
+            let file = openat(
+                store.as_fd(),
+                &new,
+                flags | OFlags::NOFOLLOW,
+                Mode::from(0o600),
+            )?;
             std::fs::File::from(file).write_all(&bytes)?;
             Ok(renameat(store, &new, store, &shared.name)?)
         };

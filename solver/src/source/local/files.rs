@@ -1,19 +1,29 @@
 //! The files of a directory that the caller lends: they may change at any time.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as MapEntry;
 use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-use rustix::fs::{AtFlags, Stat, statat};
+use rustix::fs::{AtFlags, Stat, fstat, statat};
 
 use super::known::{Inode, Known, Record, Stamp};
 use crate::dir;
 use crate::id::ContentDigest;
 use crate::tree::{Entry, Files, Timestamp, TreePath};
+
+/// A file whose checksum is not known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pending {
+    /// A hash of what it was when it was scanned.
+    was: u64,
+    /// Whether what was opened under its path was that.
+    opened: bool,
+}
 
 /// A lent directory, and what is known of the files in it.
 #[derive(Debug)]
@@ -21,10 +31,9 @@ pub(super) struct LocalFiles {
     root: OwnedFd,
     /// What was found out by reading files, kept for the next scan.
     pub(super) known: RwLock<Known>,
-    /// Files that a checksum would be worth remembering of, by a hash of their path: what they
-    /// were when they were scanned. Left out are those that changed so shortly before that
-    /// another change might not show.
-    pending: Mutex<HashMap<u64, (Inode, Stamp)>>,
+    /// Files that a checksum would be worth remembering of, by a hash of their path. Left out are
+    /// those that changed so shortly before the scan that another change might not show.
+    pending: Mutex<HashMap<u64, Pending>>,
     hasher: RandomState,
     opened: AtomicU64,
     bytes: AtomicU64,
@@ -46,27 +55,47 @@ impl LocalFiles {
         &self.root
     }
 
-    pub(super) fn hash(&self, path: &[u8]) -> u64 {
-        self.hasher.hash_one(path)
+    /// What [`LocalFiles::expect`] takes for a file.
+    pub(super) fn pending(&self, path: &[u8], inode: Inode, stamp: &Stamp) -> (u64, Pending) {
+        let was = self.hasher.hash_one((inode, stamp));
+        (self.hasher.hash_one(path), Pending { was, opened: false })
     }
 
-    pub(super) fn expect(&self, pending: Vec<(u64, (Inode, Stamp))>) {
+    pub(super) fn expect(&self, pending: Vec<(u64, Pending)>) {
         if !pending.is_empty() {
-            self.pending.lock().unwrap_or_else(PoisonError::into_inner).extend(pending);
+            self.lock().extend(pending);
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Files opened and bytes in them so far.
     pub(super) fn read(&self) -> (u64, u64) {
-        (self.opened.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+        (
+            self.opened.load(Ordering::Relaxed),
+            self.bytes.load(Ordering::Relaxed),
+        )
     }
 }
 
 impl Files for LocalFiles {
     fn open(&self, path: &TreePath) -> io::Result<File> {
         let file = dir::open_file(&self.root, path.as_bytes())?;
+        let stat = fstat(&file)?;
+        let stamp = stamp_of(&stat);
         self.opened.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(file.metadata()?.len(), Ordering::Relaxed);
+        self.bytes.fetch_add(stamp.size, Ordering::Relaxed);
+        let (hash, found) = self.pending(path.as_bytes(), inode_of(&stat), &stamp);
+        if let MapEntry::Occupied(mut expected) = self.lock().entry(hash) {
+            if expected.get().was == found.was {
+                expected.get_mut().opened = true;
+            } else {
+                // Not the file that was scanned: its bytes say nothing about that.
+                expected.remove();
+            }
+        }
         Ok(file)
     }
 
@@ -79,17 +108,27 @@ impl Files for LocalFiles {
     }
 
     fn computed(&self, path: &TreePath, entry: &Entry, digest: ContentDigest) {
-        let hash = self.hash(path.as_bytes());
-        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&hash);
-        let Some((inode, stamp)) = pending else { return };
-        let (Some(parent), Some(name)) = (path.parent(), path.name()) else { return };
-        let now = dir::open_directory(&self.root, parent.as_bytes()).ok().and_then(|parent| {
-            statat(&parent, dir::name(name), AtFlags::SYMLINK_NOFOLLOW).ok()
-        });
-        // As it was when it was scanned: so it was while it was read.
-        if now.is_some_and(|stat| inode_of(&stat) == inode && stamp_of(&stat) == stamp) {
+        let hash = self.hasher.hash_one(path.as_bytes());
+        let Some(expected) = self.lock().remove(&hash).filter(|expected| expected.opened) else {
+            return;
+        };
+        let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
+            return;
+        };
+        let now = dir::open_directory(&self.root, parent.as_bytes())
+            .ok()
+            .and_then(|parent| statat(&parent, dir::name(name), AtFlags::SYMLINK_NOFOLLOW).ok());
+        let Some(now) = now else { return };
+        let (inode, stamp) = (inode_of(&now), stamp_of(&now));
+        // As it was when it was scanned and when it was opened: so it was while it was read.
+        if self.hasher.hash_one((inode, &stamp)) == expected.was {
             let xattrs = entry.attributes.xattrs.clone();
-            let record = Record { stamp, digest, xattrs, age: 0 };
+            let record = Record {
+                stamp,
+                digest,
+                xattrs,
+                age: 0,
+            };
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
             known.records.insert(inode, record);
             known.new = true;
@@ -111,5 +150,8 @@ pub(super) fn stamp_of(stat: &Stat) -> Stamp {
 }
 
 fn time(seconds: i64, nanoseconds: impl TryInto<u32>) -> Timestamp {
-    Timestamp { seconds, nanoseconds: nanoseconds.try_into().unwrap_or_default() }
+    Timestamp {
+        seconds,
+        nanoseconds: nanoseconds.try_into().unwrap_or_default(),
+    }
 }

@@ -50,16 +50,23 @@ impl Side {
             .collect();
         let plain = |pattern: &&str| !pattern.contains(['*', '[', ']', '?', '^', '\\']);
         let prefixes = deciding.iter().all(plain).then(|| {
-            deciding.iter().map(|pattern| [pattern.as_bytes(), b"/"].concat()).collect()
+            deciding
+                .iter()
+                .map(|pattern| [pattern.as_bytes(), b"/"].concat())
+                .collect()
         });
         Ok(Some(Self { matcher, prefixes }))
     }
 
     /// Whether a deciding pattern can match something in the directory.
     fn reaches(&self, directory: &[u8]) -> bool {
-        let Some(prefixes) = &self.prefixes else { return true };
+        let Some(prefixes) = &self.prefixes else {
+            return true;
+        };
         prefixes.iter().any(|prefix| {
-            prefix.strip_prefix(directory).is_some_and(|rest| rest.starts_with(b"/"))
+            prefix
+                .strip_prefix(directory)
+                .is_some_and(|rest| rest.starts_with(b"/"))
         })
     }
 }
@@ -83,7 +90,11 @@ impl Filter {
 
     /// Judges an object, whose parent directory had `parent`.
     pub(super) fn judge(&self, path: &[u8], parent: &Matches) -> Result<Verdict, BadPattern> {
-        let mut verdict = Verdict { keep: true, enter: true, matches: Matches::default() };
+        let mut verdict = Verdict {
+            keep: true,
+            enter: true,
+            matches: Matches::default(),
+        };
         if let Some(side) = &self.include {
             let (matched, matches) = side.matcher.matches_with_parent(path, &parent.include)?;
             verdict.matches.include = matches;

@@ -30,7 +30,11 @@ pub(super) enum Seen {
     Leaf(Leaf),
     Folder(Arc<Folder>),
     /// A directory that is being looked into: its number, and whether it stays if it is empty.
-    Pending { id: usize, entry: Box<Entry>, keep: bool },
+    Pending {
+        id: usize,
+        entry: Box<Entry>,
+        keep: bool,
+    },
 }
 
 /// Anything but a directory.
@@ -99,7 +103,10 @@ impl Folder {
 /// The root is not part of what a client sends. It counts as the plain directory that BuildKit
 /// receives into, and its own checksum as that of nothing.
 fn root_entry() -> Entry {
-    let attributes = Attributes { mode: 0o755, ..Attributes::default() };
+    let attributes = Attributes {
+        mode: 0o755,
+        ..Attributes::default()
+    };
     Entry {
         digest: Some(ContentDigest::of(b"")),
         ..Entry::new(Kind::Directory, attributes)
@@ -129,7 +136,8 @@ pub(super) fn assemble(
     let mut folders: Vec<Option<Arc<Folder>>> = Vec::new();
     folders.resize_with(all.len(), || None);
     for at in (0..all.len()).rev() {
-        let (Some(Listed { items, old }), Some((entry, keep))) = (all[at].take(), entries[at].take())
+        let (Some(Listed { items, old }), Some((entry, keep))) =
+            (all[at].take(), entries[at].take())
         else {
             continue;
         };
@@ -154,7 +162,11 @@ pub(super) fn assemble(
 fn number_links(all: &mut [Option<Listed>], files: &Arc<dyn Files>) {
     let mut counts: HashMap<Inode, u32> = HashMap::new();
     let mut each = |act: &mut dyn FnMut(&mut Leaf)| {
-        for item in all.iter_mut().flatten().flat_map(|listed| &mut listed.items) {
+        for item in all
+            .iter_mut()
+            .flatten()
+            .flat_map(|listed| &mut listed.items)
+        {
             if let Seen::Leaf(leaf) = &mut item.seen
                 && leaf.linked
             {
@@ -169,7 +181,10 @@ fn number_links(all: &mut [Option<Listed>], files: &Arc<dyn Files>) {
     each(&mut |leaf| {
         if let Ok(at) = order.binary_search(&leaf.inode) {
             let link_group = u32::try_from(at + 1).unwrap_or(0);
-            let entry = Entry { link_group, ..leaf.node.entry().clone() };
+            let entry = Entry {
+                link_group,
+                ..leaf.node.entry().clone()
+            };
             leaf.node = Node::leaf(entry, Some(files.clone()));
         }
     });

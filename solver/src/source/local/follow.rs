@@ -27,7 +27,9 @@ pub(super) fn follow(
     for path in paths {
         follow_one(root, path.as_bytes(), &mut resolved)?;
     }
-    let Some(targets) = without_nested(resolved) else { return Ok(include.to_vec()) };
+    let Some(targets) = without_nested(resolved) else {
+        return Ok(include.to_vec());
+    };
     if targets.is_empty() {
         return Ok(include.to_vec());
     }
@@ -78,7 +80,9 @@ fn follow_one(
 
 /// Where the links at `path` lead, whose last component may be a wildcard.
 fn links_at(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<Vec<Vec<u8>>> {
-    let (Some(parent), Some(name)) = (path.parent(), path.name()) else { return Ok(Vec::new()) };
+    let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
+        return Ok(Vec::new());
+    };
     let directory = match dir::open_directory(root, parent.as_bytes()) {
         Ok(directory) => directory,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
@@ -101,7 +105,9 @@ fn links_at(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<Vec<Vec<u8>>> {
     }
     let text = String::from_utf8_lossy(name);
     // A malformed pattern matches nothing.
-    let Ok(glob) = Glob::new(&text) else { return Ok(Vec::new()) };
+    let Ok(glob) = Glob::new(&text) else {
+        return Ok(Vec::new());
+    };
     let mut names = Vec::new();
     for entry in Dir::read_from(&directory)? {
         let name = entry?.file_name().to_bytes().to_vec();
@@ -133,7 +139,10 @@ fn without_nested(paths: impl IntoIterator<Item = String>) -> Option<Vec<String>
             return None;
         }
         let last = kept.last().map_or("", |last| last);
-        if !path.strip_prefix(last).is_some_and(|rest| rest.starts_with('/')) {
+        if !path
+            .strip_prefix(last)
+            .is_some_and(|rest| rest.starts_with('/'))
+        {
             kept.push(path);
         }
     }

@@ -24,7 +24,7 @@ const MAX_AGE: u8 = 8;
 pub(super) type Inode = (u64, u64);
 
 /// What changes when a file is changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Stamp {
     pub(super) size: u64,
     pub(super) mtime: Timestamp,
@@ -53,13 +53,18 @@ pub(super) struct Known {
 impl Known {
     /// What is known of a file, if it did not change.
     pub(super) fn lookup(&self, inode: Inode, stamp: &Stamp) -> Option<&Record> {
-        self.records.get(&inode).filter(|record| record.stamp == *stamp)
+        self.records
+            .get(&inode)
+            .filter(|record| record.stamp == *stamp)
     }
 
     /// Reads what [`Known::encode`] wrote; nothing if it is anything else.
     pub(super) fn decode(bytes: &[u8]) -> Self {
         let records = Self::checked(bytes).unwrap_or_default();
-        Self { records, new: false }
+        Self {
+            records,
+            new: false,
+        }
     }
 
     fn checked(bytes: &[u8]) -> Option<HashMap<Inode, Record>> {
@@ -79,7 +84,11 @@ impl Known {
     /// Writes all records. Those that `seen` does not know grow older; the oldest are left out.
     pub(super) fn encode(&mut self, seen: &dyn Fn(Inode) -> bool) -> Vec<u8> {
         for (inode, record) in &mut self.records {
-            record.age = if seen(*inode) { 0 } else { record.age.saturating_add(1) };
+            record.age = if seen(*inode) {
+                0
+            } else {
+                record.age.saturating_add(1)
+            };
         }
         self.records.retain(|_, record| record.age <= MAX_AGE);
         let mut order: Vec<_> = self.records.iter().collect();
@@ -96,7 +105,12 @@ impl Known {
 }
 
 fn write_record(out: &mut Vec<u8>, inode: Inode, record: &Record) {
-    let Record { stamp, digest, xattrs, age } = record;
+    let Record {
+        stamp,
+        digest,
+        xattrs,
+        age,
+    } = record;
     out.extend_from_slice(&inode.0.to_le_bytes());
     out.extend_from_slice(&inode.1.to_le_bytes());
     out.extend_from_slice(&stamp.size.to_le_bytes());
@@ -142,7 +156,10 @@ impl<'a> Reader<'a> {
     fn time(&mut self) -> Option<Timestamp> {
         let seconds = i64::from_le_bytes(self.array()?);
         let nanoseconds = u32::from_le_bytes(self.array()?);
-        Some(Timestamp { seconds, nanoseconds })
+        Some(Timestamp {
+            seconds,
+            nanoseconds,
+        })
     }
 
     fn record(&mut self) -> Option<(Inode, Record)> {
@@ -161,8 +178,25 @@ impl<'a> Reader<'a> {
             let value = self.bytes(usize::try_from(length).ok()?)?;
             xattrs.push((name.into(), value.into()));
         }
-        let stamp = Stamp { size, mtime, ctime, mode };
-        let xattrs = if xattrs.is_empty() { Xattrs::default() } else { Xattrs::new(xattrs) };
-        Some((inode, Record { stamp, digest, xattrs, age }))
+        let stamp = Stamp {
+            size,
+            mtime,
+            ctime,
+            mode,
+        };
+        let xattrs = if xattrs.is_empty() {
+            Xattrs::default()
+        } else {
+            Xattrs::new(xattrs)
+        };
+        Some((
+            inode,
+            Record {
+                stamp,
+                digest,
+                xattrs,
+                age,
+            },
+        ))
     }
 }

@@ -10,9 +10,9 @@ use rustix::fs::{AtFlags, FileType, RawDir, Stat, readlinkat, statat};
 use rustix::io::Errno;
 
 use super::LocalError;
-use super::files::{LocalFiles, inode_of, stamp_of};
+use super::files::{LocalFiles, Pending, inode_of, stamp_of};
 use super::filter::{Filter, Matches};
-use super::folder::{Folder, Item, Seen, assemble};
+use super::folder::{Folder, Item, Leaf, Seen, assemble};
 use super::known::{Inode, Stamp};
 use crate::cancel::Cancel;
 use crate::dir;
@@ -84,7 +84,11 @@ impl Scan<'_> {
             keep: true,
             old: old.clone(),
         };
-        let queue = Queue { tasks: vec![first], next: 1, ..Queue::default() };
+        let queue = Queue {
+            tasks: vec![first],
+            next: 1,
+            ..Queue::default()
+        };
         let (queue, wake, entries) = (Mutex::new(queue), Condvar::new(), AtomicU64::new(0));
         let work = || self.work(&queue, &wake, &entries);
         let mut listed = std::thread::scope(|scope| {
@@ -114,7 +118,9 @@ impl Scan<'_> {
             all[id] = directory;
         }
         let files: Arc<dyn Files> = self.files.clone();
-        assemble(all, &files).ok_or_else(|| LocalError::Missing { name: self.name.to_owned() })
+        assemble(all, &files).ok_or_else(|| LocalError::Missing {
+            name: self.name.to_owned(),
+        })
     }
 
     fn work(
@@ -178,7 +184,7 @@ impl Scan<'_> {
         task: &Task,
         entries: &AtomicU64,
         buffer: &mut Vec<u8>,
-        pending: &mut Vec<(u64, (Inode, Stamp))>,
+        pending: &mut Vec<(u64, Pending)>,
     ) -> Result<(Option<Listed>, Vec<Task>), LocalError> {
         self.cancel.check()?;
         let directory = match dir::open_directory(self.files.root(), task.path.as_bytes()) {
@@ -188,12 +194,21 @@ impl Scan<'_> {
         let names = self.names(task, &directory, buffer)?;
         let count = names.len() as u64;
         if entries.fetch_add(count, Ordering::Relaxed) + count > self.most {
-            return Err(LocalError::TooMany { name: self.name.to_owned(), most: self.most });
+            return Err(LocalError::TooMany {
+                name: self.name.to_owned(),
+                most: self.most,
+            });
         }
         let mut items = Vec::with_capacity(names.len());
         let mut below = Vec::new();
         let mut old = task.old.iter().flat_map(|folder| &folder.items).peekable();
-        for Name { name, directory: is_directory, keep, matches } in names {
+        for Name {
+            name,
+            directory: is_directory,
+            keep,
+            matches,
+        } in names
+        {
             while old.next_if(|item| *item.name < *name).is_some() {}
             let old = old.next_if(|item| *item.name == *name);
             let stat = match statat(&directory, dir::name(&name), AtFlags::SYMLINK_NOFOLLOW) {
@@ -215,17 +230,36 @@ impl Scan<'_> {
                 };
                 let entry = self.directory_entry(&stat, &directory, &name, task)?;
                 let id = below.len();
-                below.push(Task { id, path, matches, keep, old });
-                Seen::Pending { id, entry: Box::new(entry), keep }
+                below.push(Task {
+                    id,
+                    path,
+                    matches,
+                    keep,
+                    old,
+                });
+                Seen::Pending {
+                    id,
+                    entry: Box::new(entry),
+                    keep,
+                }
             } else {
                 let Some(leaf) = self.leaf(task, &directory, &name, &stat, old, pending)? else {
                     continue;
                 };
                 leaf
             };
-            items.push(Item { name: shared_name, seen });
+            items.push(Item {
+                name: shared_name,
+                seen,
+            });
         }
-        Ok((Some(Listed { items, old: task.old.clone() }), below))
+        Ok((
+            Some(Listed {
+                items,
+                old: task.old.clone(),
+            }),
+            below,
+        ))
     }
 
     /// What a directory that cannot be opened means.
@@ -236,9 +270,10 @@ impl Scan<'_> {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(None),
             _ if looped => Ok(None),
             // It belongs to the source only if something in it does, and nobody can tell.
-            io::ErrorKind::PermissionDenied if !task.keep => {
-                Ok(Some(Listed { items: Vec::new(), old: None }))
-            }
+            io::ErrorKind::PermissionDenied if !task.keep => Ok(Some(Listed {
+                items: Vec::new(),
+                old: None,
+            })),
             _ => Err(LocalError::Io {
                 action: "open",
                 name: self.name.to_owned(),
@@ -287,13 +322,21 @@ impl Scan<'_> {
                 }
                 kind => kind == FileType::Directory,
             };
-            let mut found =
-                Name { name: name.to_vec(), directory, keep: true, matches: Matches::default() };
+            let mut found = Name {
+                name: name.to_vec(),
+                directory,
+                keep: true,
+                matches: Matches::default(),
+            };
             if !self.filter.is_empty() {
                 let verdict = self.filter.judge(&path, &task.matches).map_err(|source| {
-                    LocalError::Pattern { name: self.name.to_owned(), source }
+                    LocalError::Pattern {
+                        name: self.name.to_owned(),
+                        source,
+                    }
                 })?;
-                if !verdict.keep && !(directory && verdict.enter) {
+                let wanted = verdict.keep || (directory && verdict.enter);
+                if !wanted {
                     continue;
                 }
                 found.keep = verdict.keep;
@@ -312,17 +355,20 @@ impl Scan<'_> {
         name: &[u8],
         stat: &Stat,
         old: Option<&Item>,
-        pending: &mut Vec<(u64, (Inode, Stamp))>,
+        pending: &mut Vec<(u64, Pending)>,
     ) -> Result<Option<Seen>, LocalError> {
         let (inode, stamp) = (inode_of(stat), stamp_of(stat));
         // Groups of hard links are numbered anew each time.
         let linked = stat.st_nlink > 1 && FileType::from_raw_mode(stat.st_mode).is_file();
         let settled = self.settled(&stamp);
-        if let Some(Item { seen: Seen::Leaf(leaf), .. }) = old
+        if let Some(Item {
+            seen: Seen::Leaf(leaf),
+            ..
+        }) = old
             && (leaf.inode, leaf.stamp) == (inode, stamp)
             && leaf.settled
-            && !linked
-            && !leaf.linked
+            && !(linked || leaf.linked)
+            && self.confirmed(leaf)
         {
             return Ok(Some(Seen::Leaf(leaf.clone())));
         }
@@ -347,17 +393,29 @@ impl Scan<'_> {
                     FileType::BlockDevice => Kind::BlockDevice,
                     _ => Kind::CharDevice,
                 };
-                let (major, minor) =
-                    (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+                let (major, minor) = (
+                    rustix::fs::major(stat.st_rdev),
+                    rustix::fs::minor(stat.st_rdev),
+                );
                 entry.device = Device { major, minor };
                 if (entry.kind, major, minor) == (Kind::CharDevice, 0, 0) {
                     let path = task.path.join(name).map_err(|_| self.too_long(task))?;
-                    return Err(LocalError::Whiteout { name: self.name.to_owned(), path });
+                    return Err(LocalError::Whiteout {
+                        name: self.name.to_owned(),
+                        path,
+                    });
                 }
             }
         }
-        let known = self.files.known.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(record) = known.lookup(inode, &stamp).filter(|_| entry.kind == Kind::File) {
+        let known = self
+            .files
+            .known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(record) = known
+            .lookup(inode, &stamp)
+            .filter(|_| entry.kind == Kind::File)
+        {
             entry.attributes.xattrs = record.xattrs.clone();
             entry.digest = Some(record.digest);
         } else {
@@ -371,12 +429,36 @@ impl Scan<'_> {
             };
             if settled && entry.kind == Kind::File {
                 let path = task.path.join(name).map_err(|_| self.too_long(task))?;
-                pending.push((self.files.hash(path.as_bytes()), (inode, stamp)));
+                pending.push(self.files.pending(path.as_bytes(), inode, &stamp));
             }
         }
         let files: Arc<dyn Files> = self.files.clone();
         let node = Node::leaf(entry, Some(files));
-        Ok(Some(Seen::Leaf(super::folder::Leaf { node, inode, stamp, settled, linked })))
+        Ok(Some(Seen::Leaf(Leaf {
+            node,
+            inode,
+            stamp,
+            settled,
+            linked,
+        })))
+    }
+
+    /// Whether the checksum of a file, if there is one, is of the bytes that belong to its stamp.
+    /// What was read may have been another file that was under its path only for a moment.
+    fn confirmed(&self, leaf: &Leaf) -> bool {
+        let entry = leaf.node.entry();
+        let bytes = entry.kind == Kind::File && entry.size > 0;
+        let Some(digest) = leaf.node.digest_memo().get().filter(|_| bytes) else {
+            return true;
+        };
+        let known = self
+            .files
+            .known
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        known
+            .lookup(leaf.inode, &leaf.stamp)
+            .is_some_and(|record| record.digest == *digest)
     }
 
     fn directory_entry(
@@ -396,7 +478,11 @@ impl Scan<'_> {
     }
 
     fn attributes(&self, stat: &Stat, stamp: &Stamp) -> Attributes {
-        let owners = if self.keep_owners { (stat.st_uid, stat.st_gid) } else { (0, 0) };
+        let owners = if self.keep_owners {
+            (stat.st_uid, stat.st_gid)
+        } else {
+            (0, 0)
+        };
         Attributes {
             mode: stamp.mode & 0o7777,
             uid: owners.0,
@@ -414,7 +500,11 @@ impl Scan<'_> {
             let policy = key.starts_with(b"security.") && **key != *b"security.capability";
             !policy && !key.starts_with(b"com.apple.") && !is_overlay_xattr(key)
         });
-        Ok(if found.is_empty() { Xattrs::default() } else { Xattrs::new(found) })
+        Ok(if found.is_empty() {
+            Xattrs::default()
+        } else {
+            Xattrs::new(found)
+        })
     }
 
     fn settled(&self, stamp: &Stamp) -> bool {
@@ -436,11 +526,19 @@ impl Scan<'_> {
         source: io::Error,
     ) -> LocalError {
         let path = task.path.join(name).unwrap_or_else(|_| task.path.clone());
-        LocalError::Io { action, name: self.name.to_owned(), path, source }
+        LocalError::Io {
+            action,
+            name: self.name.to_owned(),
+            path,
+            source,
+        }
     }
 
     fn too_long(&self, task: &Task) -> LocalError {
-        LocalError::PathTooLong { name: self.name.to_owned(), path: task.path.clone() }
+        LocalError::PathTooLong {
+            name: self.name.to_owned(),
+            path: task.path.clone(),
+        }
     }
 }
 

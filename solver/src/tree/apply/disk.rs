@@ -40,9 +40,16 @@ fn directory_flags() -> OFlags {
 
 impl<'a> Disk<'a> {
     pub(super) fn new(fs: BorrowedFd<'a>, options: ApplyOptions) -> Self {
-        let me =
-            (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Self { fs, options, me, open: Vec::new() }
+        let me = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+        Self {
+            fs,
+            options,
+            me,
+            open: Vec::new(),
+        }
     }
 
     /// The open directory of a node, by single names from the nearest that is open.
@@ -65,7 +72,12 @@ impl<'a> Disk<'a> {
         self.open.truncate(found.map_or(0, |found| found + 1));
         for next in names.into_iter().rev() {
             let here = self.open.last().map_or(self.fs, |(_, fd)| fd.as_fd());
-            let fd = openat(here, os(&tree.node(next).name), directory_flags(), Mode::empty())?;
+            let fd = openat(
+                here,
+                os(&tree.node(next).name),
+                directory_flags(),
+                Mode::empty(),
+            )?;
             if self.open.len() >= OPEN {
                 self.open.remove(0);
             }
@@ -85,16 +97,15 @@ impl<'a> Disk<'a> {
         parent: Id,
         name: &[u8],
     ) -> Result<(), Errno> {
-        mkdirat(self.directory(tree, parent)?, os(name), Mode::from_raw_mode(0o700))
+        mkdirat(
+            self.directory(tree, parent)?,
+            os(name),
+            Mode::from_raw_mode(0o700),
+        )
     }
 
     /// A new empty file, open for writing.
-    pub(super) fn create(
-        &mut self,
-        tree: &Staged,
-        parent: Id,
-        name: &[u8],
-    ) -> Result<File, Errno> {
+    pub(super) fn create(&mut self, tree: &Staged, parent: Id, name: &[u8]) -> Result<File, Errno> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o600);
@@ -134,7 +145,10 @@ impl<'a> Disk<'a> {
         id: Id,
         attributes: &Attributes,
     ) -> Result<(), Errno> {
-        let fd = self.directory(tree, id)?.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
+        let fd = self
+            .directory(tree, id)?
+            .try_clone_to_owned()
+            .map_err(|_| Errno::MFILE)?;
         self.dress(fd.as_fd(), attributes, true)
     }
 
@@ -168,12 +182,21 @@ impl<'a> Disk<'a> {
         };
         if !self.options.privileged && kind != Kind::Fifo {
             let file = self.create(tree, parent, name)?;
-            let plain = Attributes { xattrs: Default::default(), ..attributes.clone() };
+            let plain = Attributes {
+                xattrs: Default::default(),
+                ..attributes.clone()
+            };
             return self.dress(file.as_fd(), &plain, false);
         }
         let number = rustix::fs::makedev(device.major, device.minor);
         let directory = self.directory(tree, parent)?;
-        mknodat(directory, os(name), file_type, Mode::from_raw_mode(0o600), number)?;
+        mknodat(
+            directory,
+            os(name),
+            file_type,
+            Mode::from_raw_mode(0o600),
+            number,
+        )?;
         // The name was made just now in a directory that nobody else writes to: no link is there.
         let mode = Mode::from_raw_mode(attributes.mode);
         rustix::fs::chmodat(directory, os(name), mode, AtFlags::empty())?;
@@ -230,20 +253,24 @@ impl<'a> Disk<'a> {
     }
 
     /// The mark that hides something of the layers below.
-    pub(super) fn whiteout(
-        &mut self,
-        tree: &Staged,
-        parent: Id,
-        name: &[u8],
-    ) -> Result<(), Errno> {
+    pub(super) fn whiteout(&mut self, tree: &Staged, parent: Id, name: &[u8]) -> Result<(), Errno> {
         let directory = self.directory(tree, parent)?;
-        mknodat(directory, os(name), FileType::CharacterDevice, Mode::empty(), 0)
+        mknodat(
+            directory,
+            os(name),
+            FileType::CharacterDevice,
+            Mode::empty(),
+            0,
+        )
     }
 
     /// The mark that hides all of a directory of the layers below.
     pub(super) fn opaque(&mut self, tree: &Staged, id: Id) -> Result<(), Errno> {
-        let name =
-            if self.options.privileged { "trusted.overlay.opaque" } else { "user.overlay.opaque" };
+        let name = if self.options.privileged {
+            "trusted.overlay.opaque"
+        } else {
+            "user.overlay.opaque"
+        };
         let directory = self.directory(tree, id)?;
         ignore_unsupported(fsetxattr(directory, name, b"y", XattrFlags::empty()))
     }
@@ -260,8 +287,11 @@ impl<'a> Disk<'a> {
         for &node in order.iter().rev() {
             let node = tree.node(node);
             let Some(entry) = &node.entry else { continue };
-            let flags =
-                if entry.is_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+            let flags = if entry.is_directory() {
+                AtFlags::REMOVEDIR
+            } else {
+                AtFlags::empty()
+            };
             let parent = node.parent;
             unlinkat(self.directory(tree, parent)?, os(&node.name), flags)?;
         }
@@ -283,11 +313,16 @@ fn times(attributes: &Attributes) -> Timestamps {
         tv_sec: attributes.mtime.seconds,
         tv_nsec: attributes.mtime.nanoseconds.into(),
     };
-    Timestamps { last_access: time, last_modification: time }
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
 }
 
 /// Bytes that a file takes on disk.
 pub(super) fn allocated(file: &File) -> io::Result<u64> {
     let stat = rustix::fs::fstat(file)?;
-    Ok(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512))
+    Ok(u64::try_from(stat.st_blocks)
+        .unwrap_or(0)
+        .saturating_mul(512))
 }

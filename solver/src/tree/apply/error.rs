@@ -66,7 +66,9 @@ pub enum ApplyError {
         path: String,
     },
     /// A hard link does not lead to an earlier file of the same archive.
-    #[error("the hard link `{path}` leads to `{target}`, which is not an earlier file of the layer")]
+    #[error(
+        "the hard link `{path}` leads to `{target}`, which is not an earlier file of the layer"
+    )]
     HardLink {
         /// The entry.
         path: String,
@@ -103,9 +105,9 @@ impl Blame for ApplyError {
         match self {
             Self::Tar(TarError::Read { source }) => {
                 // A reader that verifies or inflates says itself what is wrong with the blob.
-                let content = source.get_ref().and_then(|inner| {
-                    inner.downcast_ref::<crate::content::ContentError>()
-                });
+                let content = source
+                    .get_ref()
+                    .and_then(|inner| inner.downcast_ref::<crate::content::ContentError>());
                 content.map_or(Fault::Environment, Blame::fault)
             }
             Self::Disk { source, .. } => match source.raw_os_error().map(errno) {

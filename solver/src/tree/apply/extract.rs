@@ -28,7 +28,7 @@ const MAX_NAME: usize = 255;
 const MAX_LAYER_METADATA: u64 = 1 << 30;
 
 /// Zeros that are hashed at once for a hole.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Unpacks the tar stream `input` into `fs`, an empty directory, and reads the stream to its end.
 ///
@@ -58,14 +58,18 @@ pub fn apply(
         link_groups: 0,
         last: None,
     };
-    while let Some(header) = reader.next()? {
+    while let Some(header) = reader.next_entry()? {
         cancel.check()?;
         extract.count(&header)?;
         extract.entry(header, &mut reader)?;
     }
     reader.drain()?;
     extract.finish_directories()?;
-    Ok(RawLayer { tree: extract.tree, options, entries: extract.entries })
+    Ok(RawLayer {
+        tree: extract.tree,
+        options,
+        entries: extract.entries,
+    })
 }
 
 struct Extract<'a> {
@@ -90,17 +94,26 @@ impl Extract<'_> {
     fn count(&mut self, header: &Header) -> Result<(), ApplyError> {
         self.entries += 1;
         if self.entries > self.limits.layer_entries {
-            return Err(ApplyError::TooManyEntries { limit: self.limits.layer_entries });
+            return Err(ApplyError::TooManyEntries {
+                limit: self.limits.layer_entries,
+            });
         }
         self.bytes = self.bytes.saturating_add(header.size);
         if self.bytes > self.limits.layer_bytes {
-            return Err(ApplyError::TooLarge { limit: self.limits.layer_bytes });
+            return Err(ApplyError::TooLarge {
+                limit: self.limits.layer_bytes,
+            });
         }
-        let xattrs: usize =
-            header.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let xattrs: usize = header
+            .xattrs
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
         self.metadata += (header.path.len() + header.link.len() + xattrs) as u64;
         if self.metadata > MAX_LAYER_METADATA {
-            return Err(ApplyError::TooMuchMetadata { limit: MAX_LAYER_METADATA });
+            return Err(ApplyError::TooMuchMetadata {
+                limit: MAX_LAYER_METADATA,
+            });
         }
         Ok(())
     }
@@ -115,7 +128,9 @@ impl Extract<'_> {
             return if header.kind == TarKind::Directory {
                 Ok(())
             } else {
-                Err(ApplyError::Root { path: shown(&header.path) })
+                Err(ApplyError::Root {
+                    path: shown(&header.path),
+                })
             };
         };
         if let Some(removed) = name.strip_prefix(b".wh.") {
@@ -142,23 +157,24 @@ impl Extract<'_> {
             TarKind::Symlink => {
                 if header.link.contains(&0) {
                     let problem = "a link target contains a NUL byte";
-                    return Err(ApplyError::Name { path: shown(&header.path), problem });
+                    return Err(ApplyError::Name {
+                        path: shown(&header.path),
+                        problem,
+                    });
                 }
                 entry.attributes.mode = 0o777;
                 entry.target = header.link.into();
-                let made = self.disk.symlink(
-                    &self.tree,
-                    parent,
-                    name,
-                    &entry.target,
-                    &entry.attributes,
-                );
+                let made =
+                    self.disk
+                        .symlink(&self.tree, parent, name, &entry.target, &entry.attributes);
                 made.map_err(|errno| self.failed("make", parent, name, errno))?;
             }
             TarKind::CharDevice | TarKind::BlockDevice | TarKind::Fifo => {
                 let zero = (header.device.major, header.device.minor) == (0, 0);
                 if header.kind == TarKind::CharDevice && zero {
-                    return Err(ApplyError::WhiteoutDevice { path: shown(&header.path) });
+                    return Err(ApplyError::WhiteoutDevice {
+                        path: shown(&header.path),
+                    });
                 }
                 entry.device = header.device;
                 let kind = entry.kind;
@@ -196,7 +212,9 @@ impl Extract<'_> {
             return Ok(());
         }
         if matches!(removed, b"" | b"." | b"..") {
-            return Err(ApplyError::Whiteout { path: shown(&header.path) });
+            return Err(ApplyError::Whiteout {
+                path: shown(&header.path),
+            });
         }
         let parent = self.parent(parent, &header.path)?;
         self.check_name(parent, removed, &header.path)?;
@@ -289,15 +307,12 @@ impl Extract<'_> {
     }
 
     fn check(&self) -> Result<(), Copy> {
-        self.cancel.check().map_err(|cancelled| Copy::Read(cancelled.into()))
+        self.cancel
+            .check()
+            .map_err(|cancelled| Copy::Read(cancelled.into()))
     }
 
-    fn hard_link(
-        &mut self,
-        header: &Header,
-        parent: Id,
-        name: &[u8],
-    ) -> Result<Entry, ApplyError> {
+    fn hard_link(&mut self, header: &Header, parent: Id, name: &[u8]) -> Result<Entry, ApplyError> {
         let refused = || ApplyError::HardLink {
             path: shown(&header.path),
             target: shown(&header.link),
@@ -306,15 +321,20 @@ impl Extract<'_> {
         let (Some(target_name), Some(target_parent)) = (target.name(), target.parent()) else {
             return Err(refused());
         };
-        let target_parent =
-            self.walk(&target_parent, &header.path, false)?.ok_or_else(refused)?;
-        let id = self.tree.child(target_parent, target_name).ok_or_else(refused)?;
+        let target_parent = self
+            .walk(&target_parent, &header.path, false)?
+            .ok_or_else(refused)?;
+        let id = self
+            .tree
+            .child(target_parent, target_name)
+            .ok_or_else(refused)?;
         match &self.tree.node(id).entry {
             Some(entry) if !entry.is_directory() => {}
             _ => return Err(refused()),
         }
-        let linked =
-            self.disk.hard_link(&self.tree, (target_parent, target_name), (parent, name));
+        let linked = self
+            .disk
+            .hard_link(&self.tree, (target_parent, target_name), (parent, name));
         linked.map_err(|errno| self.failed("link", parent, name, errno))?;
         let groups = self.link_groups;
         let entry = self.tree.node_mut(id).entry.as_mut().ok_or_else(refused)?;
@@ -393,7 +413,9 @@ impl Extract<'_> {
         // Many directories in one name count like many entries.
         self.entries += 1;
         if self.entries > self.limits.layer_entries {
-            return Err(ApplyError::TooManyEntries { limit: self.limits.layer_entries });
+            return Err(ApplyError::TooManyEntries {
+                limit: self.limits.layer_entries,
+            });
         }
         Ok(id)
     }
@@ -408,7 +430,10 @@ impl Extract<'_> {
         } else {
             return Ok(());
         };
-        Err(ApplyError::Name { path: shown(asked), problem })
+        Err(ApplyError::Name {
+            path: shown(asked),
+            problem,
+        })
     }
 
     fn remove(&mut self, id: Id) -> Result<(), ApplyError> {
@@ -462,7 +487,11 @@ impl Extract<'_> {
     }
 
     fn failed(&self, action: &'static str, parent: Id, name: &[u8], errno: Errno) -> ApplyError {
-        ApplyError::Disk { action, path: self.join(parent, name), source: errno.into() }
+        ApplyError::Disk {
+            action,
+            path: self.join(parent, name),
+            source: errno.into(),
+        }
     }
 }
 
@@ -481,7 +510,10 @@ impl From<crate::tree::tar::TarError> for Copy {
 fn clean(path: &[u8], asked: &[u8]) -> Result<TreePath, ApplyError> {
     let clean = TreePath::clean(path);
     let problem = "it contains a NUL byte";
-    clean.map_err(|_| ApplyError::Name { path: shown(asked), problem })
+    clean.map_err(|_| ApplyError::Name {
+        path: shown(asked),
+        problem,
+    })
 }
 
 fn kind(kind: TarKind) -> Kind {
@@ -496,14 +528,15 @@ fn kind(kind: TarKind) -> Kind {
 }
 
 fn attributes(header: &Header) -> Attributes {
-    let kept = header.xattrs.iter().filter(|(name, _)| !is_overlay_xattr(name));
+    let kept = header
+        .xattrs
+        .iter()
+        .filter(|(name, _)| !is_overlay_xattr(name));
     Attributes {
         mode: header.mode,
         uid: header.uid,
         gid: header.gid,
         mtime: header.mtime,
-        xattrs: Xattrs::new(
-            kept.map(|(name, value)| (name.clone().into(), value.clone().into())),
-        ),
+        xattrs: Xattrs::new(kept.map(|(name, value)| (name.clone().into(), value.clone().into()))),
     }
 }

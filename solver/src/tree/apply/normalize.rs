@@ -42,20 +42,24 @@ impl RawLayer {
     ///
     /// # Errors
     /// [`ApplyError::Disk`], [`ApplyError::Index`].
-    pub fn normalize(
-        mut self,
-        base: &View,
-        fs: BorrowedFd<'_>,
-    ) -> Result<Normalized, ApplyError> {
+    pub fn normalize(mut self, base: &View, fs: BorrowedFd<'_>) -> Result<Normalized, ApplyError> {
         let mut disk = Disk::new(fs, self.options);
         let mut entries: Vec<(TreePath, Entry)> = Vec::new();
         let mut opaque = BTreeSet::new();
-        let root = Todo { id: ROOT, path: TreePath::root(), base: Some(base.root()), hidden: false };
+        let root = Todo {
+            id: ROOT,
+            path: TreePath::root(),
+            base: Some(base.root()),
+            hidden: false,
+        };
         let mut todo = vec![root];
         while let Some(at) = todo.pop() {
             self.directory(at, base, &mut disk, &mut entries, &mut opaque, &mut todo)?;
         }
-        Ok(Normalized { index: Index::sorted(entries)?, opaque })
+        Ok(Normalized {
+            index: Index::sorted(entries)?,
+            opaque,
+        })
     }
 
     fn directory<'a>(
@@ -67,10 +71,19 @@ impl RawLayer {
         opaque: &mut BTreeSet<TreePath>,
         todo: &mut Vec<Todo<'a>>,
     ) -> Result<(), ApplyError> {
-        let Todo { id, path, base: below, hidden } = at;
+        let Todo {
+            id,
+            path,
+            base: below,
+            hidden,
+        } = at;
         let failed = |action, path: &TreePath| {
             let path = path.clone();
-            move |errno: Errno| ApplyError::Disk { action, path, source: errno.into() }
+            move |errno: Errno| ApplyError::Disk {
+                action,
+                path,
+                source: errno.into(),
+            }
         };
         let node = self.tree.node_mut(id);
         if node.opaque {

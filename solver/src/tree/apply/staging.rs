@@ -42,7 +42,13 @@ pub(super) struct Staged {
 
 /// A directory that was not mentioned (yet).
 pub(super) fn implied_directory() -> Entry {
-    Entry::new(Kind::Directory, Attributes { mode: 0o755, ..Attributes::default() })
+    Entry::new(
+        Kind::Directory,
+        Attributes {
+            mode: 0o755,
+            ..Attributes::default()
+        },
+    )
 }
 
 impl Staged {

@@ -58,7 +58,11 @@ impl<'a> Block<'a> {
             Format::Star => text(&self.0[345..476]),
             Format::V7 | Format::Gnu => b"",
         };
-        if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+        if prefix.is_empty() {
+            name.to_vec()
+        } else {
+            [prefix, b"/", name].concat()
+        }
     }
 
     pub(super) fn link(&self) -> &'a [u8] {
@@ -123,15 +127,24 @@ pub(super) fn number(field: &[u8]) -> Result<i64, BadNumber> {
     }
     let trimmed = {
         let padding = |byte: &u8| matches!(byte, b' ' | 0);
-        let start = field.iter().position(|byte| !padding(byte)).unwrap_or(field.len());
+        let start = field
+            .iter()
+            .position(|byte| !padding(byte))
+            .unwrap_or(field.len());
         let rest = &field[start..];
-        let end = rest.iter().rposition(|byte| !padding(byte)).map_or(0, |last| last + 1);
+        let end = rest
+            .iter()
+            .rposition(|byte| !padding(byte))
+            .map_or(0, |last| last + 1);
         &rest[..end]
     };
     trimmed.iter().try_fold(0_i64, |value, byte| match byte {
         b'0'..=b'7' => {
             let digit = i64::from(byte - b'0');
-            value.checked_mul(8).and_then(|value| value.checked_add(digit)).ok_or(BadNumber)
+            value
+                .checked_mul(8)
+                .and_then(|value| value.checked_add(digit))
+                .ok_or(BadNumber)
         }
         _ => Err(BadNumber),
     })

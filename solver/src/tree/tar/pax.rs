@@ -36,7 +36,11 @@ fn records<'a>(
 ) -> Result<(), &'static str> {
     const BAD: &str = "a PAX record is malformed";
     while !data.is_empty() {
-        let space = data.iter().take(20).position(|&byte| byte == b' ').ok_or(BAD)?;
+        let space = data
+            .iter()
+            .take(20)
+            .position(|&byte| byte == b' ')
+            .ok_or(BAD)?;
         let length = usize::try_from(decimal(&data[..space]).ok_or(BAD)?).map_err(|_| BAD)?;
         if length <= space + 1 || length > data.len() || data[length - 1] != b'\n' {
             return Err(BAD);
@@ -90,7 +94,11 @@ pub(super) fn check_global(data: &[u8]) -> Result<(), &'static str> {
         let changes = matches!(key, b"path" | b"linkpath" | b"size")
             || key.starts_with(b"GNU.sparse.")
             || key.starts_with(XATTR);
-        if changes { Err("a global PAX header changes what entries are") } else { Ok(()) }
+        if changes {
+            Err("a global PAX header changes what entries are")
+        } else {
+            Ok(())
+        }
     })
 }
 
@@ -103,8 +111,12 @@ fn sparse(found: &mut SparseRecords, key: &[u8], value: &[u8]) -> Result<(), &'s
         b"name" => found.name = name(value)?,
         b"size" | b"realsize" => found.real_size = Some(decimal(value).ok_or(BAD)?),
         b"numblocks" => {}
-        b"offset" if found.map.len() % 2 == 0 => found.map.push(decimal(value).ok_or(BAD)?),
-        b"numbytes" if found.map.len() % 2 == 1 => found.map.push(decimal(value).ok_or(BAD)?),
+        b"offset" if found.map.len().is_multiple_of(2) => {
+            found.map.push(decimal(value).ok_or(BAD)?)
+        }
+        b"numbytes" if !found.map.len().is_multiple_of(2) => {
+            found.map.push(decimal(value).ok_or(BAD)?)
+        }
         b"map" => {
             if !found.map.is_empty() {
                 return Err("a sparse file has two maps");
@@ -130,7 +142,11 @@ fn optional<T>(
     read: impl Fn(&[u8]) -> Option<T>,
     problem: &'static str,
 ) -> Result<Option<T>, &'static str> {
-    if value.is_empty() { Ok(None) } else { read(value).map(Some).ok_or(problem) }
+    if value.is_empty() {
+        Ok(None)
+    } else {
+        read(value).map(Some).ok_or(problem)
+    }
 }
 
 /// Decimal digits, nothing else.
@@ -164,7 +180,13 @@ fn time(text: &[u8]) -> Option<Timestamp> {
     });
     if nanoseconds > 0 && text.starts_with(b"-") {
         let seconds = seconds.checked_sub(1)?;
-        return Some(Timestamp { seconds, nanoseconds: 1_000_000_000 - nanoseconds });
+        return Some(Timestamp {
+            seconds,
+            nanoseconds: 1_000_000_000 - nanoseconds,
+        });
     }
-    Some(Timestamp { seconds, nanoseconds })
+    Some(Timestamp {
+        seconds,
+        nanoseconds,
+    })
 }

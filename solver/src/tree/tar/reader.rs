@@ -14,7 +14,7 @@ const BUFFER: usize = 256 << 10;
 
 /// Reads an archive entry by entry.
 ///
-/// Call [`TarReader::next`]; read the bytes of a file with [`TarReader::data`] until it gives
+/// Call [`TarReader::next_entry`]; read the bytes of a file with [`TarReader::data`] until it gives
 /// none, or go on to the next entry, which skips them. After the end, [`TarReader::drain`] reads
 /// what follows the archive in its stream.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl<R: Read> TarReader<R> {
     ///
     /// # Errors
     /// [`TarError`]; the reader is of no use after one.
-    pub fn next(&mut self) -> Result<Option<Header>, TarError> {
+    pub fn next_entry(&mut self) -> Result<Option<Header>, TarError> {
         self.skip_data()?;
         if self.finished {
             return Ok(None);
@@ -90,7 +90,9 @@ impl<R: Read> TarReader<R> {
                 self.finished = true;
                 let second = self.block()?;
                 if pending.any() || second.is_some_and(|second| !Block(&second).is_zero()) {
-                    return Err(malformed("a block of zeros is in the middle of the archive"));
+                    return Err(malformed(
+                        "a block of zeros is in the middle of the archive",
+                    ));
                 }
                 return Ok(None);
             }
@@ -139,7 +141,12 @@ impl<R: Read> TarReader<R> {
     ) -> Result<Header, TarError> {
         let malformed = |problem| TarError::Malformed { offset, problem };
         let number = |_| malformed("a field of a header is not a number");
-        let Pending { long_name, long_link, pax, .. } = pending;
+        let Pending {
+            long_name,
+            long_link,
+            pax,
+            ..
+        } = pending;
         let pax = pax.unwrap_or_default();
         if (long_name.is_some() && (pax.path.is_some() || pax.sparse.name.is_some()))
             || (long_link.is_some() && pax.link.is_some())
@@ -152,7 +159,10 @@ impl<R: Read> TarReader<R> {
         let path = pax.sparse.name.clone().or(pax.path).or(long_name);
         let path = path.unwrap_or_else(|| block.name());
         let kind = kind(block.kind(), &path, offset)?;
-        let link = pax.link.or(long_link).unwrap_or_else(|| block.link().to_vec());
+        let link = pax
+            .link
+            .or(long_link)
+            .unwrap_or_else(|| block.link().to_vec());
         let stored = pax.size.unwrap_or(size);
         if i64::try_from(stored).is_err() {
             return Err(malformed("a size is too large"));
@@ -160,7 +170,10 @@ impl<R: Read> TarReader<R> {
         let (major, minor) = block.device().map_err(number)?;
         let device = if matches!(kind, TarKind::CharDevice | TarKind::BlockDevice) {
             let part = |value| u32::try_from(value).map_err(|_| malformed("a device is too large"));
-            Device { major: part(major)?, minor: part(minor)? }
+            Device {
+                major: part(major)?,
+                minor: part(minor)?,
+            }
         } else {
             Device::default()
         };
@@ -173,7 +186,10 @@ impl<R: Read> TarReader<R> {
             uid: owner(pax.uid, block.uid().map_err(number)?)?,
             gid: owner(pax.gid, block.gid().map_err(number)?)?,
             size: 0,
-            mtime: pax.mtime.unwrap_or(Timestamp { seconds, nanoseconds: 0 }),
+            mtime: pax.mtime.unwrap_or(Timestamp {
+                seconds,
+                nanoseconds: 0,
+            }),
             device,
             xattrs: pax.xattrs,
             sparse: false,
@@ -217,7 +233,9 @@ impl<R: Read> TarReader<R> {
     fn old_sparse(&mut self, block: &Block<'_>, offset: u64) -> Result<SparseMap, TarError> {
         let malformed = |problem| TarError::Malformed { offset, problem };
         if block.format() != Format::Gnu {
-            return Err(malformed("a sparse file of GNU is not in the format of GNU"));
+            return Err(malformed(
+                "a sparse file of GNU is not in the format of GNU",
+            ));
         }
         let size = super::block::number(&block.0[483..495]).ok();
         let size = size.and_then(|size| u64::try_from(size).ok());
@@ -231,7 +249,9 @@ impl<R: Read> TarReader<R> {
             if bytes > MAX_METADATA {
                 return Err(malformed("the map of a sparse file is too long"));
             }
-            let next = self.block()?.ok_or(TarError::Truncated { place: "a header" })?;
+            let next = self
+                .block()?
+                .ok_or(TarError::Truncated { place: "a header" })?;
             sparse::old_gnu(&next[..504], &mut parts).map_err(malformed)?;
             more = next[504] != 0;
         }
@@ -244,7 +264,9 @@ impl<R: Read> TarReader<R> {
         offset: u64,
     ) -> Result<SparseMap, TarError> {
         let malformed = |problem| TarError::Malformed { offset, problem };
-        let size = records.real_size.ok_or(malformed("a sparse file has no size"))?;
+        let size = records
+            .real_size
+            .ok_or(malformed("a sparse file has no size"))?;
         let parts = match records.version {
             (None, None) | (Some(0), Some(0 | 1)) => {
                 sparse::pairs(&records.map).map_err(malformed)?
@@ -255,7 +277,9 @@ impl<R: Read> TarReader<R> {
                     if self.remaining < BLOCK as u64 || text.len() as u64 >= MAX_METADATA {
                         return Err(malformed("the map of a sparse file is malformed"));
                     }
-                    let block = self.block()?.ok_or(TarError::Truncated { place: "a file" })?;
+                    let block = self
+                        .block()?
+                        .ok_or(TarError::Truncated { place: "a file" })?;
                     self.remaining -= BLOCK as u64;
                     text.extend_from_slice(&block);
                     if let Some(parts) = sparse::lines(&text).map_err(malformed)? {
@@ -296,7 +320,9 @@ impl<R: Read> TarReader<R> {
 
     fn skip_data(&mut self) -> Result<(), TarError> {
         self.sparse = None;
-        let mut left = self.remaining.saturating_add(std::mem::take(&mut self.padding));
+        let mut left = self
+            .remaining
+            .saturating_add(std::mem::take(&mut self.padding));
         self.remaining = 0;
         while left > 0 {
             if self.start == self.end && !self.fill()? {
@@ -343,12 +369,17 @@ impl<R: Read> TarReader<R> {
         *before = before.saturating_add(size);
         if *before > MAX_METADATA {
             let problem = "the metadata of an entry is too long";
-            return Err(TarError::Malformed { offset: self.offset, problem });
+            return Err(TarError::Malformed {
+                offset: self.offset,
+                problem,
+            });
         }
         let length = usize::try_from(size).unwrap_or(0);
         let mut data = Vec::with_capacity(length);
         while data.len() < length {
-            let block = self.block()?.ok_or(TarError::Truncated { place: "a header" })?;
+            let block = self
+                .block()?
+                .ok_or(TarError::Truncated { place: "a header" })?;
             data.extend_from_slice(&block[..BLOCK.min(length - data.len())]);
         }
         Ok(data)
@@ -398,8 +429,23 @@ fn kind(kind: u8, path: &[u8], offset: u64) -> Result<TarKind, TarError> {
         b'4' => TarKind::BlockDevice,
         b'5' => TarKind::Directory,
         b'6' => TarKind::Fifo,
-        b'D' => return Err(TarError::Unsupported { offset, feature: "incremental dumps" }),
-        b'M' | b'V' => return Err(TarError::Unsupported { offset, feature: "volumes" }),
-        _ => return Err(TarError::Unsupported { offset, feature: "an unknown kind of entry" }),
+        b'D' => {
+            return Err(TarError::Unsupported {
+                offset,
+                feature: "incremental dumps",
+            });
+        }
+        b'M' | b'V' => {
+            return Err(TarError::Unsupported {
+                offset,
+                feature: "volumes",
+            });
+        }
+        _ => {
+            return Err(TarError::Unsupported {
+                offset,
+                feature: "an unknown kind of entry",
+            });
+        }
     })
 }

@@ -49,7 +49,7 @@ pub fn rewrite_times(
     let mut reader = TarReader::new(input);
     let mut writer = TarWriter::new(output);
     let write = |source| RewriteError::Write { source };
-    while let Some(mut header) = reader.next()? {
+    while let Some(mut header) = reader.next_entry()? {
         cancel.check()?;
         if header.sparse {
             let path = header.path.escape_ascii().to_string();
@@ -74,5 +74,9 @@ pub fn rewrite_times(
 /// A header with PAX records stays one.
 fn format(header: &Header) -> TarFormat {
     let nanoseconds = header.mtime.nanoseconds != 0;
-    if nanoseconds || !header.xattrs.is_empty() { TarFormat::Pax } else { TarFormat::Any }
+    if nanoseconds || !header.xattrs.is_empty() {
+        TarFormat::Pax
+    } else {
+        TarFormat::Any
+    }
 }

@@ -24,7 +24,9 @@ impl SparseMap {
             if offset < end {
                 return Err("the parts of a sparse file overlap");
             }
-            end = offset.checked_add(length).ok_or("a sparse file is too large")?;
+            end = offset
+                .checked_add(length)
+                .ok_or("a sparse file is too large")?;
             sum += length;
         }
         if end > size {
@@ -42,10 +44,7 @@ impl SparseMap {
 
 /// Reads offsets and lengths out of the fields of an old GNU header or of one of the blocks that
 /// follow it.
-pub(super) fn old_gnu(
-    fields: &[u8],
-    parts: &mut Vec<(u64, u64)>,
-) -> Result<(), &'static str> {
+pub(super) fn old_gnu(fields: &[u8], parts: &mut Vec<(u64, u64)>) -> Result<(), &'static str> {
     const BAD: &str = "the map of a sparse file is malformed";
     for field in fields.chunks_exact(24) {
         if field[0] == 0 {
@@ -63,10 +62,13 @@ pub(super) fn old_gnu(
 
 /// Takes the numbers of a map in pairs.
 pub(super) fn pairs(numbers: &[u64]) -> Result<Vec<(u64, u64)>, &'static str> {
-    if numbers.len() % 2 != 0 {
+    if !numbers.len().is_multiple_of(2) {
         return Err("the map of a sparse file is malformed");
     }
-    Ok(numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+    Ok(numbers
+        .chunks_exact(2)
+        .map(|pair| (pair[0], pair[1]))
+        .collect())
 }
 
 /// Reads the map that version 1.0 stores before the data: lines of decimal numbers, the first the

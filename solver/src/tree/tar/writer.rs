@@ -9,7 +9,10 @@ use crate::tree::Timestamp;
 
 /// Which formats a header may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "the two ways in which BuildKit writes headers")]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "the two ways in which BuildKit writes headers"
+)]
 pub enum TarFormat {
     /// USTAR where it suffices, PAX otherwise; times are rounded to seconds (Go's
     /// `FormatUnknown`).
@@ -42,7 +45,12 @@ fn invalid(problem: &str) -> io::Error {
 impl<W: Write> TarWriter<W> {
     /// Writes to `output`, in pieces of at least a block; buffering is the caller's.
     pub fn new(output: W) -> Self {
-        Self { output, written: 0, remaining: 0, padding: 0 }
+        Self {
+            output,
+            written: 0,
+            remaining: 0,
+            padding: 0,
+        }
     }
 
     /// Bytes written so far.
@@ -62,7 +70,10 @@ impl<W: Write> TarWriter<W> {
         if format == TarFormat::Any {
             let up = i64::from(header.mtime.nanoseconds >= 500_000_000);
             let seconds = header.mtime.seconds.saturating_add(up);
-            header.mtime = Timestamp { seconds, nanoseconds: 0 };
+            header.mtime = Timestamp {
+                seconds,
+                nanoseconds: 0,
+            };
         }
         let numbers = [
             fits(header.mode.into(), 8),
@@ -70,7 +81,9 @@ impl<W: Write> TarWriter<W> {
             fits(header.device.minor.into(), 8),
         ];
         if numbers.contains(&false) {
-            return Err(invalid("a mode or device number does not fit into a tar header"));
+            return Err(invalid(
+                "a mode or device number does not fit into a tar header",
+            ));
         }
         if header.path.contains(&0) || header.link.contains(&0) {
             return Err(invalid("a name in a tar contains a NUL byte"));
@@ -78,8 +91,14 @@ impl<W: Write> TarWriter<W> {
         let split = split(&header.path);
         let records = records(&header, format, split.is_some())?;
         if records.is_empty() {
-            let (prefix, name) = split.filter(|_| format == TarFormat::Any).unwrap_or_default();
-            let name = if name.is_empty() { &header.path[..] } else { name };
+            let (prefix, name) = split
+                .filter(|_| format == TarFormat::Any)
+                .unwrap_or_default();
+            let name = if name.is_empty() {
+                &header.path[..]
+            } else {
+                name
+            };
             let block = block(&header, name, prefix);
             self.put(&block)?;
         } else {
@@ -87,7 +106,11 @@ impl<W: Write> TarWriter<W> {
             let block = block(&header, &header.path, b"");
             self.put(&block)?;
         }
-        self.remaining = if header.kind == TarKind::File { header.size } else { 0 };
+        self.remaining = if header.kind == TarKind::File {
+            header.size
+        } else {
+            0
+        };
         self.padding = padding(self.remaining);
         Ok(())
     }
@@ -99,7 +122,9 @@ impl<W: Write> TarWriter<W> {
     pub fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
         let length = bytes.len() as u64;
         if length > self.remaining {
-            return Err(invalid("a file in a tar has more bytes than its header tells"));
+            return Err(invalid(
+                "a file in a tar has more bytes than its header tells",
+            ));
         }
         self.remaining -= length;
         self.put(bytes)
@@ -117,7 +142,9 @@ impl<W: Write> TarWriter<W> {
 
     fn end_file(&mut self) -> io::Result<()> {
         if self.remaining > 0 {
-            return Err(invalid("a file in a tar has fewer bytes than its header tells"));
+            return Err(invalid(
+                "a file in a tar has fewer bytes than its header tells",
+            ));
         }
         let padding = std::mem::take(&mut self.padding);
         self.put(&ZEROS[..padding])
@@ -133,14 +160,19 @@ impl<W: Write> TarWriter<W> {
         let mut data = Vec::new();
         for (key, value) in records {
             if key.contains(&b'=') || key.contains(&0) {
-                return Err(invalid("the name of an extended attribute does not fit into a tar"));
+                return Err(invalid(
+                    "the name of an extended attribute does not fit into a tar",
+                ));
             }
             put_record(&mut data, key, value);
         }
         if data.len() as u64 > MAX_METADATA {
             return Err(invalid("the metadata of a file is too long for a tar"));
         }
-        let at = path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+        let at = path
+            .iter()
+            .rposition(|&byte| byte == b'/')
+            .map_or(0, |slash| slash + 1);
         let (folder, file) = path.split_at(at);
         let folder = folder.strip_suffix(b"/").unwrap_or(folder);
         let parts = [folder, b"PaxHeaders.0", file];
@@ -189,7 +221,11 @@ fn records(
     let numbers: [(&[u8], i64, usize); 3] = [
         (b"uid", header.uid.into(), 8),
         (b"gid", header.gid.into(), 8),
-        (b"size", i64::try_from(header.size).map_err(|_| invalid("a file is too large"))?, 12),
+        (
+            b"size",
+            i64::try_from(header.size).map_err(|_| invalid("a file is too large"))?,
+            12,
+        ),
     ];
     for (key, value, width) in numbers {
         if !fits(value, width) {
@@ -214,7 +250,10 @@ fn block(header: &Header, name: &[u8], prefix: &[u8]) -> [u8; BLOCK] {
     put_number(&mut block[100..108], header.mode.into());
     put_number(&mut block[108..116], header.uid.into());
     put_number(&mut block[116..124], header.gid.into());
-    put_number(&mut block[124..136], i64::try_from(header.size).unwrap_or(0));
+    put_number(
+        &mut block[124..136],
+        i64::try_from(header.size).unwrap_or(0),
+    );
     put_number(&mut block[136..148], header.mtime.seconds);
     block[156] = match header.kind {
         TarKind::File => b'0',
@@ -257,7 +296,10 @@ fn put_text(field: &mut [u8], text: &[u8]) {
     // A cut name must not look like a directory's.
     if text.len() > field.len() && field.last() == Some(&b'/') {
         let cut = field.len() - 1;
-        let end = field[..cut].iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
+        let end = field[..cut]
+            .iter()
+            .rposition(|&byte| byte != b'/')
+            .map_or(0, |last| last + 1);
         field[end] = 0;
     }
 }
@@ -271,7 +313,10 @@ fn is_ascii(text: &[u8]) -> bool {
 }
 
 fn ascii(text: &[u8]) -> Vec<u8> {
-    text.iter().copied().filter(|&byte| byte < 0x80 && byte != 0).collect()
+    text.iter()
+        .copied()
+        .filter(|&byte| byte < 0x80 && byte != 0)
+        .collect()
 }
 
 /// Splits a long name into prefix and name of USTAR.
@@ -292,7 +337,10 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// A decimal number of seconds, without zeros at its end.
 fn time(time: Timestamp) -> String {
-    let Timestamp { seconds, nanoseconds } = time;
+    let Timestamp {
+        seconds,
+        nanoseconds,
+    } = time;
     if nanoseconds == 0 {
         return seconds.to_string();
     }

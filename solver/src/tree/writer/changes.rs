@@ -61,7 +61,12 @@ impl Found<'_> {
 
 impl Directory {
     pub(super) fn new(entry: Entry, base: Option<Arc<Node>>) -> Self {
-        Self { entry, base, children: Children::new(), memo: OnceLock::new() }
+        Self {
+            entry,
+            base,
+            children: Children::new(),
+            memo: OnceLock::new(),
+        }
     }
 
     /// What the base has under that name.
@@ -86,7 +91,9 @@ impl Directory {
                 Some(Slot::Whiteout) => return None,
                 None => {
                     let node = here.below(name)?;
-                    return parts.try_fold(node, |node, name| node.child(name)).map(Found::Base);
+                    return parts
+                        .try_fold(node, |node, name| node.child(name))
+                        .map(Found::Base);
                 }
             }
         }
@@ -138,6 +145,20 @@ impl Directory {
         })
     }
 
+    /// How many objects the layer has below this directory.
+    pub(super) fn count(&self) -> usize {
+        let mut todo = vec![self];
+        let mut count = 0;
+        while let Some(directory) = todo.pop() {
+            count += directory.children.len();
+            todo.extend(directory.children.values().filter_map(|child| match child {
+                Slot::Directory(child) => Some(&**child),
+                Slot::Leaf(_) | Slot::Whiteout => None,
+            }));
+        }
+        count
+    }
+
     /// Takes everything apart in the order of a walk, without recursion.
     pub(super) fn dismantle(children: Children, mut each: impl FnMut(TreePath, Dismantled)) {
         let mut todo = vec![(TreePath::root(), children.into_iter())];
@@ -146,7 +167,9 @@ impl Directory {
                 todo.pop();
                 continue;
             };
-            let path = parent.join(&name).expect("BUG: a child's name is not a name");
+            let path = parent
+                .join(&name)
+                .expect("BUG: a child's name is not a name");
             match slot {
                 Slot::Directory(directory) => {
                     todo.push((path.clone(), directory.children.into_iter()));

@@ -69,7 +69,10 @@ pub(super) fn copy(
         let (parent, _) = split(&item.destination)?;
         let place = *places.entry(parent).or_insert_with(|| {
             let parent = item.destination.parent().unwrap_or_default();
-            groups.push(Group { parent, items: Vec::new() });
+            groups.push(Group {
+                parent,
+                items: Vec::new(),
+            });
             groups.len() - 1
         });
         groups[place].items.push(at);
@@ -88,7 +91,11 @@ pub(super) fn copy(
         writer.hard_link(&items[follower].destination, &items[leader].destination)?;
     }
     for at in directories {
-        let CopyItem { destination, attributes, .. } = &items[at];
+        let CopyItem {
+            destination,
+            attributes,
+            ..
+        } = &items[at];
         let mtime = attributes.mtime;
         writer.own_directory(destination)?.entry.attributes.mtime = mtime;
     }
@@ -112,8 +119,13 @@ fn make_way(
     items: &[CopyItem],
 ) -> Result<(), WriteError> {
     let destination = |at: &usize| items[*at].destination.as_bytes();
-    if !group.items.is_sorted_by(|a, b| destination(a) < destination(b)) {
-        group.items.sort_by(|a, b| destination(a).cmp(destination(b)));
+    if !group
+        .items
+        .is_sorted_by(|a, b| destination(a) < destination(b))
+    {
+        group
+            .items
+            .sort_by(|a, b| destination(a).cmp(destination(b)));
         group.items.dedup_by(|later, kept| {
             let same = destination(later) == destination(kept);
             if same {
@@ -125,10 +137,18 @@ fn make_way(
     let now = writer.now;
     let directory = writer.own_directory(&group.parent)?;
     directory.entry.attributes.mtime = now;
-    if directory.children.is_empty() && directory.base.is_none() {
-        return Ok(());
-    }
-    group.items.iter().try_for_each(|&at| writer.prepare(&items[at].destination))
+    let taken: Vec<usize> = group
+        .items
+        .iter()
+        .copied()
+        .filter(|&at| {
+            let name = items[at].destination.name().unwrap_or_default();
+            directory.children.contains_key(name) || directory.below(name).is_some()
+        })
+        .collect();
+    taken
+        .into_iter()
+        .try_for_each(|at| writer.prepare(&items[at].destination))
 }
 
 /// Copies all groups. Gives what was copied with the number of the group.
@@ -201,7 +221,13 @@ struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     fn new(disk: &'a Disk, files: &'a Arc<dyn Files>, cancel: &'a Cancel) -> Self {
-        Self { disk, files, cancel, buffer: vec![0; BLOCK], source: None }
+        Self {
+            disk,
+            files,
+            cancel,
+            buffer: vec![0; BLOCK],
+            source: None,
+        }
     }
 
     fn batch(
@@ -210,15 +236,20 @@ impl<'a> Worker<'a> {
         batch: &[usize],
         items: &[CopyItem],
     ) -> Result<Vec<Copied>, WriteError> {
-        let directory =
-            self.disk.open_directory(parent.as_bytes()).map_err(failed("open", parent))?;
+        let directory = self
+            .disk
+            .open_directory(parent.as_bytes())
+            .map_err(failed("open", parent))?;
         let one = |&at: &usize| {
             self.cancel.check()?;
             let item = &items[at];
             let (_, name) = split(&item.destination)?;
             let (entry, shared) = self.one(item, directory.as_fd(), name)?;
             let node = Node::leaf(entry, Some(self.files.clone()));
-            Ok(Copied { item: at, leaf: Leaf { node, shared } })
+            Ok(Copied {
+                item: at,
+                leaf: Leaf { node, shared },
+            })
         };
         batch.iter().map(one).collect()
     }
@@ -248,7 +279,10 @@ impl<'a> Worker<'a> {
         }
         let Some(files) = item.source.files() else {
             let source = io::Error::from(io::ErrorKind::NotFound);
-            return Err(WriteError::Read { path: item.source_path.clone(), source });
+            return Err(WriteError::Read {
+                path: item.source_path.clone(),
+                source,
+            });
         };
         if files.immutable() && entry.attributes == source.attributes {
             let (_, old) = split(&item.source_path)?;
@@ -261,8 +295,7 @@ impl<'a> Worker<'a> {
             }
         }
         let original = self.open(files, &item.source_path)?;
-        let mut file =
-            disk::create(parent, name).map_err(failed("make", &item.destination))?;
+        let mut file = disk::create(parent, name).map_err(failed("make", &item.destination))?;
         self.bytes(item, &**files, original, &mut file, &mut entry)?;
         self.disk
             .seal_file(&file, parent, name, &entry)
@@ -281,10 +314,15 @@ impl<'a> Worker<'a> {
         let known = matches!(&self.source, Some((other, at, _)) if *other == whose && at == parent);
         if !known {
             let directory = path.parent().unwrap_or_default();
-            let handle = files.directory(&directory).map_err(|source| unreadable(files, path, source))?;
+            let handle = files
+                .directory(&directory)
+                .map_err(|source| unreadable(files, path, source))?;
             self.source = Some((whose, parent.to_vec(), handle));
         }
-        Ok(self.source.as_ref().and_then(|(_, _, handle)| handle.as_ref().map(|fd| fd.as_fd())))
+        Ok(self
+            .source
+            .as_ref()
+            .and_then(|(_, _, handle)| handle.as_ref().map(|fd| fd.as_fd())))
     }
 
     fn open(&mut self, files: &Arc<dyn Files>, path: &TreePath) -> Result<File, WriteError> {
@@ -307,7 +345,10 @@ impl<'a> Worker<'a> {
     ) -> Result<(), WriteError> {
         let source = item.source.entry();
         let path = &item.source_path;
-        let broken = |source| WriteError::Read { path: path.clone(), source };
+        let broken = |source| WriteError::Read {
+            path: path.clone(),
+            source,
+        };
         let writing = failed("write", &item.destination);
         let changed = || WriteError::InputChanged { path: path.clone() };
         let mutable = !files.immutable();
@@ -315,8 +356,7 @@ impl<'a> Worker<'a> {
         let same = same_header(entry, source);
         let mut hash = (mutable || !same || known.is_none()).then(|| FileHasher::new(entry));
         // What the checksum of the source was computed from, if that has another header.
-        let mut check =
-            (mutable && !same && known.is_some()).then(|| FileHasher::new(source));
+        let mut check = (mutable && !same && known.is_some()).then(|| FileHasher::new(source));
         let sparse = entry.size >= SPARSE && {
             let metadata = original.metadata().map_err(broken)?;
             metadata.blocks() < entry.size / 512
@@ -339,8 +379,14 @@ impl<'a> Worker<'a> {
             if length > rest || (block.is_empty() && rest > 0) {
                 return Err(changed());
             }
-            hash.iter_mut().chain(&mut check).for_each(|hash| hash.update(block));
-            result = if block.is_empty() { Ok(()) } else { write(block, written) };
+            hash.iter_mut()
+                .chain(&mut check)
+                .for_each(|hash| hash.update(block));
+            result = if block.is_empty() {
+                Ok(())
+            } else {
+                write(block, written)
+            };
             written += length;
             if length == rest {
                 break;
@@ -362,7 +408,6 @@ impl<'a> Worker<'a> {
             match (known, read) {
                 (Some(known), Some(read)) if known != read => return Err(changed()),
                 (None, Some(read)) => {
-                    files.computed(path, source, read);
                     let _known_by_now = item.source.digest_memo().set(read);
                 }
                 _ => {}
@@ -401,8 +446,15 @@ pub(super) fn fill(
     data: &mut dyn Read,
     path: &TreePath,
 ) -> Result<Entry, WriteError> {
-    let reading = |source| WriteError::Read { path: path.clone(), source };
-    let writing = |source| WriteError::Io { action: "write", path: path.clone(), source };
+    let reading = |source| WriteError::Read {
+        path: path.clone(),
+        source,
+    };
+    let writing = |source| WriteError::Io {
+        action: "write",
+        path: path.clone(),
+        source,
+    };
     let mut block = vec![0; BLOCK];
     let mut size = 0_u64;
     let first = loop {

@@ -36,7 +36,12 @@ impl Disk {
     pub(super) fn new(fs: OwnedFd, privileged: bool) -> io::Result<Self> {
         // Ours alone while it is being filled, and without the bits that new objects inherit.
         fchmod(&fs, Mode::from(0o700))?;
-        Ok(Self { fs, privileged, handles: HashMap::new(), owner: OnceLock::new() })
+        Ok(Self {
+            fs,
+            privileged,
+            handles: HashMap::new(),
+            owner: OnceLock::new(),
+        })
     }
 
     /// Opens a directory of the layer.
@@ -78,14 +83,24 @@ impl Disk {
 
     pub(super) fn remove(&mut self, path: &TreePath, directory: bool) -> io::Result<()> {
         let (parent, name) = self.place(path)?;
-        let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        let flags = if directory {
+            AtFlags::REMOVEDIR
+        } else {
+            AtFlags::empty()
+        };
         Ok(unlinkat(&*parent, dir::name(name), flags)?)
     }
 
     pub(super) fn make_whiteout(&mut self, path: &TreePath) -> io::Result<()> {
         let (parent, name) = self.place(path)?;
         // Linux lets everybody make this one device.
-        mknodat(&*parent, dir::name(name), FileType::CharacterDevice, Mode::empty(), 0)?;
+        mknodat(
+            &*parent,
+            dir::name(name),
+            FileType::CharacterDevice,
+            Mode::empty(),
+            0,
+        )?;
         Ok(())
     }
 
@@ -139,7 +154,12 @@ impl Disk {
         if entry.kind != Kind::Symlink {
             chmodat(parent, os_name, self.mode(entry), AtFlags::empty())?;
         }
-        utimensat(parent, os_name, &times(attributes), AtFlags::SYMLINK_NOFOLLOW)?;
+        utimensat(
+            parent,
+            os_name,
+            &times(attributes),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
         Ok(())
     }
 
@@ -237,18 +257,17 @@ impl Disk {
 
 /// Makes an empty regular file, for this process alone.
 pub(super) fn create(parent: impl AsFd, name: &[u8]) -> io::Result<File> {
-    let flags =
-        OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(File::from(openat(parent, dir::name(name), flags, Mode::from(0o600))?))
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(File::from(openat(
+        parent,
+        dir::name(name),
+        flags,
+        Mode::from(0o600),
+    )?))
 }
 
 /// Makes a hard link. Returns whether the file system allows it.
-pub(super) fn link(
-    from: impl AsFd,
-    old: &[u8],
-    to: impl AsFd,
-    new: &[u8],
-) -> io::Result<bool> {
+pub(super) fn link(from: impl AsFd, old: &[u8], to: impl AsFd, new: &[u8]) -> io::Result<bool> {
     match linkat(from, dir::name(old), to, dir::name(new), AtFlags::empty()) {
         Ok(()) => Ok(true),
         Err(Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP) => Ok(false),
@@ -273,13 +292,19 @@ pub(super) fn write_block(
 }
 
 fn owner(attributes: &Attributes) -> (Option<Uid>, Option<Gid>) {
-    (Some(Uid::from_raw(attributes.uid)), Some(Gid::from_raw(attributes.gid)))
+    (
+        Some(Uid::from_raw(attributes.uid)),
+        Some(Gid::from_raw(attributes.gid)),
+    )
 }
 
 fn times(attributes: &Attributes) -> Timestamps {
     let mtime = attributes.mtime;
     Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT.into() },
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
         last_modification: Timespec {
             tv_sec: mtime.seconds,
             tv_nsec: mtime.nanoseconds.into(),

@@ -20,7 +20,10 @@ impl Files for Fixed {
 
 fn copy(tree: &LocalTree, fs: &Path, privileged: bool) -> Result<(Index, View), WriteError> {
     let files: Arc<dyn Files> = Arc::new(Fixed(open(fs)));
-    let options = WriterOptions { privileged, now: Timestamp::default() };
+    let options = WriterOptions {
+        privileged,
+        now: Timestamp::default(),
+    };
     let base = View::empty();
     let mut writer = LayerWriter::new(open(fs), files.clone(), base.clone(), options)?;
     materialize(tree, &mut writer, &Cancel::new())?;
@@ -56,9 +59,12 @@ fn a_copy_has_the_checksums_of_the_original() {
     let tree = scan(temp.path(), &LocalCache::default()).unwrap();
     let fs = tempfile::tempdir().unwrap();
     let (index, view) = copy(&tree, fs.path(), is_root()).unwrap();
-    assert!(index.entries().iter().all(|(_, entry)| {
-        entry.is_directory() || entry.digest.is_some()
-    }));
+    assert!(
+        index
+            .entries()
+            .iter()
+            .all(|(_, entry)| { entry.is_directory() || entry.digest.is_some() })
+    );
     // As computed by the copy, by reading the source, and by reading the copy.
     let copied = below_root(&view);
     let other = scan(temp.path(), &LocalCache::default()).unwrap();
@@ -67,9 +73,16 @@ fn a_copy_has_the_checksums_of_the_original() {
     assert_eq!(below_root(copy_tree.view()), copied);
     let meta = |name: &str| fs::metadata(fs.path().join("d").join(name)).unwrap();
     assert_eq!(meta("a").ino(), meta("sub/a2").ino());
-    assert_ne!(meta("a").ino(), fs::metadata(at("a")).unwrap().ino(), "never the caller's inode");
+    assert_ne!(
+        meta("a").ino(),
+        fs::metadata(at("a")).unwrap().ino(),
+        "never the caller's inode"
+    );
     assert!(meta("holes").blocks() * 512 < 1 << 20, "holes stay holes");
-    assert_eq!(meta("sub").mtime_nsec(), fs::metadata(at("sub")).unwrap().mtime_nsec());
+    assert_eq!(
+        meta("sub").mtime_nsec(),
+        fs::metadata(at("sub")).unwrap().mtime_nsec()
+    );
     fs::set_permissions(at("sub"), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
@@ -92,7 +105,8 @@ fn a_file_rewritten_between_key_and_copy_is_noticed() {
         rewrite(&temp.path().join("d/f"));
         let fs = tempfile::tempdir().unwrap();
         let error = copy(&tree, fs.path(), is_root()).unwrap_err();
-        let changed = matches!(&error, WriteError::InputChanged { path } if path.as_bytes() == b"d/f");
+        let changed =
+            matches!(&error, WriteError::InputChanged { path } if path.as_bytes() == b"d/f");
         assert!(changed, "rewrite {at}: {error:?}");
     }
 }
@@ -108,10 +122,15 @@ fn a_rewritten_file_is_noticed_when_it_gets_another_mode() {
         fs::write(temp.path().join("f"), text).unwrap();
         let fs = tempfile::tempdir().unwrap();
         let files: Arc<dyn Files> = Arc::new(Fixed(open(fs.path())));
-        let options = WriterOptions { privileged: is_root(), now: Timestamp::default() };
-        let mut writer =
-            LayerWriter::new(open(fs.path()), files, View::empty(), options).unwrap();
-        let attributes = Attributes { mode: 0o700, ..node.entry().attributes.clone() };
+        let options = WriterOptions {
+            privileged: is_root(),
+            now: Timestamp::default(),
+        };
+        let mut writer = LayerWriter::new(open(fs.path()), files, View::empty(), options).unwrap();
+        let attributes = Attributes {
+            mode: 0o700,
+            ..node.entry().attributes.clone()
+        };
         let item = CopyItem {
             source: node.clone(),
             source_path: path.clone(),
@@ -119,7 +138,9 @@ fn a_rewritten_file_is_noticed_when_it_gets_another_mode() {
             attributes,
             link_group: None,
         };
-        writer.copy(vec![item], &Cancel::new()).map(|()| writer.finish().unwrap())
+        writer
+            .copy(vec![item], &Cancel::new())
+            .map(|()| writer.finish().unwrap())
     };
     assert!(run("A").is_ok(), "the bytes count, not the time");
     assert!(matches!(run("B"), Err(WriteError::InputChanged { .. })));
@@ -139,10 +160,16 @@ fn an_ordinary_user_keeps_in_the_index_what_cannot_be_on_disk() {
 
 #[test]
 #[ignore = "started by an_ordinary_user_keeps_in_the_index_what_cannot_be_on_disk as another user"]
-#[expect(clippy::disallowed_methods, reason = "the test that starts this one says where")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test that starts this one says where"
+)]
 fn as_user_keeps_in_the_index() {
     let directory = PathBuf::from(std::env::var("ASHLAR_TEST_DIRECTORY").unwrap());
-    let options = ScanOptions { keep_owners: true, ..ScanOptions::default() };
+    let options = ScanOptions {
+        keep_owners: true,
+        ..ScanOptions::default()
+    };
     let cache = LocalCache::default();
     let tree = LocalTree::scan("ctx", &directory, &options, &cache, &Cancel::new()).unwrap();
     let temp = tempfile::tempdir().unwrap();
@@ -153,23 +180,54 @@ fn as_user_keeps_in_the_index() {
 
     let fs = tempfile::tempdir().unwrap();
     let files: Arc<dyn Files> = Arc::new(Fixed(open(fs.path())));
-    let options = WriterOptions { privileged: false, now: Timestamp::default() };
+    let options = WriterOptions {
+        privileged: false,
+        now: Timestamp::default(),
+    };
     let view = View::empty();
     let mut writer = LayerWriter::new(open(fs.path()), files.clone(), view, options).unwrap();
-    let mode = |mode| Attributes { mode, uid: 5, ..Attributes::default() };
+    let mode = |mode| Attributes {
+        mode,
+        uid: 5,
+        ..Attributes::default()
+    };
     let trusted = crate::tree::Xattrs::new([(b"trusted.x"[..].into(), b"1"[..].into())]);
     writer.make_directory(&path("d"), mode(0o000)).unwrap();
-    let closed = Attributes { xattrs: trusted.clone(), ..mode(0o000) };
-    writer.write_file(&path("d/f"), closed, &mut &b"bytes"[..]).unwrap();
+    let closed = Attributes {
+        xattrs: trusted.clone(),
+        ..mode(0o000)
+    };
+    writer
+        .write_file(&path("d/f"), closed, &mut &b"bytes"[..])
+        .unwrap();
     let null = crate::tree::entry::Device { major: 1, minor: 3 };
-    writer.make_node(&path("d/null"), Kind::CharDevice, null, mode(0o666)).unwrap();
-    writer.set_attributes(&path("d/f"), Attributes { xattrs: trusted, ..mode(0o100) }).unwrap();
+    writer
+        .make_node(&path("d/null"), Kind::CharDevice, null, mode(0o666))
+        .unwrap();
+    writer
+        .set_attributes(
+            &path("d/f"),
+            Attributes {
+                xattrs: trusted,
+                ..mode(0o100)
+            },
+        )
+        .unwrap();
     let index = writer.finish().unwrap();
     let entry = |name: &str| index.lookup(&path(name)).unwrap();
     assert_eq!(entry("d").attributes.mode, 0);
-    assert_eq!((entry("d/f").attributes.mode, entry("d/f").attributes.uid), (0o100, 5));
-    assert_eq!(entry("d/f").attributes.xattrs.value(b"trusted.x"), Some(&b"1"[..]));
-    assert_eq!((entry("d/null").kind, entry("d/null").device), (Kind::CharDevice, null));
+    assert_eq!(
+        (entry("d/f").attributes.mode, entry("d/f").attributes.uid),
+        (0o100, 5)
+    );
+    assert_eq!(
+        entry("d/f").attributes.xattrs.value(b"trusted.x"),
+        Some(&b"1"[..])
+    );
+    assert_eq!(
+        (entry("d/null").kind, entry("d/null").device),
+        (Kind::CharDevice, null)
+    );
     let mut text = String::new();
     io::Read::read_to_string(&mut files.open(&path("d/f")).unwrap(), &mut text).unwrap();
     assert_eq!(text, "bytes", "the engine itself can read everything");
@@ -178,13 +236,24 @@ fn as_user_keeps_in_the_index() {
     let base = index.onto(&View::empty(), files);
     let fs = tempfile::tempdir().unwrap();
     let files: Arc<dyn Files> = Arc::new(Fixed(open(fs.path())));
-    let options = WriterOptions { privileged: false, now: Timestamp::default() };
+    let options = WriterOptions {
+        privileged: false,
+        now: Timestamp::default(),
+    };
     let mut writer = LayerWriter::new(open(fs.path()), files, base, options).unwrap();
     writer.remove(&path("d/f")).unwrap();
     writer.make_directory(&path("d/null"), mode(0o755)).unwrap();
     let index = writer.finish().unwrap();
     assert_eq!(index.lookup(&path("d/f")).unwrap().kind, Kind::Whiteout);
     assert!(index.lookup(&path("d/null")).unwrap().opaque);
-    let found = crate::dir::xattrs(crate::dir::open_directory(open(fs.path()), b"d").unwrap(), b"null");
-    assert!(found.unwrap().iter().any(|(key, _)| **key == *b"user.overlay.opaque"));
+    let found = crate::dir::xattrs(
+        crate::dir::open_directory(open(fs.path()), b"d").unwrap(),
+        b"null",
+    );
+    assert!(
+        found
+            .unwrap()
+            .iter()
+            .any(|(key, _)| **key == *b"user.overlay.opaque")
+    );
 }

@@ -53,27 +53,43 @@ fn given(mode: u32) -> Attributes {
         1 => Xattrs::new([(b"trusted.mode"[..].into(), value)]),
         _ => Xattrs::default(),
     };
-    Attributes { uid: mode % 7, gid: mode % 5, xattrs, ..attributes(mode) }
+    Attributes {
+        uid: mode % 7,
+        gid: mode % 5,
+        xattrs,
+        ..attributes(mode)
+    }
 }
 
 fn perform(writer: &mut LayerWriter, op: &Op) -> Result<(), WriteError> {
     match op {
         Op::Directory(path, mode) => writer.make_directory(path, given(*mode)),
         Op::File(path, mode, size) => {
-            let bytes: Vec<u8> = path.as_bytes().iter().copied().cycle().take(*size).collect();
+            let bytes: Vec<u8> = path
+                .as_bytes()
+                .iter()
+                .copied()
+                .cycle()
+                .take(*size)
+                .collect();
             writer.write_file(path, given(*mode), &mut &bytes[..])
         }
         Op::Symlink(path) => writer.make_symlink(path, b"../x", given(0o777)),
         Op::Pipe(path) => writer.make_node(path, Kind::Fifo, Device::default(), given(0o600)),
-        Op::Device(path) => {
-            writer.make_node(path, Kind::CharDevice, Device { major: 1, minor: 3 }, given(0o666))
-        }
+        Op::Device(path) => writer.make_node(
+            path,
+            Kind::CharDevice,
+            Device { major: 1, minor: 3 },
+            given(0o666),
+        ),
         Op::Link(path, existing) => writer.hard_link(path, existing),
         Op::Remove(path) => writer.remove(path),
         Op::Set(path, mode) => writer.set_attributes(path, given(*mode)),
         Op::Copy(from, to, chown) => {
             let view = writer.view().clone();
-            let Some(top) = view.lookup(from).cloned() else { return Ok(()) };
+            let Some(top) = view.lookup(from).cloned() else {
+                return Ok(());
+            };
             let mut items = Vec::new();
             let mut add = |node: &Arc<Node>, below: &TreePath| {
                 let mut attributes = node.entry().attributes.clone();
@@ -98,14 +114,22 @@ fn perform(writer: &mut LayerWriter, op: &Op) -> Result<(), WriteError> {
                     there.entry().is_directory() != item.source.entry().is_directory()
                 })
             });
-            if conflict { Ok(()) } else { writer.copy(items, &Cancel::new()) }
+            if conflict {
+                Ok(())
+            } else {
+                writer.copy(items, &Cancel::new())
+            }
         }
     }
 }
 
 impl View {
     fn new_or_empty(node: &Arc<Node>) -> Self {
-        if node.entry().is_directory() { Self::new(node.clone()) } else { Self::empty() }
+        if node.entry().is_directory() {
+            Self::new(node.clone())
+        } else {
+            Self::empty()
+        }
     }
 }
 
@@ -127,7 +151,10 @@ fn kernel(top: &Path, at: &Path, inodes: &mut HashMap<String, u64>, seen: &mut S
     entry.attributes.uid = stat.uid();
     entry.attributes.gid = stat.gid();
     let nanoseconds = u32::try_from(stat.mtime_nsec()).unwrap();
-    entry.attributes.mtime = Timestamp { seconds: stat.mtime(), nanoseconds };
+    entry.attributes.mtime = Timestamp {
+        seconds: stat.mtime(),
+        nanoseconds,
+    };
     let mut bytes = None;
     if kind.is_dir() {
         entry.kind = Kind::Directory;
@@ -141,7 +168,10 @@ fn kernel(top: &Path, at: &Path, inodes: &mut HashMap<String, u64>, seen: &mut S
         entry.kind = Kind::Fifo;
     } else if kind.is_char_device() {
         entry.kind = Kind::CharDevice;
-        let (major, minor) = (rustix::fs::major(stat.rdev()), rustix::fs::minor(stat.rdev()));
+        let (major, minor) = (
+            rustix::fs::major(stat.rdev()),
+            rustix::fs::minor(stat.rdev()),
+        );
         entry.device = Device { major, minor };
     } else {
         entry.size = stat.len();
@@ -166,7 +196,11 @@ fn said(view: &View) -> Seen {
             let mut file = node.files().unwrap().open(&path).unwrap();
             file.read_to_end(&mut bytes).unwrap();
             if let Some(digest) = entry.digest {
-                assert_eq!(file_digest(&entry, Some(&mut &bytes[..])).unwrap(), digest, "{path}");
+                assert_eq!(
+                    file_digest(&entry, Some(&mut &bytes[..])).unwrap(),
+                    digest,
+                    "{path}"
+                );
             }
             bytes
         });
@@ -177,7 +211,10 @@ fn said(view: &View) -> Seen {
         if entry.kind == Kind::Symlink {
             entry.attributes.mode = 0o777;
         }
-        seen.insert(String::from_utf8(path.as_bytes().to_vec()).unwrap(), (entry, bytes));
+        seen.insert(
+            String::from_utf8(path.as_bytes().to_vec()).unwrap(),
+            (entry, bytes),
+        );
     }
     seen
 }
@@ -205,7 +242,14 @@ fn compare(below: &[Op], above: &[Op]) {
     let (low, high) = (temp.path().join("0/fs"), temp.path().join("1/fs"));
     let options = format!("lowerdir={}:{}", high.display(), low.display());
     let options = CString::new(options).unwrap();
-    mount("overlay", &merged, "overlay", MountFlags::RDONLY, options.as_c_str()).unwrap();
+    mount(
+        "overlay",
+        &merged,
+        "overlay",
+        MountFlags::RDONLY,
+        options.as_c_str(),
+    )
+    .unwrap();
     let mounted = Mounted(&merged);
     let (mut seen, mut inodes) = (Seen::new(), HashMap::new());
     kernel(&merged, &merged, &mut inodes, &mut seen);
@@ -216,9 +260,17 @@ fn compare(below: &[Op], above: &[Op]) {
     }
     assert_eq!(seen.len(), said.len());
     let mut groups: HashMap<u32, u64> = HashMap::new();
-    for (path, entry) in index.entries().iter().filter(|(_, entry)| entry.link_group != 0) {
+    for (path, entry) in index
+        .entries()
+        .iter()
+        .filter(|(_, entry)| entry.link_group != 0)
+    {
         let inode = inodes[std::str::from_utf8(path.as_bytes()).unwrap()];
-        assert_eq!(*groups.entry(entry.link_group).or_insert(inode), inode, "{path}");
+        assert_eq!(
+            *groups.entry(entry.link_group).or_insert(inode),
+            inode,
+            "{path}"
+        );
     }
 }
 

@@ -1,0 +1,347 @@
+use super::*;
+use crate::tree::entry::Device;
+
+/// A header block as other writers make it; `change` edits it before the checksum.
+fn block(name: &str, kind: u8, size: u64, change: impl Fn(&mut [u8; BLOCK])) -> Vec<u8> {
+    let mut block = [0; BLOCK];
+    block[..name.len()].copy_from_slice(name.as_bytes());
+    for field in [100..107, 108..115, 116..123, 136..147] {
+        block[field].fill(b'0');
+    }
+    block[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
+    block[156] = kind;
+    block[257..265].copy_from_slice(b"ustar\x0000");
+    change(&mut block);
+    block[148..156].fill(b' ');
+    let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+    block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    block.to_vec()
+}
+
+fn data(bytes: &[u8]) -> Vec<u8> {
+    let mut padded = bytes.to_vec();
+    padded.resize(bytes.len().next_multiple_of(BLOCK), 0);
+    padded
+}
+
+fn pax(records: &[&str]) -> Vec<u8> {
+    let text: String = records
+        .iter()
+        .map(|record| {
+            let length =
+                (record.len() + 3..).find(|n| n.to_string().len() + record.len() + 2 == *n);
+            format!("{} {record}\n", length.unwrap())
+        })
+        .collect();
+    [
+        block("PaxHeaders.0/x", b'x', text.len() as u64, |_| ()),
+        data(text.as_bytes()),
+    ]
+    .concat()
+}
+
+fn raw_pax(text: &[u8], kind: u8) -> Vec<u8> {
+    [block("x", kind, text.len() as u64, |_| ()), data(text)].concat()
+}
+
+fn file(name: &str, content: &str) -> Vec<u8> {
+    [
+        block(name, b'0', content.len() as u64, |_| ()),
+        data(content.as_bytes()),
+    ]
+    .concat()
+}
+
+type Entries = Vec<(Header, Vec<u8>)>;
+
+fn read(parts: &[Vec<u8>]) -> Result<Entries, TarError> {
+    let bytes = [parts.concat(), vec![0; 2 * BLOCK]].concat();
+    let mut reader = TarReader::new(&bytes[..]);
+    let mut entries = Vec::new();
+    while let Some(header) = reader.next_entry()? {
+        let parts = reader.parts().map(<[_]>::to_vec);
+        let mut stored = Vec::new();
+        loop {
+            let piece = reader.data(100)?;
+            if piece.is_empty() {
+                break;
+            }
+            stored.extend_from_slice(piece);
+        }
+        let mut content = stored.clone();
+        if let Some(parts) = parts {
+            content = vec![0; usize::try_from(header.size).unwrap()];
+            let mut rest = &stored[..];
+            for (offset, length) in parts {
+                let number = |value: u64| usize::try_from(value).unwrap();
+                let (offset, length) = (number(offset), number(length));
+                content[offset..offset + length].copy_from_slice(&rest[..length]);
+                rest = &rest[length..];
+            }
+        }
+        entries.push((header, content));
+    }
+    Ok(entries)
+}
+
+fn malformed(parts: &[Vec<u8>]) {
+    let result = read(parts);
+    assert!(
+        matches!(result, Err(TarError::Malformed { .. })),
+        "{result:?}"
+    );
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let header = |path: String, kind, link: String| Header {
+        path: path.into_bytes(),
+        kind,
+        link: link.into_bytes(),
+        mode: 0o6755,
+        uid: 3_000_000,
+        gid: 5,
+        size: if kind == TarKind::File { 700 } else { 0 },
+        mtime: Timestamp {
+            seconds: -7,
+            nanoseconds: 30,
+        },
+        device: Device::default(),
+        xattrs: vec![(b"user.x".to_vec(), b"a\n=\0".to_vec())],
+        sparse: false,
+    };
+    let mut device = header("dev".to_owned(), TarKind::BlockDevice, String::new());
+    device.device = Device {
+        major: 259,
+        minor: 70_000,
+    };
+    let headers = [
+        header("a".to_owned(), TarKind::File, String::new()),
+        header("ümlaut".repeat(40), TarKind::File, String::new()),
+        header(
+            format!("{}/", "long/".repeat(60)),
+            TarKind::Directory,
+            String::new(),
+        ),
+        header("link".to_owned(), TarKind::Symlink, "t".repeat(300)),
+        header("hard".to_owned(), TarKind::HardLink, "a".to_owned()),
+        device,
+        header("pipe".to_owned(), TarKind::Fifo, String::new()),
+    ];
+    let mut out = Vec::new();
+    let mut writer = TarWriter::new(&mut out);
+    for header in &headers {
+        writer.header(header, TarFormat::Pax).unwrap();
+        writer
+            .data(&vec![b'x'; usize::try_from(header.size).unwrap()])
+            .unwrap();
+    }
+    assert_eq!(writer.finish().unwrap(), out.len() as u64);
+    let found = read(&[out]).unwrap();
+    assert_eq!(
+        found
+            .iter()
+            .map(|(header, _)| header.clone())
+            .collect::<Vec<_>>(),
+        headers
+    );
+}
+
+#[test]
+fn class_10_sizes_of_pax_and_header_are_one() {
+    // The inner "file" is data of the outer one for everybody.
+    let inner = file("smuggled", "evil");
+    let outer = block("outer", b'0', 0, |_| ());
+    let found = read(&[
+        pax(&[&format!("size={}", inner.len())]),
+        outer,
+        inner.clone(),
+    ])
+    .unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].1, inner);
+    // A size on something without data: readers disagree about what follows.
+    for kind in [b'2', b'3', b'5', b'6'] {
+        let mut with_link = block("x", kind, inner.len() as u64, |block| block[157] = b't');
+        malformed(&[with_link.clone(), inner.clone()]);
+        with_link = block("x", kind, 0, |block| block[157] = b't');
+        malformed(&[pax(&["size=1024"]), with_link, inner.clone()]);
+    }
+    for size in [
+        "-1",
+        "+1",
+        "0x10",
+        " 1",
+        "1 ",
+        "99999999999999999999",
+        "9223372036854775808",
+    ] {
+        malformed(&[pax(&[&format!("size={size}")]), file("f", "x")]);
+    }
+}
+
+#[test]
+fn class_10_malformed_records_are_errors_not_ends() {
+    for text in [
+        &b"path=x\n"[..],
+        b"9 path=x\n",
+        b"99 path=x\n",
+        b"11 path=x\n",
+        b"8 path=x\n",
+        b"7 path\n\n",
+        b"6 =xx\n",
+        b"0 path=x\n",
+        b"-9 path=x\n",
+        b" 9 path=x\n",
+        b"99999999999999999999999 path=x\n",
+        b"11 path=x\0y\n",
+        b"9 path=x\nrest",
+    ] {
+        let good = text == b"9 path=x\n";
+        let result = read(&[raw_pax(text, b'x'), file("f", "")]);
+        assert_eq!(result.is_ok(), good, "{}", text.escape_ascii());
+    }
+}
+
+#[test]
+fn class_10_names_in_two_ways_and_headers_out_of_place() {
+    let long = [block("././@LongLink", b'L', 2, |_| ()), data(b"n\0")].concat();
+    malformed(&[long.clone(), pax(&["path=p"]), file("f", "")]);
+    malformed(&[long.clone(), long.clone(), file("f", "")]);
+    malformed(&[pax(&["uid=1"]), pax(&["uid=2"]), file("f", "")]);
+    malformed(&[pax(&["uid=1"]), raw_pax(b"", b'g'), file("f", "")]);
+    malformed(&[pax(&["uid=1"])]);
+    malformed(&[vec![0; BLOCK], file("f", "")]);
+    malformed(&[raw_pax(b"10 size=512\n".as_slice(), b'g'), file("f", "")]);
+    malformed(&[raw_pax(b"9 path=x\n", b'g'), file("f", "")]);
+    malformed(&[file("f/", "")]);
+    malformed(&[pax(&["uid=4294967296"]), file("f", "")]);
+    malformed(&[pax(&["uid=-1"]), file("f", "")]);
+    let comment = raw_pax(b"13 comment=x\n", b'g');
+    assert_eq!(
+        read(&[comment, long, file("f", "")]).unwrap()[0].0.path,
+        b"n"
+    );
+}
+
+#[test]
+fn class_10_numbers_in_base_256() {
+    let with = |field: std::ops::Range<usize>, bytes: [u8; 12]| {
+        let kind = if field.start == 136 { b'5' } else { b'0' };
+        block("f", kind, 0, |block| {
+            let length = field.len();
+            block[field.clone()].copy_from_slice(&bytes[12 - length..]);
+        })
+    };
+    let negative = with(136..148, [0xff; 12]);
+    assert_eq!(read(&[negative]).unwrap()[0].0.mtime.seconds, -1);
+    // More than 64 bits: others cut them off, and see a small size.
+    let mut huge = [0; 12];
+    (huge[0], huge[2], huge[11]) = (0x80, 1, 4);
+    malformed(&[with(124..136, huge)]);
+    malformed(&[with(124..136, [0xff; 12])]);
+    let mut small = [0; 12];
+    (small[0], small[11]) = (0x80, 4);
+    let found = read(&[with(124..136, small), data(b"four")]).unwrap();
+    assert_eq!(found[0].1, b"four");
+}
+
+#[test]
+fn checksums_and_kinds() {
+    let mut bad = file("f", "");
+    bad[0] = b'g';
+    malformed(&[bad]);
+    let result = read(&[block("f", b'M', 0, |_| ())]);
+    assert!(matches!(result, Err(TarError::Unsupported { .. })));
+    let old = block("dir/", 0, 0, |block| block[257..265].fill(0));
+    assert_eq!(read(&[old]).unwrap()[0].0.kind, TarKind::Directory);
+    let prefixed = block("name", b'0', 0, |block| {
+        block[345..351].copy_from_slice(b"pre/fi")
+    });
+    assert_eq!(read(&[prefixed]).unwrap()[0].0.path, b"pre/fi/name");
+}
+
+#[test]
+fn class_12_metadata_is_bounded() {
+    let huge = block("x", b'x', MAX_METADATA + 1, |_| ());
+    malformed(&[huge]);
+    let long = block("././@LongLink", b'L', 1 << 32, |_| ());
+    malformed(&[long]);
+}
+
+#[test]
+fn sparse_files_of_all_versions() {
+    let whole: Vec<u8> = [&b"head"[..], &[0; 1000], b"tail"].concat();
+    let stored = data(b"headtail");
+    let v01 = [
+        pax(&[
+            "GNU.sparse.size=1008",
+            "GNU.sparse.numblocks=2",
+            "GNU.sparse.map=0,4,1004,4",
+        ]),
+        block("f", b'0', 8, |_| ()),
+        stored.clone(),
+    ];
+    let v00 = [
+        pax(&[
+            "GNU.sparse.size=1008",
+            "GNU.sparse.offset=0",
+            "GNU.sparse.numbytes=4",
+            "GNU.sparse.offset=1004",
+            "GNU.sparse.numbytes=4",
+        ]),
+        block("f", b'0', 8, |_| ()),
+        stored.clone(),
+    ];
+    let map = data(b"2\n0\n4\n1004\n4\n");
+    let head = [
+        "GNU.sparse.major=1",
+        "GNU.sparse.minor=0",
+        "GNU.sparse.name=f",
+    ];
+    let v10 = [
+        pax(&[head[0], head[1], head[2], "GNU.sparse.realsize=1008"]),
+        block("GNUSparseFile.0/f", b'0', 520, |_| ()),
+        map,
+        stored.clone(),
+    ];
+    let old = [
+        block("f", b'S', 8, |block| {
+            block[257..265].copy_from_slice(b"ustar  \0");
+            for (at, number) in [(386, 0), (398, 4), (410, 1004), (422, 4), (483, 1008)] {
+                block[at..at + 11].copy_from_slice(format!("{number:011o}").as_bytes());
+            }
+        }),
+        stored.clone(),
+    ];
+    for archive in [&v00[..], &v01, &v10, &old] {
+        let found = read(&[&archive.concat()[..], &file("next", "n")].map(<[u8]>::to_vec)).unwrap();
+        assert_eq!(
+            (found[0].0.path.clone(), found[0].0.sparse),
+            (b"f".to_vec(), true)
+        );
+        assert_eq!(found[0].1, whole);
+        assert_eq!(found[1].0.path, b"next");
+    }
+    for map in [
+        "0,4,3,4",
+        "0,4,1005,4",
+        "0,4",
+        "0,4,1004",
+        "0,4,1004,5",
+        "1,18446744073709551615",
+    ] {
+        malformed(&[
+            pax(&["GNU.sparse.size=1008", &format!("GNU.sparse.map={map}")]),
+            block("f", b'0', 8, |_| ()),
+            stored.clone(),
+        ]);
+    }
+    let unknown = pax(&[
+        "GNU.sparse.major=2",
+        "GNU.sparse.minor=0",
+        "GNU.sparse.realsize=8",
+    ]);
+    let result = read(&[unknown, file("f", "headtail")]);
+    assert!(matches!(result, Err(TarError::Unsupported { .. })));
+}

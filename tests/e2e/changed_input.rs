@@ -1,0 +1,153 @@
+//! A file that is rewritten while a build uses it never ends up under the key of its old bytes.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ashlar_llb::{self as llb, State, copy};
+use ashlar_solver::progress::Event;
+use ashlar_solver::solver::{SolveError, SolveRequest, Solver};
+use ashlar_solver::tree::WriteError;
+use futures::StreamExt as _;
+
+use super::support::{self, Need, Tree, build, file, files, skipped, temp};
+
+const SIZE: usize = 12 << 20;
+
+fn bytes(letter: u8) -> Vec<u8> {
+    vec![letter; SIZE]
+}
+
+fn expected(letter: u8) -> Tree {
+    Tree::from([("copy".to_owned(), file(0o644, &bytes(letter)))])
+}
+
+/// Rewrites the file in place and sets its time back, so that size and time tell nothing.
+fn rewrite(path: &Path, letter: u8) {
+    let file = File::options().write(true).create(true).truncate(false).open(path).unwrap();
+    for offset in (0..SIZE).step_by(1 << 20) {
+        file.write_all_at(&vec![letter; 1 << 20], offset as u64).unwrap();
+    }
+    file.set_modified(support::then()).unwrap();
+}
+
+/// Fails unless the error says that a file changed.
+fn check_changed(error: &SolveError) {
+    let SolveError::Vertex { failure, .. } = error else { panic!("{error}") };
+    let causes = std::iter::successors(Some(failure.as_error()), |error| error.source());
+    let mut causes = causes.filter_map(|error| error.downcast_ref());
+    let changed = causes.any(|error| matches!(error, WriteError::InputChanged { .. }));
+    assert!(changed, "{}", failure.chain());
+}
+
+struct Context {
+    _folder: tempfile::TempDir,
+    file: PathBuf,
+    solver: Solver,
+    request: SolveRequest,
+}
+
+impl Context {
+    fn new(definition: &State) -> Self {
+        let folder = temp();
+        let file = folder.path().join("context/big");
+        fs::create_dir(folder.path().join("context")).unwrap();
+        let solver = support::solver(folder.path().join("state"));
+        let request = support::request(definition).local("context", folder.path().join("context"));
+        Self { _folder: folder, file, solver, request }
+    }
+
+    /// With nobody writing, each content gives its own result.
+    async fn check_quiet(&self) {
+        for letter in *b"ab" {
+            rewrite(&self.file, letter);
+            let tree = build(&self.solver, self.request.clone()).await;
+            assert!(tree == expected(letter), "another content under the key of {letter}: {tree:?}");
+        }
+    }
+}
+
+/// A thread rewrites the file all the time.
+#[test]
+fn local_changed_between_key_and_copy() {
+    support::runtime().block_on(async {
+        let context = llb::local("context");
+        let context = Context::new(&llb::scratch().file(copy(&context, "/big", "/copy")));
+        rewrite(&context.file, b'a');
+        let (mut done, mut refused) = (0, 0);
+        let end = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < end {
+            let stop = AtomicBool::new(false);
+            let outcome = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for letter in b"ba".iter().cycle() {
+                        if stop.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        rewrite(&context.file, *letter);
+                        std::thread::sleep(Duration::from_millis(3));
+                    }
+                });
+                let solve = context.solver.solve(context.request.clone()).result();
+                let outcome = tokio::task::block_in_place(|| {
+                    tokio::runtime::Handle::current().block_on(solve)
+                });
+                stop.store(true, Ordering::Relaxed);
+                outcome
+            });
+            match outcome {
+                Ok(_) => done += 1,
+                Err(error) => {
+                    check_changed(&error);
+                    refused += 1;
+                }
+            }
+            context.check_quiet().await;
+        }
+        println!("{done} solves succeeded, {refused} found that the file had changed");
+        assert!(done + refused > 3);
+    });
+}
+
+/// The file changes after the build began and before the copy, which waits for a slow step.
+#[test]
+fn local_changed_while_a_step_runs() {
+    let needs = [Need::Root, Need::Tool("busybox")];
+    if skipped("local_changed_while_a_step_runs", &needs) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let step = support::busybox_state()
+            .run(["sh", "-c", "mkdir /out && touch /out/marker && sleep 1"])
+            .ignore_cache()
+            .custom_name("slow step");
+        let local = llb::local("context");
+        let copied = llb::scratch()
+            .file(copy(&step.root(), "/out/marker", "/marker").copy(&local, "/big", "/copy"));
+        let out = llb::scratch().file(copy(&copied, "/copy", "/copy"));
+        let mut context = Context::new(&out);
+        let base = support::busybox(context._folder.path());
+        context.request = context.request.local("base", base);
+        rewrite(&context.file, b'a');
+
+        let (mut events, outcome) = context.solver.solve(context.request.clone()).split();
+        let mut step = None;
+        while let Some(event) = events.next().await {
+            match event {
+                Event::Vertex { digest, name, .. } if &*name == "slow step" => step = Some(digest),
+                Event::Started { digest, .. } if Some(digest) == step => {
+                    tokio::time::sleep(Duration::from_millis(400)).await;
+                    rewrite(&context.file, b'b');
+                }
+                _ => {}
+            }
+        }
+        match outcome.await {
+            Ok(solved) => assert!(files(&solved).await == expected(b'b')),
+            Err(error) => check_changed(&error),
+        }
+        context.check_quiet().await;
+    });
+}

@@ -1,0 +1,241 @@
+//! Exports: the same bytes every time, and nothing outside of the destination.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use ashlar_exporters::{Compression, ExportError, Exporter as _, Local, Oci};
+use ashlar_llb::{self as llb, State, copy, mkdir, mkfile};
+use ashlar_solver::cancel::Cancel;
+use ashlar_solver::solver::{SolveRequest, Solver};
+
+use super::support::{self, Need, file, run, skipped, solve, temp, then, tree};
+
+/// Layers of some MiB, whose times are all fixed.
+fn fixed_graph() -> State {
+    let context = llb::local("context");
+    let all = copy(&context, "/", "/").contents_only();
+    llb::scratch()
+        .file(all)
+        .file(mkdir("/made").mode(0o700).created(then()))
+        .file(mkfile("/made.txt", "made\n").mode(0o755).owner((1, 2)).created(then()))
+        .file(copy(&context, "/random", "/copied").created(then()).owner("1000:1000"))
+}
+
+/// Text and numbers without a pattern, so that there are many blocks and short and long matches.
+fn fixed_context(folder: &Path) -> SolveRequest {
+    let mut word = 88_172_645_463_325_252_u64;
+    let mut random = Vec::new();
+    while random.len() < 5 << 20 {
+        word ^= word << 13;
+        word ^= word >> 7;
+        word ^= word << 17;
+        random.extend(word.to_le_bytes());
+        random.extend(format!("{:x} and ", word & 0xff).bytes());
+    }
+    support::write(folder.join("context/random"), random);
+    for number in 0..40 {
+        support::write(folder.join(format!("context/d{number}/f")), number.to_string());
+    }
+    for number in 0..40 {
+        let folder = fs::File::open(folder.join(format!("context/d{number}"))).unwrap();
+        folder.set_modified(then()).unwrap();
+    }
+    support::request(&fixed_graph()).local("context", folder.join("context"))
+}
+
+#[test]
+fn exporting_twice_gives_the_same_bytes() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let solved = solve(&solver, fixed_context(folder.path())).await;
+        for compression in [Compression::default(), Compression::Uncompressed] {
+            let mut exports = Vec::new();
+            for name in ["one.tar", "two.tar"] {
+                let path = folder.path().join(name);
+                let archive = Oci::archive(&path).name("app:v1").compression(compression);
+                let exported = archive.export(&solved.result, &Cancel::new()).await.unwrap();
+                exports.push((exported, fs::read(path).unwrap()));
+            }
+            assert!(exports[0] == exports[1], "{:?} {:?}", exports[0].0, exports[1].0);
+        }
+        let others: BTreeSet<_> = tree(folder.path()).into_keys().collect();
+        assert!(!others.iter().any(|name| name.ends_with(".partial")), "{others:?}");
+    });
+}
+
+/// The digests of all layer blobs of an image in a layout directory.
+fn layer_blobs(layout: &Path) -> Vec<String> {
+    let read = |path: String| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(layout.join(path)).unwrap()).unwrap()
+    };
+    let index = read("index.json".to_owned());
+    let blob = |value: &serde_json::Value| {
+        format!("blobs/{}", value["digest"].as_str().unwrap().replace(':', "/"))
+    };
+    let manifest = read(blob(&index["manifests"][0]));
+    let layers = manifest["layers"].as_array().unwrap();
+    layers.iter().map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn layers_do_not_depend_on_root_time_or_threads() {
+    let folder = temp();
+    let request = fixed_context(folder.path());
+    let layers = |name: &str, threads: usize| {
+        let (request, path) = (request.clone(), folder.path().join(name));
+        // A thread of its own, because it is restricted to some processors.
+        let work = std::thread::spawn(move || {
+            if threads == 1 {
+                let mut one = rustix::thread::CpuSet::new();
+                let all = rustix::thread::sched_getaffinity(None).unwrap();
+                one.set((0..1024).find(|cpu| all.is_set(*cpu)).unwrap());
+                rustix::thread::sched_setaffinity(None, &one).unwrap();
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let builder = Solver::builder().root(path.join("state")).parallelism(threads);
+                let solved = solve(&builder.build().unwrap(), request).await;
+                let image = path.join("image");
+                Oci::directory(&image).export(&solved.result, &Cancel::new()).await.unwrap();
+                layer_blobs(&image)
+            })
+        });
+        work.join().unwrap()
+    };
+    let one = layers("one", 1);
+    assert_eq!(one.len(), 4);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(layers("many", 8), one);
+}
+
+#[test]
+fn local_export_stays_inside() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let (out, outside) = (folder.path().join("out"), folder.path().join("outside"));
+        support::write(outside.join("file"), "outside\n");
+        support::write(out.join("kept"), "kept\n");
+        fs::create_dir(out.join("becomes-file")).unwrap();
+        symlink(&outside, out.join("directory")).unwrap();
+        symlink(outside.join("file"), out.join("file")).unwrap();
+        symlink(outside.join("new"), out.join("dangling")).unwrap();
+        let before = tree(&outside);
+
+        let made = mkdir("/directory").mkfile("/directory/file", "inside\n").mode(0o600);
+        let made = made.mkfile("/file", "inside\n").mkfile("/dangling", "inside\n");
+        let made = made.mkfile("/becomes-file", "").symlink("../outside", "/link");
+        let state = llb::scratch().file(made);
+        let solver = support::solver(folder.path().join("state"));
+        let solved = solve(&solver, support::request(&state)).await;
+        for _ in 0..2 {
+            Local::new(&out).export(&solved.result, &Cancel::new()).await.unwrap();
+            assert_eq!(tree(&outside), before);
+            let inside = file(0o644, b"inside\n");
+            let expected = [
+                ("becomes-file", file(0o644, b"")),
+                ("dangling", inside.clone()),
+                ("directory", "directory 755".to_owned()),
+                ("directory/file", file(0o600, b"inside\n")),
+                ("file", inside),
+                ("kept", file(0o644, b"kept\n")),
+                ("link", "link ../outside".to_owned()),
+            ];
+            assert_eq!(tree(&out), expected.map(|(path, text)| (path.to_owned(), text)).into());
+        }
+    });
+}
+
+#[test]
+fn local_export_keeps_what_an_image_cannot_lose() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        support::write(folder.path().join("context/one"), "linked\n");
+        fs::hard_link(folder.path().join("context/one"), folder.path().join("context/two")).unwrap();
+        symlink("one", folder.path().join("context/link")).unwrap();
+        let context = llb::local("context");
+        let state = llb::scratch().file(copy(&context, "/", "/").contents_only());
+        let sticky = folder.path().join("context/sticky");
+        fs::create_dir(&sticky).unwrap();
+        fs::set_permissions(&sticky, fs::Permissions::from_mode(0o1777)).unwrap();
+        fs::File::open(&sticky).unwrap().set_modified(then()).unwrap();
+        let solver = support::solver(folder.path().join("state"));
+        let request = support::request(&state).local("context", folder.path().join("context"));
+        let solved = solve(&solver, request).await;
+        let out = folder.path().join("deep/out");
+        Local::new(&out).export(&solved.result, &Cancel::new()).await.unwrap();
+        let expected = [
+            ("link", "link one".to_owned()),
+            ("one", file(0o644, b"linked\n")),
+            ("sticky", "directory 1777".to_owned()),
+            ("two", file(0o644, b"linked\n")),
+        ];
+        assert_eq!(tree(&out), expected.map(|(path, text)| (path.to_owned(), text)).into());
+        for name in ["one", "sticky"] {
+            assert_eq!(out.join(name).metadata().unwrap().mtime(), 1_650_000_000, "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_layout_keeps_its_other_images() {
+    if skipped("a_layout_keeps_its_other_images", &[Need::Tool("skopeo")]) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let layout = folder.path().join("images");
+        for name in ["one", "two", "one"] {
+            let state = llb::scratch().file(mkfile("/name", name));
+            let solved = solve(&solver, support::request(&state)).await;
+            let image = Oci::directory(&layout).name(format!("example.com/app:{name}"));
+            image.export(&solved.result, &Cancel::new()).await.unwrap();
+        }
+        let mut digests = BTreeSet::new();
+        for name in ["one", "two"] {
+            let image = format!("oci:{}:{name}", layout.display());
+            let text = run(Command::new("skopeo").args(["inspect", &image]));
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            digests.insert(value["Digest"].as_str().unwrap().to_owned());
+        }
+        assert_eq!(digests.len(), 2);
+        let index = fs::read_to_string(layout.join("index.json")).unwrap();
+        assert_eq!(index.matches("org.opencontainers.image.ref.name").count(), 2, "{index}");
+    });
+}
+
+#[test]
+fn a_failed_export_leaves_what_was_there() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let solved = solve(&solver, fixed_context(folder.path())).await;
+        let out = folder.path().join("out");
+        fs::create_dir(&out).unwrap();
+        fs::write(out.join("image.tar"), "old").unwrap();
+        let before = tree(&out);
+
+        let missing = Oci::archive(out.join("missing/image.tar"));
+        let error = missing.export(&solved.result, &Cancel::new()).await.unwrap_err();
+        assert!(matches!(error, ExportError::Io { .. }), "{error:?}");
+
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let archive = Oci::archive(out.join("image.tar"));
+        let error = archive.export(&solved.result, &cancel).await.unwrap_err();
+        assert!(matches!(error, ExportError::Cancelled), "{error:?}");
+
+        let named = archive.clone().name("Not A Name");
+        let error = named.export(&solved.result, &Cancel::new()).await.unwrap_err();
+        assert!(matches!(error, ExportError::Name { .. }), "{error:?}");
+
+        let broken = solved.result.clone().with_image_config("{");
+        let error = archive.export(&broken, &Cancel::new()).await.unwrap_err();
+        assert!(matches!(error, ExportError::Config { .. }), "{error:?}");
+        assert_eq!(tree(&out), before);
+    });
+}

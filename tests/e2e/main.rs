@@ -1,0 +1,32 @@
+//! Whole builds through the public API, checked with the tools of others.
+//!
+//! Owns the proof that the parts work together; what one part does is tested beside it. A test
+//! that needs root or a tool that is missing says so in a line `SKIPPED: <test>: <reason>`.
+
+#![expect(clippy::disallowed_methods, reason = "tests read the environment and run programs")]
+
+mod changed_input;
+mod compile;
+mod concurrent;
+mod export;
+mod guest;
+mod kill_nine;
+mod stopping;
+mod support;
+mod unprivileged;
+
+/// What tests run as a process of its own: this binary again, told what to do by its environment.
+#[test]
+#[ignore = "started by other tests, with a role to play"]
+fn child() {
+    let role = std::env::var(support::ROLE).expect("only other tests start this one");
+    let arguments = std::env::var(support::ARGUMENTS).unwrap_or_default();
+    let arguments: Vec<&str> = arguments.split('\n').collect();
+    match role.as_str() {
+        "build" => concurrent::role(&arguments),
+        "churn" => kill_nine::role(&arguments),
+        "guest" => guest::role(&arguments),
+        "user" => unprivileged::role(&arguments),
+        _ => panic!("unknown role {role}"),
+    }
+}
