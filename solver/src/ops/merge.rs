@@ -31,7 +31,7 @@ impl Blame for NoSuchInput {
 /// These ops never ask for content; if asked all the same, the answer is a bug of the asker.
 #[derive(Debug, thiserror::Error)]
 #[error("the op is not keyed by content")]
-pub(super) pub(super) struct NotByContent;
+pub(super) struct NotByContent;
 
 impl Blame for NotByContent {
     fn fault(&self) -> Fault {

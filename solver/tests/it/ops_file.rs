@@ -9,8 +9,10 @@ use ashlar_llb::pb::user_opt::User;
 use ashlar_solver::error::OperationError;
 use ashlar_solver::executor::ScriptedExecutor;
 use ashlar_solver::operation::Operation as _;
+use ashlar_solver::ops::diff::DiffOperation;
 use ashlar_solver::ops::file::FileOperation;
 use ashlar_solver::refs::Ref;
+use ashlar_solver::snapshot::Stack;
 use ashlar_solver::tree::{Kind, TreePath};
 
 use crate::ops_kit::Kit;
@@ -190,4 +192,50 @@ fn a_chain_of_small_ops_is_cheap() {
     assert_eq!(tree.view().unwrap().walk().count(), 100);
     // A debug build on a loaded machine; a release build takes a small part of it.
     assert!(spent.as_millis() < 3000, "{spent:?}");
+}
+
+#[test]
+fn a_diff_has_what_one_tree_lacks() {
+    let kit = kit();
+    let base = run(
+        &kit,
+        vec![
+            action(-1, -1, -1, mkdir("/d", 0o755)),
+            action(0, -1, -1, mkfile("/d/gone", "1")),
+            action(1, -1, 0, mkfile("/d/kept", "2")),
+        ],
+        vec![],
+    )
+    .unwrap();
+    let rm = Action::Rm(pb::FileActionRm { path: "/d/gone".into(), ..pb::FileActionRm::default() });
+    let changed = vec![action(0, -1, -1, rm), action(1, -1, 0, mkfile("/d/new", "3"))];
+    let upper = run(&kit, changed, base.clone()).unwrap();
+    let diff = |lower: &Ref, upper: &Ref| {
+        let op = pb::DiffOp {
+            lower: Some(pb::LowerDiffInput { input: 0 }),
+            upper: Some(pb::UpperDiffInput { input: 1 }),
+        };
+        let operation = DiffOperation::new(&op, 2, "test", &kit.engine).unwrap();
+        let inputs = vec![lower.clone(), upper.clone()];
+        kit.runtime.block_on(operation.run(inputs, &kit.context())).unwrap().remove(0)
+    };
+    // The upper tree grew from the lower one: its layer is the answer.
+    let grown = diff(&base[0], &upper[0]);
+    assert_eq!(grown.known_stack().unwrap().layer_ids(), {
+        upper[0].known_stack().unwrap().layer_ids()[1..].to_vec()
+    });
+    // Two trees that know nothing of each other: the difference is worked out.
+    let other = run(
+        &kit,
+        vec![
+            action(-1, -1, -1, mkdir("/d", 0o700)),
+            action(0, -1, 0, mkfile("/d/kept", "5")),
+        ],
+        vec![],
+    )
+    .unwrap();
+    let made = diff(&base[0], &other[0]).known_stack().unwrap();
+    let stacked = Ref::from(Stack::merge([&base[0].known_stack().unwrap(), &made]));
+    assert_eq!(listing(&stacked), listing(&other[0]));
+    assert!(diff(&base[0], &base[0]).is_scratch());
 }
