@@ -48,7 +48,13 @@ impl DiffOperation {
         };
         let lower = side(op.lower.as_ref().map(|lower| lower.input))?;
         let upper = side(op.upper.as_ref().map(|upper| upper.input))?;
-        Ok(Self { key, lower, upper, name: name.into(), engine: engine.clone() })
+        Ok(Self {
+            key,
+            lower,
+            upper,
+            name: name.into(),
+            engine: engine.clone(),
+        })
     }
 }
 
@@ -69,14 +75,18 @@ impl Operation<Ref> for DiffOperation {
 
     async fn run(&self, inputs: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
         let side = |at: Option<usize>| {
-            at.and_then(|at| inputs.get(at)).cloned().unwrap_or_else(Ref::scratch)
+            at.and_then(|at| inputs.get(at))
+                .cloned()
+                .unwrap_or_else(Ref::scratch)
         };
         let (lower, upper) = (side(self.lower), side(self.upper));
         let (engine, name) = (self.engine.clone(), self.name.clone());
         unblock(&context.cancel, move |cancel| {
             let lower = lower.stack(&cancel)?;
             let upper = upper.stack(&cancel)?;
-            Ok(vec![Ref::from(difference(&lower, &upper, &engine, &name, &cancel)?)])
+            Ok(vec![Ref::from(difference(
+                &lower, &upper, &engine, &name, &cancel,
+            )?)])
         })
         .await
     }
@@ -105,10 +115,16 @@ fn difference(
     })?;
     let layer = engine.layers.new_layer()?;
     let now = Timestamp::from(engine.clock.now());
-    let options = WriterOptions { privileged: engine.is_privileged(), now };
+    let options = WriterOptions {
+        privileged: engine.is_privileged(),
+        now,
+    };
     let writer = LayerWriter::new(layer.fs_handle()?, layer.files(), below, options)?;
     let index = write(writer, &changes, &above, cancel).map_err(written)?;
-    let description = LayerDescription { text: name.to_owned(), created: now };
+    let description = LayerDescription {
+        text: name.to_owned(),
+        created: now,
+    };
     Ok(Stack::scratch().push(layer.commit(index, &description)?))
 }
 

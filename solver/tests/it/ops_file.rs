@@ -22,12 +22,23 @@ fn kit() -> Kit {
 }
 
 fn action(input: i64, secondary_input: i64, output: i64, action: Action) -> pb::FileAction {
-    pb::FileAction { input, secondary_input, output, action: Some(action) }
+    pb::FileAction {
+        input,
+        secondary_input,
+        output,
+        action: Some(action),
+    }
 }
 
 fn mkdir(path: &str, mode: i32) -> Action {
     let path = path.into();
-    Action::Mkdir(pb::FileActionMkDir { path, mode, make_parents: true, owner: None, timestamp: 7 })
+    Action::Mkdir(pb::FileActionMkDir {
+        path,
+        mode,
+        make_parents: true,
+        owner: None,
+        timestamp: 7,
+    })
 }
 
 fn mkfile(path: &str, data: &str) -> Action {
@@ -68,12 +79,19 @@ fn listing(tree: &Ref) -> String {
         match node.entry().kind {
             Kind::Directory => format!("{path}/ {mode:o}"),
             Kind::Symlink => {
-                format!("{path} -> {}", String::from_utf8_lossy(&node.entry().target))
+                format!(
+                    "{path} -> {}",
+                    String::from_utf8_lossy(&node.entry().target)
+                )
             }
             _ => {
                 let mut text = String::new();
                 let files = node.files().expect("a file has bytes");
-                files.open(&path).unwrap().read_to_string(&mut text).unwrap();
+                files
+                    .open(&path)
+                    .unwrap()
+                    .read_to_string(&mut text)
+                    .unwrap();
                 format!("{path} {mode:o} {text:?}")
             }
         }
@@ -101,7 +119,10 @@ fn actions_build_on_each_other_in_one_layer() {
         vec![],
     )
     .unwrap();
-    assert_eq!(listing(&out[0]), "/d/ 750\n/d/e/ 750\n/d/f 640 \"two\"\n/link -> d/f");
+    assert_eq!(
+        listing(&out[0]),
+        "/d/ 750\n/d/e/ 750\n/d/f 640 \"two\"\n/link -> d/f"
+    );
     assert_eq!(out[0].known_stack().unwrap().depth(), 1);
     let view = out[0].view().unwrap();
     let file = view.lookup(&TreePath::new("d/f").unwrap()).unwrap();
@@ -124,7 +145,10 @@ fn copies_take_files_from_another_input() {
     .unwrap();
     let owner = pb::ChownOpt {
         user: Some(pb::UserOpt {
-            user: Some(User::ByName(pb::NamedUserOpt { name: "bin".into(), input: 0 })),
+            user: Some(User::ByName(pb::NamedUserOpt {
+                name: "bin".into(),
+                input: 0,
+            })),
         }),
         group: None,
     };
@@ -134,14 +158,28 @@ fn copies_take_files_from_another_input() {
         mode_str: "u+x".into(),
         ..copy("/*.txt", "/to/")
     };
-    let out =
-        run(&kit, vec![action(-1, 0, 0, Action::Copy(wild))], source.clone()).unwrap();
-    assert_eq!(listing(&out[0]), "/to/ 755\n/to/a.txt 740 \"a\"\n/to/b.txt 740 \"b\"");
+    let out = run(
+        &kit,
+        vec![action(-1, 0, 0, Action::Copy(wild))],
+        source.clone(),
+    )
+    .unwrap();
+    assert_eq!(
+        listing(&out[0]),
+        "/to/ 755\n/to/a.txt 740 \"a\"\n/to/b.txt 740 \"b\""
+    );
     let view = out[0].view().unwrap();
     let attributes = |path: &str| {
-        view.lookup(&TreePath::new(path).unwrap()).unwrap().entry().attributes.clone()
+        view.lookup(&TreePath::new(path).unwrap())
+            .unwrap()
+            .entry()
+            .attributes
+            .clone()
     };
-    assert_eq!((attributes("to/a.txt").uid, attributes("to/a.txt").gid), (2, 3));
+    assert_eq!(
+        (attributes("to/a.txt").uid, attributes("to/a.txt").gid),
+        (2, 3)
+    );
     let rm = Action::Rm(pb::FileActionRm {
         path: "/to/a*".into(),
         allow_not_found: false,
@@ -207,8 +245,14 @@ fn a_diff_has_what_one_tree_lacks() {
         vec![],
     )
     .unwrap();
-    let rm = Action::Rm(pb::FileActionRm { path: "/d/gone".into(), ..pb::FileActionRm::default() });
-    let changed = vec![action(0, -1, -1, rm), action(1, -1, 0, mkfile("/d/new", "3"))];
+    let rm = Action::Rm(pb::FileActionRm {
+        path: "/d/gone".into(),
+        ..pb::FileActionRm::default()
+    });
+    let changed = vec![
+        action(0, -1, -1, rm),
+        action(1, -1, 0, mkfile("/d/new", "3")),
+    ];
     let upper = run(&kit, changed, base.clone()).unwrap();
     let diff = |lower: &Ref, upper: &Ref| {
         let op = pb::DiffOp {
@@ -217,7 +261,10 @@ fn a_diff_has_what_one_tree_lacks() {
         };
         let operation = DiffOperation::new(&op, 2, "test", &kit.engine).unwrap();
         let inputs = vec![lower.clone(), upper.clone()];
-        kit.runtime.block_on(operation.run(inputs, &kit.context())).unwrap().remove(0)
+        kit.runtime
+            .block_on(operation.run(inputs, &kit.context()))
+            .unwrap()
+            .remove(0)
     };
     // The upper tree grew from the lower one: its layer is the answer.
     let grown = diff(&base[0], &upper[0]);
@@ -229,7 +276,7 @@ fn a_diff_has_what_one_tree_lacks() {
         &kit,
         vec![
             action(-1, -1, -1, mkdir("/d", 0o700)),
-            action(0, -1, 0, mkfile("/d/kept", "5")),
+            action(0, -1, 0, mkfile("/d/kept", "555")),
         ],
         vec![],
     )

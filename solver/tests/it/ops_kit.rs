@@ -29,8 +29,10 @@ impl Kit {
     pub(crate) fn with(executor: Arc<dyn Executor>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = Arc::new(StateRoot::open(directory.path().join("root")).unwrap());
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let meta = Arc::new(Memory::new());
         let engine = Engine {
             blobs: BlobStore::new(root.folder("blobs").unwrap()),
@@ -46,7 +48,11 @@ impl Kit {
             network: Network::None,
             cache_mounts: CacheMounts::new(directory.path().join("root/cache-mounts")),
         };
-        Self { engine: Arc::new(engine), runtime, _directory: directory }
+        Self {
+            engine: Arc::new(engine),
+            runtime,
+            _directory: directory,
+        }
     }
 
     pub(crate) fn context(&self) -> Context {
@@ -56,6 +62,9 @@ impl Kit {
     /// A context whose events go to `sink`.
     pub(crate) fn context_of(&self, sink: Arc<dyn Sink>) -> Context {
         let digest = OpDigest::of(b"test");
-        Context::new(Cancel::new(), Reporter::new(sink, digest, self.engine.clock.clone()))
+        Context::new(
+            Cancel::new(),
+            Reporter::new(sink, digest, self.engine.clock.clone()),
+        )
     }
 }

@@ -17,8 +17,9 @@ use ashlar_solver::tree::{Attributes, LayerWriter, Timestamp, TreePath, View, Wr
 
 use crate::ops_kit::Kit;
 
-const PROGRAMS: &[&str] =
-    &["sh", "cat", "ls", "id", "echo", "env", "pwd", "hostname", "sleep", "rm", "mkdir", "touch"];
+const PROGRAMS: &[&str] = &[
+    "sh", "cat", "ls", "id", "echo", "env", "pwd", "hostname", "sleep", "rm", "mkdir", "touch",
+];
 
 #[derive(Debug, Default)]
 struct Logs(Mutex<Vec<(Stream, String)>>);
@@ -38,12 +39,18 @@ impl Sink for Logs {
 impl Logs {
     fn text(&self, wanted: Stream) -> String {
         let logs = self.0.lock().unwrap();
-        logs.iter().filter(|log| log.0 == wanted).map(|log| log.1.as_str()).collect()
+        logs.iter()
+            .filter(|log| log.0 == wanted)
+            .map(|log| log.1.as_str())
+            .collect()
     }
 }
 
 fn kit() -> Kit {
-    assert!(rustix::process::geteuid().is_root(), "these tests make mounts and need root");
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "these tests make mounts and need root"
+    );
     Kit::with(Arc::new(SandboxExecutor::new(true).unwrap()))
 }
 
@@ -54,24 +61,42 @@ fn path(text: &str) -> TreePath {
 /// A root file system of busybox.
 fn base(kit: &Kit) -> Ref {
     let layer = kit.engine.layers.new_layer().unwrap();
-    let options = WriterOptions { privileged: true, now: Timestamp::default() };
-    let mut writer =
-        LayerWriter::new(layer.fs_handle().unwrap(), layer.files(), View::empty(), options)
-            .unwrap();
-    let mode = |mode| Attributes { mode, ..Attributes::default() };
+    let options = WriterOptions {
+        privileged: true,
+        now: Timestamp::default(),
+    };
+    let mut writer = LayerWriter::new(
+        layer.fs_handle().unwrap(),
+        layer.files(),
+        View::empty(),
+        options,
+    )
+    .unwrap();
+    let mode = |mode| Attributes {
+        mode,
+        ..Attributes::default()
+    };
     for directory in ["bin", "etc", "tmp"] {
-        writer.make_directory(&path(directory), mode(0o755)).unwrap();
+        writer
+            .make_directory(&path(directory), mode(0o755))
+            .unwrap();
     }
     let mut busybox = std::fs::File::open("/bin/busybox")
         .expect("these tests need a static /bin/busybox (package busybox-static)");
-    writer.write_file(&path("bin/busybox"), mode(0o755), &mut busybox).unwrap();
+    writer
+        .write_file(&path("bin/busybox"), mode(0o755), &mut busybox)
+        .unwrap();
     for name in PROGRAMS {
         let link = path(&format!("bin/{name}"));
         writer.make_symlink(&link, b"busybox", mode(0o777)).unwrap();
     }
     let passwd = "root:x:0:0::/:/bin/sh\nme:x:7:8::/:/bin/sh\n";
-    writer.write_file(&path("etc/passwd"), mode(0o644), &mut passwd.as_bytes()).unwrap();
-    writer.write_file(&path("etc/group"), mode(0o644), &mut &b"more:x:9:me\n"[..]).unwrap();
+    writer
+        .write_file(&path("etc/passwd"), mode(0o644), &mut passwd.as_bytes())
+        .unwrap();
+    writer
+        .write_file(&path("etc/group"), mode(0o644), &mut &b"more:x:9:me\n"[..])
+        .unwrap();
     let index = writer.finish().unwrap();
     let layer = layer.commit(index, &LayerDescription::default()).unwrap();
     Ref::from(Stack::scratch().push(layer))
@@ -79,9 +104,16 @@ fn base(kit: &Kit) -> Ref {
 
 fn exec(script: &str) -> pb::ExecOp {
     let args = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
-    let root = pb::Mount { dest: "/".into(), ..pb::Mount::default() };
+    let root = pb::Mount {
+        dest: "/".into(),
+        ..pb::Mount::default()
+    };
     pb::ExecOp {
-        meta: Some(pb::Meta { args, cwd: "/".into(), ..pb::Meta::default() }),
+        meta: Some(pb::Meta {
+            args,
+            cwd: "/".into(),
+            ..pb::Meta::default()
+        }),
         mounts: vec![root],
         ..pb::ExecOp::default()
     }
@@ -93,8 +125,11 @@ fn run_in(
     inputs: Vec<Ref>,
     context: &Context,
 ) -> Result<Vec<Ref>, OperationError> {
-    let platform =
-        pb::Platform { os: "linux".into(), architecture: "amd64".into(), ..pb::Platform::default() };
+    let platform = pb::Platform {
+        os: "linux".into(),
+        architecture: "amd64".into(),
+        ..pb::Platform::default()
+    };
     let operation = ExecOperation::new(op, &platform, inputs.len(), "test", &kit.engine)?;
     kit.runtime.block_on(operation.run(inputs, context))
 }
@@ -112,9 +147,16 @@ fn run(kit: &Kit, op: &pb::ExecOp, inputs: Vec<Ref>) -> (Vec<Ref>, Arc<Logs>) {
 
 fn text(tree: &Ref, at: &str) -> String {
     let view = tree.view().unwrap();
-    let node = view.lookup(&path(at)).unwrap_or_else(|| panic!("{at} is missing"));
+    let node = view
+        .lookup(&path(at))
+        .unwrap_or_else(|| panic!("{at} is missing"));
     let mut text = String::new();
-    node.files().unwrap().open(&path(at)).unwrap().read_to_string(&mut text).unwrap();
+    node.files()
+        .unwrap()
+        .open(&path(at))
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
     text
 }
 
@@ -128,7 +170,10 @@ fn what_a_process_writes_is_a_layer_and_nothing_else_is() {
     let meta = op.meta.as_mut().unwrap();
     meta.cwd = "/work".into();
     meta.user = "0:0".into();
-    meta.extra_hosts = vec![pb::HostIp { host: "db".into(), ip: "1.2.3.4".into() }];
+    meta.extra_hosts = vec![pb::HostIp {
+        host: "db".into(),
+        ip: "1.2.3.4".into(),
+    }];
     let base = base(&kit);
     let (outputs, logs) = run(&kit, &op, vec![base.clone()]);
     assert_eq!(text(&outputs[0], "out"), "hi\n");
@@ -138,7 +183,13 @@ fn what_a_process_writes_is_a_layer_and_nothing_else_is() {
         assert!(view.lookup(&path(stub)).is_none(), "{stub} was left behind");
     }
     let out = logs.text(Stream::Stdout);
-    for part in ["1.2.3.4\tdb", "\n/work\n", "uid=0(root) gid=0", "\nbuildkitsandbox\n", "PATH=/usr/"] {
+    for part in [
+        "1.2.3.4\tdb",
+        "\n/work\n",
+        "uid=0(root) gid=0",
+        "\nbuildkitsandbox\n",
+        "PATH=/usr/",
+    ] {
         assert!(out.contains(part), "{part:?} is not in {out:?}");
     }
     assert_eq!(logs.text(Stream::Stderr), "no\n");
@@ -155,11 +206,20 @@ fn users_are_those_of_the_root() {
     op.meta.as_mut().unwrap().user = "me".into();
     let (_, logs) = run(&kit, &op, vec![base(&kit)]);
     let out = logs.text(Stream::Stdout);
-    assert!(out.contains("uid=7(me) gid=8") && out.contains("9(more)"), "{out}");
+    assert!(
+        out.contains("uid=7(me) gid=8") && out.contains("9(more)"),
+        "{out}"
+    );
     op.meta.as_mut().unwrap().user = "nobody".into();
     let error = run_in(&kit, &op, vec![base(&kit)], &kit.context()).unwrap_err();
-    let OperationError::Failed(failure) = error else { panic!("cancelled") };
-    assert!(failure.chain().contains("unable to find user nobody"), "{}", failure.chain());
+    let OperationError::Failed(failure) = error else {
+        panic!("cancelled")
+    };
+    assert!(
+        failure.chain().contains("unable to find user nobody"),
+        "{}",
+        failure.chain()
+    );
 }
 
 #[test]
@@ -167,7 +227,9 @@ fn a_failure_has_buildkits_words_and_what_was_written() {
     let kit = kit();
     let mut op = exec("echo x > /x; exit 3");
     let error = run_in(&kit, &op, vec![base(&kit)], &kit.context()).unwrap_err();
-    let OperationError::Failed(failure) = error else { panic!("cancelled") };
+    let OperationError::Failed(failure) = error else {
+        panic!("cancelled")
+    };
     let expected = "process \"/bin/sh -c echo x > /x; exit 3\" did not complete successfully: \
                     exit code: 3";
     assert_eq!(failure.chain(), expected);
@@ -184,7 +246,11 @@ fn a_failure_has_buildkits_words_and_what_was_written() {
 fn mounts_show_inputs_scratch_and_caches() {
     let kit = kit();
     let base = base(&kit);
-    let (other, _) = run(&kit, &exec("mkdir -p /d/e; echo y > /d/e/f"), vec![base.clone()]);
+    let (other, _) = run(
+        &kit,
+        &exec("mkdir -p /d/e; echo y > /d/e/f"),
+        vec![base.clone()],
+    );
     let mount = |dest: &str, input, output, selector: &str| pb::Mount {
         input,
         output,
@@ -194,16 +260,25 @@ fn mounts_show_inputs_scratch_and_caches() {
     };
     let cache = pb::Mount {
         mount_type: MountType::Cache as i32,
-        cache_opt: Some(pb::CacheOpt { id: "c".into(), sharing: CacheSharingOpt::Locked as i32 }),
+        cache_opt: Some(pb::CacheOpt {
+            id: "c".into(),
+            sharing: CacheSharingOpt::Locked as i32,
+        }),
         ..mount("/cache", -1, -1, "")
     };
-    let memory = pb::Mount { mount_type: MountType::Tmpfs as i32, ..mount("/mem", -1, -1, "") };
+    let memory = pb::Mount {
+        mount_type: MountType::Tmpfs as i32,
+        ..mount("/mem", -1, -1, "")
+    };
     let mut op = exec(
         "cat /in/f; touch /in/f || echo readonly; echo z > /new/z; echo + >> /cache/n; \
          cat /cache/n; touch /mem/x; touch rel/r; touch /gone/g",
     );
     op.mounts.extend([
-        pb::Mount { readonly: true, ..mount("/in", 1, -1, "/d/e") },
+        pb::Mount {
+            readonly: true,
+            ..mount("/in", 1, -1, "/d/e")
+        },
         mount("/new", -1, 1, ""),
         mount("rel", 1, 2, ""),
         mount("/gone", 1, -1, ""),
@@ -237,8 +312,16 @@ fn a_cancelled_process_is_gone_within_a_second() {
         cancel.cancel();
         clock.monotonic() - start
     });
-    let result = run_in(&kit, &exec("sleep 60 & sleep 60"), vec![base(&kit)], &context);
-    assert!(matches!(result, Err(OperationError::Cancelled)), "{result:?}");
+    let result = run_in(
+        &kit,
+        &exec("sleep 60 & sleep 60"),
+        vec![base(&kit)],
+        &context,
+    );
+    assert!(
+        matches!(result, Err(OperationError::Cancelled)),
+        "{result:?}"
+    );
     let spent = killer.join().unwrap();
     assert!(spent < Duration::from_secs(1), "{spent:?}");
 }
@@ -248,7 +331,9 @@ fn what_is_not_allowed_is_refused() {
     let kit = kit();
     let refused = |op: &pb::ExecOp| {
         let error = run_in(&kit, op, vec![Ref::scratch()], &kit.context()).unwrap_err();
-        let OperationError::Failed(failure) = error else { panic!("cancelled") };
+        let OperationError::Failed(failure) = error else {
+            panic!("cancelled")
+        };
         failure.chain()
     };
     let mut op = exec("true");
