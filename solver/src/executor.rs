@@ -26,7 +26,7 @@ pub(crate) use accounts::Accounts;
 pub use accounts::{AccountError, User, find_user};
 pub use process::{Mount, MountSource, Network, Process, ResourceLimit, Root};
 pub use sandbox::SandboxExecutor;
-pub use scripted::{Script, ScriptedExecutor};
+pub use scripted::{Effect, Script, ScriptedExecutor};
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::error::{Blame, Fault};

@@ -6,6 +6,7 @@
 //! are fetched (`source`).
 
 mod content;
+pub mod diff;
 mod engine;
 pub mod exec;
 pub mod file;
@@ -20,6 +21,7 @@ use ashlar_llb::{Vertex, pb};
 
 pub use content::InputError;
 pub use engine::{CacheMounts, Engine, Entitlements};
+pub use merge::NoSuchInput;
 
 use content::checksum_input;
 use engine::unblock;
@@ -71,7 +73,9 @@ pub fn operation(
         }
         Op::Merge(op) => Ok(Arc::new(merge::MergeOperation::new(op, inputs)?)),
         Op::Passthrough(op) => Ok(Arc::new(merge::PassthroughOperation::new(op, inputs)?)),
-        Op::Diff(pb::DiffOp { .. }) => unsupported("diff"),
+        Op::Diff(op) => {
+            Ok(Arc::new(diff::DiffOperation::new(op, inputs, vertex.name(), engine)?))
+        }
         Op::Build(pb::BuildOp { .. }) => unsupported("build"),
         Op::Source(op) => source::operation(op, vertex, engine),
     }

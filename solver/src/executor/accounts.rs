@@ -110,7 +110,9 @@ impl Accounts {
         let files = node.files().filter(|_| node.entry().kind == Kind::File);
         let files = files.ok_or(AccountError::NotAFile { file })?;
         let mut text = Vec::new();
-        let read = files.open(&path).and_then(|from| from.take(MAX_FILE + 1).read_to_end(&mut text));
+        let read = files
+            .open(&path)
+            .and_then(|from| from.take(MAX_FILE + 1).read_to_end(&mut text));
         match read {
             Ok(length) if u64::try_from(length).is_ok_and(|length| length > MAX_FILE) => {
                 Err(AccountError::TooLarge { file })
@@ -131,13 +133,18 @@ impl Accounts {
 
     /// User and group id of the user of that name.
     pub(crate) fn user(&self, name: &str) -> Result<Option<(u32, u32)>, AccountError> {
-        let line = self.lines().find(|line| line.first() == Some(&name.as_bytes()));
-        line.map(|line| Ok((line_id(&line, 2)?, line_id(&line, 3)?))).transpose()
+        let line = self
+            .lines()
+            .find(|line| line.first() == Some(&name.as_bytes()));
+        line.map(|line| Ok((line_id(&line, 2)?, line_id(&line, 3)?)))
+            .transpose()
     }
 
     /// Group id of the group of that name.
     pub(crate) fn group(&self, name: &str) -> Result<Option<u32>, AccountError> {
-        let line = self.lines().find(|line| line.first() == Some(&name.as_bytes()));
+        let line = self
+            .lines()
+            .find(|line| line.first() == Some(&name.as_bytes()));
         line.map(|line| line_id(&line, 2)).transpose()
     }
 
@@ -153,9 +160,14 @@ impl Accounts {
     fn memberships(&self, name: &str) -> Result<Vec<u32>, AccountError> {
         let is_member = |line: &Vec<&[u8]>| {
             let members = line.get(3).copied().unwrap_or_default();
-            members.split(|&byte| byte == b',').any(|member| member == name.as_bytes())
+            members
+                .split(|&byte| byte == b',')
+                .any(|member| member == name.as_bytes())
         };
-        self.lines().filter(is_member).map(|line| line_id(&line, 2)).collect()
+        self.lines()
+            .filter(is_member)
+            .map(|line| line_id(&line, 2))
+            .collect()
     }
 }
 
@@ -175,14 +187,27 @@ fn numeric(text: &str) -> Result<Option<u32>, AccountError> {
         return Ok(None);
     }
     let id = text.parse().ok().filter(|&id: &u32| id <= MAX_ID);
-    id.map(Some).ok_or_else(|| AccountError::Id { name: text.to_owned(), text: text.to_owned() })
+    id.map(Some).ok_or_else(|| AccountError::Id {
+        name: text.to_owned(),
+        text: text.to_owned(),
+    })
 }
 
 /// Both ids given as numbers (or as `root`): no file is looked at.
 fn numeric_pair(spec: &str) -> Option<User> {
-    let id = |text: &str| if text == "root" { Some(0) } else { plain_number(text) };
+    let id = |text: &str| {
+        if text == "root" {
+            Some(0)
+        } else {
+            plain_number(text)
+        }
+    };
     let (user, group) = spec.split_once(':')?;
-    Some(User { uid: id(user)?, gid: id(group)?, groups: Vec::new() })
+    Some(User {
+        uid: id(user)?,
+        gid: id(group)?,
+        groups: Vec::new(),
+    })
 }
 
 /// Digits alone; the highest number is -1 to the kernel and means nobody.
@@ -205,7 +230,10 @@ pub fn find_user(view: &View, spec: &str) -> Result<User, AccountError> {
         return Ok(named_user(view, "0", "").unwrap_or_default());
     }
     let mut parts = spec.split(':');
-    let (user, group) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let (user, group) = (
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    );
     named_user(view, user, group)
 }
 
@@ -225,15 +253,23 @@ fn named_user(view: &View, name: &str, group: &str) -> Result<User, AccountError
             (uid, gid, Some(name.to_owned()))
         }
     };
-    let mut user = User { uid, gid, groups: Vec::new() };
+    let mut user = User {
+        uid,
+        gid,
+        groups: Vec::new(),
+    };
     if !group.is_empty() {
         user.gid = match numeric(group)? {
             Some(gid) => gid,
-            None => Accounts::groups(view)?.group(group)?.ok_or_else(|| AccountError::NotFound {
-                kind: "group",
-                name: group.to_owned(),
-                file: GROUP,
-            })?,
+            None => {
+                Accounts::groups(view)?
+                    .group(group)?
+                    .ok_or_else(|| AccountError::NotFound {
+                        kind: "group",
+                        name: group.to_owned(),
+                        file: GROUP,
+                    })?
+            }
         };
     } else if let Some(known) = known {
         user.groups = Accounts::groups(view)?.memberships(&known)?;
@@ -247,7 +283,9 @@ mod tests {
     use super::*;
 
     fn accounts(text: &str) -> Accounts {
-        Accounts { text: text.as_bytes().to_vec() }
+        Accounts {
+            text: text.as_bytes().to_vec(),
+        }
     }
 
     #[test]
@@ -265,9 +303,18 @@ mod tests {
     fn ids_do_not_overflow() {
         for bad in ["4294967296", "-1", "2147483648", "", "x"] {
             let users = accounts(&format!("evil:x:{bad}:0"));
-            assert!(matches!(users.user("evil"), Err(AccountError::Id { .. })), "{bad}");
+            assert!(
+                matches!(users.user("evil"), Err(AccountError::Id { .. })),
+                "{bad}"
+            );
         }
-        for bad in ["4294967296", "4294967295:0", "-1", "0:4294967296", "18446744073709551616"] {
+        for bad in [
+            "4294967296",
+            "4294967295:0",
+            "-1",
+            "0:4294967296",
+            "18446744073709551616",
+        ] {
             assert!(find_user(&View::empty(), bad).is_err(), "{bad}");
         }
     }
@@ -279,7 +326,13 @@ mod tests {
         assert_eq!(ids("7").unwrap(), (7, 0));
         assert_eq!(ids("7:8").unwrap(), (7, 8));
         assert_eq!(ids("root:root").unwrap(), (0, 0));
-        assert!(matches!(ids("nobody"), Err(AccountError::NotFound { kind: "user", .. })));
-        assert!(matches!(ids("7:staff"), Err(AccountError::NotFound { kind: "group", .. })));
+        assert!(matches!(
+            ids("nobody"),
+            Err(AccountError::NotFound { kind: "user", .. })
+        ));
+        assert!(matches!(
+            ids("7:staff"),
+            Err(AccountError::NotFound { kind: "group", .. })
+        ));
     }
 }

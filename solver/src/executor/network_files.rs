@@ -6,14 +6,17 @@ use std::net::IpAddr;
 use super::Network;
 
 /// Name servers for a host whose own cannot be reached from another network, as in BuildKit.
-const PUBLIC_SERVERS: [&str; 4] =
-    ["8.8.8.8", "8.8.4.4", "2001:4860:4860::8888", "2001:4860:4860::8844"];
+const PUBLIC_SERVERS: [&str; 4] = [
+    "8.8.8.8",
+    "8.8.4.4",
+    "2001:4860:4860::8888",
+    "2001:4860:4860::8844",
+];
 
 /// The hosts file: the process itself, then what was asked for.
 pub(super) fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
-    let mut text = format!(
-        "127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-    );
+    let mut text =
+        format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (address, name) in extra {
         writeln!(text, "{address}\t{name}").expect("BUG: writing to a string cannot fail");
     }
@@ -70,9 +73,15 @@ mod tests {
     fn servers_of_the_host_itself_are_left_out_elsewhere() {
         let host = "# c\nnameserver 127.0.0.53\nnameserver 10.0.0.1\nsearch x\n";
         assert_eq!(resolv_conf(host, Network::Host), host);
-        assert_eq!(resolv_conf(host, Network::None), "# c\nnameserver 10.0.0.1\nsearch x\n");
+        assert_eq!(
+            resolv_conf(host, Network::None),
+            "# c\nnameserver 10.0.0.1\nsearch x\n"
+        );
         let only_local = resolv_conf("nameserver ::1\noptions ndots:0\n", Network::None);
-        assert!(only_local.starts_with("options ndots:0\nnameserver 8.8.8.8\n"), "{only_local}");
+        assert!(
+            only_local.starts_with("options ndots:0\nnameserver 8.8.8.8\n"),
+            "{only_local}"
+        );
         assert!(resolv_conf("", Network::Host).contains("nameserver 8.8.8.8"));
     }
 }

@@ -104,15 +104,25 @@ impl fmt::Debug for MountSource {
         match self {
             Self::Overlay { lower, upper, work } => {
                 let mut f = f.debug_struct("Overlay");
-                f.field("lower", lower).field("upper", upper).field("work", work).finish()
+                f.field("lower", lower)
+                    .field("upper", upper)
+                    .field("work", work)
+                    .finish()
             }
             Self::Layers { lower } => f.debug_struct("Layers").field("lower", lower).finish(),
             Self::Bind { path } => f.debug_struct("Bind").field("path", path).finish(),
             Self::Tmpfs { size } => f.debug_struct("Tmpfs").field("size", size).finish(),
-            Self::File { contents, mode, uid, gid } => {
+            Self::File {
+                contents,
+                mode,
+                uid,
+                gid,
+            } => {
                 let mut f = f.debug_struct("File");
                 f.field("bytes", &contents.len()).field("mode", mode);
-                f.field("uid", uid).field("gid", gid).finish_non_exhaustive()
+                f.field("uid", uid)
+                    .field("gid", gid)
+                    .finish_non_exhaustive()
             }
         }
     }

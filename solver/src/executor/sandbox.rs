@@ -40,7 +40,10 @@ impl SandboxExecutor {
     /// [`ExecutorError::Start`] if the host process has no more threads or descriptors.
     pub fn new(privileged: bool) -> Result<Self, ExecutorError> {
         let spawner = Spawner::new().map_err(|source| ExecutorError::Start { source })?;
-        Ok(Self { spawner: Arc::new(spawner), privileged })
+        Ok(Self {
+            spawner: Arc::new(spawner),
+            privileged,
+        })
     }
 }
 
@@ -65,7 +68,9 @@ impl Executor for SandboxExecutor {
             spawner.spawn(spec, stdio).map_err(|error| {
                 // The first error says more than one of the clean-up would.
                 let _second = remove_stubs(place.as_deref(), &error.stubs);
-                ExecutorError::Start { source: error.error }
+                ExecutorError::Start {
+                    source: error.error,
+                }
             })
         });
         let child = Arc::new(started.await.map_err(|_| ExecutorError::Interrupted)??);
@@ -135,7 +140,9 @@ async fn forward(
             match from.try_read(&mut buffer) {
                 Ok(0) => return Ok(()),
                 Ok(length) => {
-                    reporter.log(stream, Bytes::copy_from_slice(&buffer[..length])).await;
+                    reporter
+                        .log(stream, Bytes::copy_from_slice(&buffer[..length]))
+                        .await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && over => return Ok(()),
@@ -158,10 +165,15 @@ async fn finish(child: Arc<Child>, upper: Option<PathBuf>) -> Result<(), Executo
 }
 
 fn remove_stubs(upper: Option<&Path>, stubs: &[Stub]) -> Result<(), SandboxError> {
-    let Some(upper) = upper.filter(|_| !stubs.is_empty()) else { return Ok(()) };
+    let Some(upper) = upper.filter(|_| !stubs.is_empty()) else {
+        return Ok(());
+    };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let upper = rustix::fs::open(upper, flags, Mode::empty()).map_err(|error| {
-        SandboxError::RemoveStub { path: upper.to_owned(), source: error.into() }
+        SandboxError::RemoveStub {
+            path: upper.to_owned(),
+            source: error.into(),
+        }
     })?;
     sandbox::remove_stubs(upper.as_fd(), stubs).map(drop)
 }
@@ -190,13 +202,20 @@ fn spec(process: Process, privileged: bool) -> Result<Spec, ExecutorError> {
     let root = sandbox::Root::new(source(process.root.source)).readonly(process.root.readonly);
     let mut spec = Spec::new(root, process.args);
     let network_file = |target: &str, text: String| {
-        let source =
-            sandbox::Source::File { contents: text.into_bytes(), mode: 0o644, uid: 0, gid: 0 };
+        let source = sandbox::Source::File {
+            contents: text.into_bytes(),
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+        };
         sandbox::Mount::new(target, source).readonly(true)
     };
     spec.mounts = vec![
         network_file("/etc/hosts", hosts(&process.hostname, &process.extra_hosts)),
-        network_file("/etc/resolv.conf", resolv_conf(&host_resolv_conf(), process.network)),
+        network_file(
+            "/etc/resolv.conf",
+            resolv_conf(&host_resolv_conf(), process.network),
+        ),
     ];
     spec.mounts.extend(process.mounts.into_iter().map(mount));
     spec.env = process.env.into_iter().map(Into::into).collect();
@@ -217,7 +236,8 @@ fn spec(process: Process, privileged: bool) -> Result<Spec, ExecutorError> {
     for limit in process.limits {
         let resource = Resource::from_name(&limit.name)
             .ok_or(ExecutorError::UnknownLimit { name: limit.name })?;
-        spec.rlimits.push(Rlimit::new(resource, limit.soft, limit.hard));
+        spec.rlimits
+            .push(Rlimit::new(resource, limit.soft, limit.hard));
     }
     if process.insecure {
         spec.capabilities = sandbox::CapabilitySet::ALL;
@@ -232,8 +252,7 @@ fn spec(process: Process, privileged: bool) -> Result<Spec, ExecutorError> {
 }
 
 fn mount(mount: Mount) -> sandbox::Mount {
-    let mut out =
-        sandbox::Mount::new(mount.target, source(mount.source)).readonly(mount.readonly);
+    let mut out = sandbox::Mount::new(mount.target, source(mount.source)).readonly(mount.readonly);
     out.selector = mount.selector;
     out
 }
@@ -246,8 +265,16 @@ fn source(source: MountSource) -> sandbox::Source {
         MountSource::Layers { lower } => sandbox::Source::ReadOnlyOverlay { lower },
         MountSource::Bind { path } => sandbox::Source::Bind { path },
         MountSource::Tmpfs { size } => sandbox::Source::Tmpfs { size },
-        MountSource::File { contents, mode, uid, gid } => {
-            sandbox::Source::File { contents, mode, uid, gid }
-        }
+        MountSource::File {
+            contents,
+            mode,
+            uid,
+            gid,
+        } => sandbox::Source::File {
+            contents,
+            mode,
+            uid,
+            gid,
+        },
     }
 }

@@ -11,13 +11,16 @@ use super::{Executor, ExecutorError, ExitStatus, Process};
 use crate::cancel::{Cancel, Cancelled};
 use crate::progress::{Reporter, Stream};
 
+/// What a run does to files.
+pub type Effect = Box<dyn FnOnce(&Process) + Send>;
+
 /// What one run does.
 #[non_exhaustive]
 pub struct Script {
     /// Written in order.
     pub output: Vec<(Stream, Bytes)>,
     /// Does what the process would do to its files.
-    pub effect: Option<Box<dyn FnOnce(&Process) + Send>>,
+    pub effect: Option<Effect>,
     /// How it ends; `None`: it runs until it is cancelled.
     pub status: Option<ExitStatus>,
 }
@@ -25,12 +28,20 @@ pub struct Script {
 impl Script {
     /// A run that writes nothing and ends with `code`.
     pub fn exit(code: i32) -> Self {
-        Self { output: Vec::new(), effect: None, status: Some(ExitStatus::Exited(code)) }
+        Self {
+            output: Vec::new(),
+            effect: None,
+            status: Some(ExitStatus::Exited(code)),
+        }
     }
 
     /// A run that never ends by itself.
     pub fn endless() -> Self {
-        Self { output: Vec::new(), effect: None, status: None }
+        Self {
+            output: Vec::new(),
+            effect: None,
+            status: None,
+        }
     }
 
     /// Adds output.
@@ -51,7 +62,9 @@ impl Script {
 impl fmt::Debug for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut f = f.debug_struct("Script");
-        f.field("output", &self.output).field("status", &self.status).finish_non_exhaustive()
+        f.field("output", &self.output)
+            .field("status", &self.status)
+            .finish_non_exhaustive()
     }
 }
 
@@ -65,7 +78,9 @@ pub struct ScriptedExecutor {
 impl ScriptedExecutor {
     /// Plays `scripts`.
     pub fn new(scripts: impl IntoIterator<Item = Script>) -> Self {
-        Self { state: Mutex::new((scripts.into_iter().collect(), Vec::new())) }
+        Self {
+            state: Mutex::new((scripts.into_iter().collect(), Vec::new())),
+        }
     }
 
     /// Takes what was run since the last call, in order.
@@ -74,7 +89,9 @@ impl ScriptedExecutor {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, (VecDeque<Script>, Vec<Process>)> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn next(&self, process: &Process) -> Option<Script> {
@@ -94,7 +111,9 @@ impl Executor for ScriptedExecutor {
     ) -> Result<ExitStatus, ExecutorError> {
         cancel.check()?;
         let script = self.next(&process);
-        let script = script.ok_or(ExecutorError::Unscripted { args: process.args.clone() })?;
+        let script = script.ok_or(ExecutorError::Unscripted {
+            args: process.args.clone(),
+        })?;
         for (stream, data) in script.output {
             reporter.log(stream, data).await;
         }

@@ -15,7 +15,10 @@ use crate::tree::{TreePath, View};
 
 /// What an op needs of an input cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot compute the checksum of {path} in input {input}{}", suggestion(nearest))]
+#[error(
+    "cannot compute the checksum of {path} in input {input}{}",
+    suggestion(nearest)
+)]
 #[non_exhaustive]
 pub struct InputError {
     /// Which input of the op, from 0.
@@ -37,7 +40,11 @@ impl Blame for InputError {
 
 /// ` (did you mean a or b?)`, or nothing.
 fn suggestion(nearest: &[String]) -> String {
-    if nearest.is_empty() { String::new() } else { format!(" (did you mean {}?)", nearest.join(" or ")) }
+    if nearest.is_empty() {
+        String::new()
+    } else {
+        format!(" (did you mean {}?)", nearest.join(" or "))
+    }
 }
 
 impl OpKey {
@@ -45,7 +52,10 @@ impl OpKey {
     pub(super) fn cache_map(&self) -> CacheMap {
         let mut map = CacheMap::plain(self.digest(), self.inputs.len());
         for (key, plan) in map.inputs.iter_mut().zip(&self.inputs) {
-            *key = InputKey { selector: plan.selector, content: plan.content.is_some() };
+            *key = InputKey {
+                selector: plan.selector,
+                content: plan.content.is_some(),
+            };
         }
         map
     }
@@ -65,14 +75,19 @@ pub(super) async fn checksum_input(
     }
     let value = value.clone();
     unblock(&context.cancel, move |cancel| {
-        let view = if value.is_scratch() { None } else { Some(value.view()?) };
+        let view = if value.is_scratch() {
+            None
+        } else {
+            Some(value.view()?)
+        };
         let mut joined = Sha256::new();
         for (at, selector) in selectors.iter().enumerate() {
             if at > 0 {
                 joined.update([0]);
             }
             let digest = part(view.as_ref(), selector, &cancel);
-            let digest = digest.map_err(|source| refused(source, input, selector, view.as_ref()))?;
+            let digest =
+                digest.map_err(|source| refused(source, input, selector, view.as_ref()))?;
             joined.update(digest.to_string());
         }
         Ok(ContentDigest::from_bytes(joined.finalize().into()))
@@ -91,7 +106,9 @@ fn part(
     cancel: &Cancel,
 ) -> Result<ContentDigest, ChecksumError> {
     let path = absolute(selector);
-    let Some(view) = view else { return checksum_of_nothing(path.as_bytes()) };
+    let Some(view) = view else {
+        return checksum_of_nothing(path.as_bytes());
+    };
     let options = ChecksumOptions {
         follow_links: selector.follow_links,
         wildcard: selector.wildcard,
@@ -116,5 +133,11 @@ fn refused(
         (ChecksumError::NotFound { .. }, Some(view)) => nearest_names(view, path.as_bytes()),
         _ => Vec::new(),
     };
-    InputError { input, path, nearest, source }.into()
+    InputError {
+        input,
+        path,
+        nearest,
+        source,
+    }
+    .into()
 }

@@ -34,7 +34,9 @@ pub struct CacheMounts {
 impl CacheMounts {
     /// Keeps them below `directory`, which is made when first needed.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into() }
+        Self {
+            directory: directory.into(),
+        }
     }
 }
 
@@ -76,18 +78,26 @@ impl Engine {
 
     /// Notes a directory that was looked at, for [`Engine::remember_locals`].
     pub(crate) fn note_local(&self, tree: Arc<LocalTree>) {
-        self.scanned.lock().unwrap_or_else(PoisonError::into_inner).push(tree);
+        self.scanned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(tree);
     }
 
     /// Whether [`Engine::remember_locals`] has anything to do.
     pub fn has_locals(&self) -> bool {
-        !self.scanned.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self
+            .scanned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
     }
 
     /// Writes down what this solve learnt of local directories by reading them. What cannot be
     /// written is read again by the next solve. Blocks.
     pub fn remember_locals(&self) {
-        let trees = std::mem::take(&mut *self.scanned.lock().unwrap_or_else(PoisonError::into_inner));
+        let trees =
+            std::mem::take(&mut *self.scanned.lock().unwrap_or_else(PoisonError::into_inner));
         for tree in trees {
             let _only_time_is_lost = tree.store_stat_cache(&self.locals);
         }

@@ -66,8 +66,13 @@ impl ExecOperation {
         name: &str,
         engine: &Arc<Engine>,
     ) -> Result<Self, OperationError> {
-        let invalid = |reason: &str| ExecError::Invalid { reason: reason.to_owned() };
-        let meta = op.meta.clone().ok_or_else(|| invalid("there is no process"))?;
+        let invalid = |reason: &str| ExecError::Invalid {
+            reason: reason.to_owned(),
+        };
+        let meta = op
+            .meta
+            .clone()
+            .ok_or_else(|| invalid("there is no process"))?;
         if meta.args.is_empty() {
             return Err(invalid("there are no arguments").into());
         }
@@ -82,12 +87,21 @@ impl ExecOperation {
         meta::insecure(op, engine)?;
         meta::refuse_devices(op)?;
         let key = keys::exec(op, platform, inputs)?;
-        Ok(Self { op: Arc::new(op.clone()), meta, key, name: name.into(), engine: engine.clone() })
+        Ok(Self {
+            op: Arc::new(op.clone()),
+            meta,
+            key,
+            name: name.into(),
+            engine: engine.clone(),
+        })
     }
 
     fn process(&self, mounts: &Mounts) -> Result<Process, ExecError> {
-        let user = find_user(&mounts.root_view, &self.meta.user)
-            .map_err(|source| ExecError::User { user: self.meta.user.clone(), source })?;
+        let user =
+            find_user(&mounts.root_view, &self.meta.user).map_err(|source| ExecError::User {
+                user: self.meta.user.clone(),
+                source,
+            })?;
         Ok(Process {
             root: mounts.root.clone(),
             mounts: mounts.mounts.clone(),
@@ -122,32 +136,57 @@ impl Operation<Ref> for ExecOperation {
     async fn run(&self, inputs: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
         if !self.meta.cgroup_parent.is_empty() {
             let parent = &self.meta.cgroup_parent;
-            context.reporter.warn(format!("the cgroup parent {parent:?} is not used"));
+            context
+                .reporter
+                .warn(format!("the cgroup parent {parent:?} is not used"));
         }
         let (op, engine) = (self.op.clone(), self.engine.clone());
         let cwd = self.meta.cwd.clone();
         let mounts = unblock(&context.cancel, move |cancel| {
-            mounts::prepare(&Run { op, engine, inputs, cancel }, &cwd)
+            mounts::prepare(
+                &Run {
+                    op,
+                    engine,
+                    inputs,
+                    cancel,
+                },
+                &cwd,
+            )
         })
         .await?;
         let process = self.process(&mounts)?;
         let command = self.meta.args.join(" ");
-        let status = self.engine.executor.run(process, &context.reporter, &context.cancel).await;
+        let status = self
+            .engine
+            .executor
+            .run(process, &context.reporter, &context.cancel)
+            .await;
         let status = match status {
             Ok(status) => status,
             Err(ExecutorError::Cancelled(_)) => return Err(OperationError::Cancelled),
             Err(source) => return Err(ExecError::Run { command, source }.into()),
         };
         let (engine, name) = (self.engine.clone(), self.name.clone());
-        let outputs =
-            unblock(&context.cancel, move |cancel| commit(mounts, &engine, &name, &cancel)).await?;
+        let outputs = unblock(&context.cancel, move |cancel| {
+            commit(mounts, &engine, &name, &cancel)
+        })
+        .await?;
         let valid = &self.meta.valid_exit_codes;
         let success = if valid.is_empty() {
             status.code() == 0
         } else {
             valid.contains(&status.code())
         };
-        if success { Ok(outputs) } else { Err(ExecError::Exit { command, status, outputs }.into()) }
+        if success {
+            Ok(outputs)
+        } else {
+            Err(ExecError::Exit {
+                command,
+                status,
+                outputs,
+            }
+            .into())
+        }
     }
 }
 
@@ -174,7 +213,10 @@ fn commit(
                     ..CaptureOptions::default()
                 };
                 let index = capture(layer.fs_handle()?, &view, &options).map_err(captured)?;
-                let description = LayerDescription { text: name.to_owned(), created };
+                let description = LayerDescription {
+                    text: name.to_owned(),
+                    created,
+                };
                 Ref::from(base.push(layer.commit(index, &description)?))
             }
         });

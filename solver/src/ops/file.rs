@@ -71,7 +71,13 @@ impl FileOperation {
         let graph = Arc::new(Graph::check(op, inputs)?);
         let key = keys::file(op, inputs)?;
         let (op, engine) = (Arc::new(op.clone()), engine.clone());
-        Ok(Self { op, graph, key, name: name.into(), engine })
+        Ok(Self {
+            op,
+            graph,
+            key,
+            name: name.into(),
+            engine,
+        })
     }
 }
 
@@ -96,8 +102,21 @@ impl Operation<Ref> for FileOperation {
         let reporter = context.reporter.clone();
         unblock(&context.cancel, move |cancel| {
             let now = Timestamp::from(engine.clock.now());
-            let values = inputs.into_iter().map(|input| Some(Value::Ref(input))).collect();
-            Run { op, graph, engine, name, reporter, cancel, now, values }.outputs()
+            let values = inputs
+                .into_iter()
+                .map(|input| Some(Value::Ref(input)))
+                .collect();
+            Run {
+                op,
+                graph,
+                engine,
+                name,
+                reporter,
+                cancel,
+                now,
+                values,
+            }
+            .outputs()
         })
         .await
     }
@@ -137,7 +156,8 @@ struct Run {
 impl Run {
     fn outputs(mut self) -> Result<Vec<Ref>, OperationError> {
         let graph = self.graph.clone();
-        self.values.resize_with(graph.inputs + self.op.actions.len(), || None);
+        self.values
+            .resize_with(graph.inputs + self.op.actions.len(), || None);
         let op = self.op.clone();
         for &index in &graph.order {
             let action = &op.actions[index];
@@ -190,7 +210,10 @@ impl Run {
 
     /// The layer that an action goes on with: a new one, or that of the action before.
     fn open(&mut self, input: i64) -> Result<Box<Open>, Stop> {
-        let base = match usize::try_from(input).ok().and_then(|at| self.values.get_mut(at)) {
+        let base = match usize::try_from(input)
+            .ok()
+            .and_then(|at| self.values.get_mut(at))
+        {
             None => Stack::scratch(),
             Some(value) => match value.take() {
                 Some(Value::Open(open)) => return Ok(open),
@@ -202,19 +225,36 @@ impl Run {
                 None => unreachable!("BUG: an action ran before its input"),
             },
         };
-        let layer = self.engine.layers.new_layer().map_err(OperationError::from)?;
+        let layer = self
+            .engine
+            .layers
+            .new_layer()
+            .map_err(OperationError::from)?;
         let view = base.view().map_err(OperationError::from)?;
         let fs = layer.fs_handle().map_err(OperationError::from)?;
-        let options = WriterOptions { privileged: self.engine.is_privileged(), now: self.now };
+        let options = WriterOptions {
+            privileged: self.engine.is_privileged(),
+            now: self.now,
+        };
         let writer = LayerWriter::new(fs, layer.files(), view, options)?;
-        Ok(Box::new(Open { base, writer, layer }))
+        Ok(Box::new(Open {
+            base,
+            writer,
+            layer,
+        }))
     }
 
     fn commit(&self, open: Open) -> Result<Ref, Stop> {
         let view = open.writer.view().clone();
         let index = open.writer.finish()?;
-        let description = LayerDescription { text: self.name.to_string(), created: self.now };
-        let layer = open.layer.commit(index, &description).map_err(OperationError::from)?;
+        let description = LayerDescription {
+            text: self.name.to_string(),
+            created: self.now,
+        };
+        let layer = open
+            .layer
+            .commit(index, &description)
+            .map_err(OperationError::from)?;
         let stack = open.base.push(layer);
         stack.provide_view(view);
         Ok(Ref::from(stack))
@@ -222,7 +262,10 @@ impl Run {
 
     /// The tree of an input or action that is only looked at.
     fn view(&self, input: i64) -> Result<View, Stop> {
-        match usize::try_from(input).ok().and_then(|at| self.values.get(at)) {
+        match usize::try_from(input)
+            .ok()
+            .and_then(|at| self.values.get(at))
+        {
             None => Ok(View::empty()),
             Some(Some(Value::Ref(value))) => Ok(value.view()?),
             Some(Some(Value::Open(open))) => Ok(open.writer.view().clone()),
@@ -234,7 +277,11 @@ impl Run {
         let owner = owner
             .map(|owner| owner::find(owner, |input| self.view(input), &self.reporter))
             .transpose()?;
-        Ok(Settings { owner, time: plan::timestamp(time), now: self.now })
+        Ok(Settings {
+            owner,
+            time: plan::timestamp(time),
+            now: self.now,
+        })
     }
 
     fn copy(
@@ -271,14 +318,18 @@ impl Run {
         for step in steps {
             match step {
                 Step::Remove(path) => writer.remove(&path)?,
-                Step::MakeDirectory(path, attributes) => writer.make_directory(&path, attributes)?,
+                Step::MakeDirectory(path, attributes) => {
+                    writer.make_directory(&path, attributes)?
+                }
                 Step::WriteFile(path, attributes, data) => {
                     writer.write_file(&path, attributes, &mut Cursor::new(data))?;
                 }
                 Step::MakeSymlink(path, target, attributes) => {
                     writer.make_symlink(&path, &target, attributes)?;
                 }
-                Step::SetAttributes(path, attributes) => writer.set_attributes(&path, attributes)?,
+                Step::SetAttributes(path, attributes) => {
+                    writer.set_attributes(&path, attributes)?
+                }
                 Step::Copy(items) => writer.copy(items, &self.cancel)?,
             }
         }
@@ -288,7 +339,9 @@ impl Run {
 
 /// Names near a path that leads nowhere: what the user may have meant.
 pub(super) fn nearest_names(view: &View, path: &[u8]) -> Vec<String> {
-    TreePath::clean(path).map(|path| resolve::nearest(view, &path)).unwrap_or_default()
+    TreePath::clean(path)
+        .map(|path| resolve::nearest(view, &path))
+        .unwrap_or_default()
 }
 
 /// What an action does, for errors.

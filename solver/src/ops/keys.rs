@@ -62,7 +62,9 @@ pub enum KeyError {
     },
     /// A mount asks for content caching where that would be unsafe: it is writable, an output,
     /// and shows only a part of its input.
-    #[error("mount {destination} cannot be cached by content: it is a writable output and shows only a part of its input")]
+    #[error(
+        "mount {destination} cannot be cached by content: it is a writable output and shows only a part of its input"
+    )]
     MountContentCache {
         /// Destination of the mount.
         destination: String,
@@ -90,7 +92,10 @@ impl OpKey {
     }
 
     fn definition_only(preimage: String, inputs: usize) -> Self {
-        Self { preimage, inputs: vec![InputPlan::default(); inputs] }
+        Self {
+            preimage,
+            inputs: vec![InputPlan::default(); inputs],
+        }
     }
 }
 
@@ -99,7 +104,10 @@ impl OpKey {
 /// # Errors
 /// [`KeyError::MountInput`] and [`KeyError::MountContentCache`].
 pub fn exec(op: &pb::ExecOp, platform: &pb::Platform, inputs: usize) -> Result<OpKey, KeyError> {
-    Ok(OpKey { preimage: exec::preimage(op, platform), inputs: exec::inputs(op, inputs)? })
+    Ok(OpKey {
+        preimage: exec::preimage(op, platform),
+        inputs: exec::inputs(op, inputs)?,
+    })
 }
 
 /// The key of a file op.
@@ -120,10 +128,22 @@ pub fn merge(op: &pb::MergeOp) -> OpKey {
 /// # Errors
 /// [`KeyError::DiffSide`].
 pub fn diff(op: &pb::DiffOp) -> Result<OpKey, KeyError> {
-    let lower = op.lower.as_ref().ok_or(KeyError::DiffSide { side: "lower" })?;
-    let upper = op.upper.as_ref().ok_or(KeyError::DiffSide { side: "upper" })?;
-    let inputs = [lower.input, upper.input].into_iter().filter(|&input| input != pb::EMPTY).count();
-    Ok(OpKey::definition_only(tagged("buildkit.diff.v0", "Diff", op), inputs))
+    let lower = op
+        .lower
+        .as_ref()
+        .ok_or(KeyError::DiffSide { side: "lower" })?;
+    let upper = op
+        .upper
+        .as_ref()
+        .ok_or(KeyError::DiffSide { side: "upper" })?;
+    let inputs = [lower.input, upper.input]
+        .into_iter()
+        .filter(|&input| input != pb::EMPTY)
+        .count();
+    Ok(OpKey::definition_only(
+        tagged("buildkit.diff.v0", "Diff", op),
+        inputs,
+    ))
 }
 
 /// The key of a build op. Only how its inputs were made counts.

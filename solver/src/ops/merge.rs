@@ -39,7 +39,10 @@ impl Blame for NotByContent {
     }
 }
 
-fn checked(inputs: impl Iterator<Item = i64>, count: usize) -> Result<Vec<usize>, NoSuchInput> {
+pub(super) fn checked(
+    inputs: impl Iterator<Item = i64>,
+    count: usize,
+) -> Result<Vec<usize>, NoSuchInput> {
     inputs
         .map(|input| {
             let at = usize::try_from(input).ok().filter(|&at| at < count);
@@ -62,8 +65,15 @@ impl MergeOperation {
     /// [`NoSuchInput`].
     pub fn new(op: &pb::MergeOp, inputs: usize) -> Result<Self, OperationError> {
         let key = keys::merge(op);
-        let chosen = op.inputs.iter().map(|input| input.input).filter(|&input| input != pb::EMPTY);
-        Ok(Self { key, inputs: checked(chosen, inputs)? })
+        let chosen = op
+            .inputs
+            .iter()
+            .map(|input| input.input)
+            .filter(|&input| input != pb::EMPTY);
+        Ok(Self {
+            key,
+            inputs: checked(chosen, inputs)?,
+        })
     }
 }
 
@@ -83,7 +93,11 @@ impl Operation<Ref> for MergeOperation {
     }
 
     async fn run(&self, inputs: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
-        let chosen: Vec<Ref> = self.inputs.iter().filter_map(|&at| inputs.get(at).cloned()).collect();
+        let chosen: Vec<Ref> = self
+            .inputs
+            .iter()
+            .filter_map(|&at| inputs.get(at).cloned())
+            .collect();
         unblock(&context.cancel, move |cancel| {
             let stacks = chosen.iter().map(|input| input.stack(&cancel));
             let stacks = stacks.collect::<Result<Vec<_>, _>>()?;
@@ -111,7 +125,10 @@ impl PassthroughOperation {
     /// [`NoSuchInput`].
     pub fn new(op: &pb::PassthroughOp, inputs: usize) -> Result<Self, OperationError> {
         let key = keys::passthrough(op, inputs);
-        Ok(Self { key, outputs: checked(op.outputs.iter().copied(), inputs)? })
+        Ok(Self {
+            key,
+            outputs: checked(op.outputs.iter().copied(), inputs)?,
+        })
     }
 }
 
@@ -131,7 +148,11 @@ impl Operation<Ref> for PassthroughOperation {
     }
 
     async fn run(&self, inputs: Vec<Ref>, _: &Context) -> Result<Vec<Ref>, OperationError> {
-        Ok(self.outputs.iter().filter_map(|&at| inputs.get(at).cloned()).collect())
+        Ok(self
+            .outputs
+            .iter()
+            .filter_map(|&at| inputs.get(at).cloned())
+            .collect())
     }
 
     fn takes_permit(&self) -> bool {

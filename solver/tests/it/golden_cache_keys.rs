@@ -82,7 +82,8 @@ fn golden_cache_digests_and_preimages() {
         for (kind, key) in op_keys(&case.graph) {
             let digest = key.digest().to_string();
             if kind == "diff" {
-                let expected = r#"{"Type":"buildkit.diff.v0","Diff":{"lower":{},"upper":{"input":1}}}"#;
+                let expected =
+                    r#"{"Type":"buildkit.diff.v0","Diff":{"lower":{},"upper":{"input":1}}}"#;
                 assert_eq!(key.preimage, expected, "{}", case.name);
             } else if origins.is_empty() {
                 without_record.push(format!("{} {kind}", case.name));
@@ -90,7 +91,10 @@ fn golden_cache_digests_and_preimages() {
             } else {
                 let origin = origins.iter().find(|origin| origin.0 == digest);
                 let origin = origin.unwrap_or_else(|| {
-                    panic!("{}: no record of {kind} with key {digest}\n{}", case.name, key.preimage)
+                    panic!(
+                        "{}: no record of {kind} with key {digest}\n{}",
+                        case.name, key.preimage
+                    )
                 });
                 assert_eq!(key.preimage, origin.2, "{}", case.name);
             }
@@ -98,10 +102,19 @@ fn golden_cache_digests_and_preimages() {
         }
     }
     println!("compared {compared:?}; exported no record: {without_record:?}");
-    let at_least = [("diff", 3), ("exec", 42), ("file", 54), ("merge", 2), ("passthrough", 2)];
+    let at_least = [
+        ("diff", 3),
+        ("exec", 42),
+        ("file", 54),
+        ("merge", 2),
+        ("passthrough", 2),
+    ];
     for (kind, least) in at_least {
         let count = compared.get(kind).copied().unwrap_or(0);
-        assert!(count >= least, "only {count} of {least} {kind} ops were compared");
+        assert!(
+            count >= least,
+            "only {count} of {least} {kind} ops were compared"
+        );
     }
 }
 
@@ -122,13 +135,21 @@ fn golden_cache_selectors() {
         };
         for (kind, key) in op_keys(&case.graph) {
             let digest = key.digest().to_string();
-            let digests: Vec<_> =
-                origins.iter().filter(|origin| origin.0 == digest).map(|origin| origin.1).collect();
-            let of_key = records
+            let digests: Vec<_> = origins
                 .iter()
-                .filter(|record| record["digest"].as_str().is_some_and(|d| digests.contains(&d)));
+                .filter(|origin| origin.0 == digest)
+                .map(|origin| origin.1)
+                .collect();
+            let of_key = records.iter().filter(|record| {
+                record["digest"]
+                    .as_str()
+                    .is_some_and(|d| digests.contains(&d))
+            });
             for record in of_key {
-                let inputs = record["inputs"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let inputs = record["inputs"]
+                    .as_array()
+                    .map(Vec::as_slice)
+                    .unwrap_or_default();
                 assert!(inputs.len() <= key.inputs.len(), "{} {kind}", case.name);
                 for (plan, links) in key.inputs.iter().zip(inputs) {
                     for link in links.as_array().expect("links") {
@@ -139,7 +160,12 @@ fn golden_cache_selectors() {
                         } else {
                             let selector = plan.selector.map(|selector| selector.to_string());
                             selected += usize::from(selector.is_some());
-                            assert_eq!(link["selector"].as_str(), selector.as_deref(), "{}", case.name);
+                            assert_eq!(
+                                link["selector"].as_str(),
+                                selector.as_deref(),
+                                "{}",
+                                case.name
+                            );
                         }
                     }
                 }

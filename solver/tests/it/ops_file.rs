@@ -7,20 +7,38 @@ use ashlar_llb::pb;
 use ashlar_llb::pb::file_action::Action;
 use ashlar_llb::pb::user_opt::User;
 use ashlar_solver::error::OperationError;
+use ashlar_solver::executor::ScriptedExecutor;
 use ashlar_solver::operation::Operation as _;
+use ashlar_solver::ops::diff::DiffOperation;
 use ashlar_solver::ops::file::FileOperation;
 use ashlar_solver::refs::Ref;
+use ashlar_solver::snapshot::Stack;
 use ashlar_solver::tree::{Kind, TreePath};
 
 use crate::ops_kit::Kit;
 
+fn kit() -> Kit {
+    Kit::with(Arc::new(ScriptedExecutor::default()))
+}
+
 fn action(input: i64, secondary_input: i64, output: i64, action: Action) -> pb::FileAction {
-    pb::FileAction { input, secondary_input, output, action: Some(action) }
+    pb::FileAction {
+        input,
+        secondary_input,
+        output,
+        action: Some(action),
+    }
 }
 
 fn mkdir(path: &str, mode: i32) -> Action {
     let path = path.into();
-    Action::Mkdir(pb::FileActionMkDir { path, mode, make_parents: true, owner: None, timestamp: 7 })
+    Action::Mkdir(pb::FileActionMkDir {
+        path,
+        mode,
+        make_parents: true,
+        owner: None,
+        timestamp: 7,
+    })
 }
 
 fn mkfile(path: &str, data: &str) -> Action {
@@ -61,12 +79,19 @@ fn listing(tree: &Ref) -> String {
         match node.entry().kind {
             Kind::Directory => format!("{path}/ {mode:o}"),
             Kind::Symlink => {
-                format!("{path} -> {}", String::from_utf8_lossy(&node.entry().target))
+                format!(
+                    "{path} -> {}",
+                    String::from_utf8_lossy(&node.entry().target)
+                )
             }
             _ => {
                 let mut text = String::new();
                 let files = node.files().expect("a file has bytes");
-                files.open(&path).unwrap().read_to_string(&mut text).unwrap();
+                files
+                    .open(&path)
+                    .unwrap()
+                    .read_to_string(&mut text)
+                    .unwrap();
                 format!("{path} {mode:o} {text:?}")
             }
         }
@@ -76,7 +101,7 @@ fn listing(tree: &Ref) -> String {
 
 #[test]
 fn actions_build_on_each_other_in_one_layer() {
-    let kit = Kit::new();
+    let kit = kit();
     let link = Action::Symlink(pb::FileActionSymlink {
         oldpath: "d/f".into(),
         newpath: "/link".into(),
@@ -94,7 +119,10 @@ fn actions_build_on_each_other_in_one_layer() {
         vec![],
     )
     .unwrap();
-    assert_eq!(listing(&out[0]), "/d/ 750\n/d/e/ 750\n/d/f 640 \"two\"\n/link -> d/f");
+    assert_eq!(
+        listing(&out[0]),
+        "/d/ 750\n/d/e/ 750\n/d/f 640 \"two\"\n/link -> d/f"
+    );
     assert_eq!(out[0].known_stack().unwrap().depth(), 1);
     let view = out[0].view().unwrap();
     let file = view.lookup(&TreePath::new("d/f").unwrap()).unwrap();
@@ -103,7 +131,7 @@ fn actions_build_on_each_other_in_one_layer() {
 
 #[test]
 fn copies_take_files_from_another_input() {
-    let kit = Kit::new();
+    let kit = kit();
     let source = run(
         &kit,
         vec![
@@ -117,7 +145,10 @@ fn copies_take_files_from_another_input() {
     .unwrap();
     let owner = pb::ChownOpt {
         user: Some(pb::UserOpt {
-            user: Some(User::ByName(pb::NamedUserOpt { name: "bin".into(), input: 0 })),
+            user: Some(User::ByName(pb::NamedUserOpt {
+                name: "bin".into(),
+                input: 0,
+            })),
         }),
         group: None,
     };
@@ -127,14 +158,28 @@ fn copies_take_files_from_another_input() {
         mode_str: "u+x".into(),
         ..copy("/*.txt", "/to/")
     };
-    let out =
-        run(&kit, vec![action(-1, 0, 0, Action::Copy(wild))], source.clone()).unwrap();
-    assert_eq!(listing(&out[0]), "/to/ 755\n/to/a.txt 740 \"a\"\n/to/b.txt 740 \"b\"");
+    let out = run(
+        &kit,
+        vec![action(-1, 0, 0, Action::Copy(wild))],
+        source.clone(),
+    )
+    .unwrap();
+    assert_eq!(
+        listing(&out[0]),
+        "/to/ 755\n/to/a.txt 740 \"a\"\n/to/b.txt 740 \"b\""
+    );
     let view = out[0].view().unwrap();
     let attributes = |path: &str| {
-        view.lookup(&TreePath::new(path).unwrap()).unwrap().entry().attributes.clone()
+        view.lookup(&TreePath::new(path).unwrap())
+            .unwrap()
+            .entry()
+            .attributes
+            .clone()
     };
-    assert_eq!((attributes("to/a.txt").uid, attributes("to/a.txt").gid), (2, 3));
+    assert_eq!(
+        (attributes("to/a.txt").uid, attributes("to/a.txt").gid),
+        (2, 3)
+    );
     let rm = Action::Rm(pb::FileActionRm {
         path: "/to/a*".into(),
         allow_not_found: false,
@@ -156,7 +201,7 @@ fn copies_take_files_from_another_input() {
 
 #[test]
 fn outputs_of_their_own_do_not_share_a_layer() {
-    let kit = Kit::new();
+    let kit = kit();
     let out = run(
         &kit,
         vec![
@@ -173,7 +218,7 @@ fn outputs_of_their_own_do_not_share_a_layer() {
 /// A hundred ops on top of each other must cost far less than their processes ever would.
 #[test]
 fn a_chain_of_small_ops_is_cheap() {
-    let kit = Kit::new();
+    let kit = kit();
     let start = kit.engine.clock.monotonic();
     let mut tree = Ref::scratch();
     for number in 0..100 {
@@ -185,4 +230,59 @@ fn a_chain_of_small_ops_is_cheap() {
     assert_eq!(tree.view().unwrap().walk().count(), 100);
     // A debug build on a loaded machine; a release build takes a small part of it.
     assert!(spent.as_millis() < 3000, "{spent:?}");
+}
+
+#[test]
+fn a_diff_has_what_one_tree_lacks() {
+    let kit = kit();
+    let base = run(
+        &kit,
+        vec![
+            action(-1, -1, -1, mkdir("/d", 0o755)),
+            action(0, -1, -1, mkfile("/d/gone", "1")),
+            action(1, -1, 0, mkfile("/d/kept", "2")),
+        ],
+        vec![],
+    )
+    .unwrap();
+    let rm = Action::Rm(pb::FileActionRm {
+        path: "/d/gone".into(),
+        ..pb::FileActionRm::default()
+    });
+    let changed = vec![
+        action(0, -1, -1, rm),
+        action(1, -1, 0, mkfile("/d/new", "3")),
+    ];
+    let upper = run(&kit, changed, base.clone()).unwrap();
+    let diff = |lower: &Ref, upper: &Ref| {
+        let op = pb::DiffOp {
+            lower: Some(pb::LowerDiffInput { input: 0 }),
+            upper: Some(pb::UpperDiffInput { input: 1 }),
+        };
+        let operation = DiffOperation::new(&op, 2, "test", &kit.engine).unwrap();
+        let inputs = vec![lower.clone(), upper.clone()];
+        kit.runtime
+            .block_on(operation.run(inputs, &kit.context()))
+            .unwrap()
+            .remove(0)
+    };
+    // The upper tree grew from the lower one: its layer is the answer.
+    let grown = diff(&base[0], &upper[0]);
+    assert_eq!(grown.known_stack().unwrap().layer_ids(), {
+        upper[0].known_stack().unwrap().layer_ids()[1..].to_vec()
+    });
+    // Two trees that know nothing of each other: the difference is worked out.
+    let other = run(
+        &kit,
+        vec![
+            action(-1, -1, -1, mkdir("/d", 0o700)),
+            action(0, -1, 0, mkfile("/d/kept", "555")),
+        ],
+        vec![],
+    )
+    .unwrap();
+    let made = diff(&base[0], &other[0]).known_stack().unwrap();
+    let stacked = Ref::from(Stack::merge([&base[0].known_stack().unwrap(), &made]));
+    assert_eq!(listing(&stacked), listing(&other[0]));
+    assert!(diff(&base[0], &base[0]).is_scratch());
 }

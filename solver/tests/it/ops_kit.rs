@@ -6,12 +6,12 @@ use ashlar_llb::OpDigest;
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::clock::SystemClock;
 use ashlar_solver::content::BlobStore;
-use ashlar_solver::executor::{Executor, Network, ScriptedExecutor};
+use ashlar_solver::executor::{Executor, Network};
 use ashlar_solver::limits::Limits;
 use ashlar_solver::meta::Memory;
 use ashlar_solver::operation::Context;
 use ashlar_solver::ops::{CacheMounts, Engine, Entitlements};
-use ashlar_solver::progress::{Ignore, Reporter};
+use ashlar_solver::progress::{Ignore, Reporter, Sink};
 use ashlar_solver::root::StateRoot;
 use ashlar_solver::session::Session;
 use ashlar_solver::snapshot::LayerStore;
@@ -26,15 +26,13 @@ pub(crate) struct Kit {
 }
 
 impl Kit {
-    pub(crate) fn new() -> Self {
-        Self::with(Arc::new(ScriptedExecutor::default()))
-    }
-
     pub(crate) fn with(executor: Arc<dyn Executor>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = Arc::new(StateRoot::open(directory.path().join("root")).unwrap());
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let meta = Arc::new(Memory::new());
         let engine = Engine {
             blobs: BlobStore::new(root.folder("blobs").unwrap()),
@@ -50,12 +48,23 @@ impl Kit {
             network: Network::None,
             cache_mounts: CacheMounts::new(directory.path().join("root/cache-mounts")),
         };
-        Self { engine: Arc::new(engine), runtime, _directory: directory }
+        Self {
+            engine: Arc::new(engine),
+            runtime,
+            _directory: directory,
+        }
     }
 
     pub(crate) fn context(&self) -> Context {
+        self.context_of(Arc::new(Ignore))
+    }
+
+    /// A context whose events go to `sink`.
+    pub(crate) fn context_of(&self, sink: Arc<dyn Sink>) -> Context {
         let digest = OpDigest::of(b"test");
-        let reporter = Reporter::new(Arc::new(Ignore), digest, self.engine.clock.clone());
-        Context::new(Cancel::new(), reporter)
+        Context::new(
+            Cancel::new(),
+            Reporter::new(sink, digest, self.engine.clock.clone()),
+        )
     }
 }

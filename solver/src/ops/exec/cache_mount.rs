@@ -25,6 +25,7 @@ use crate::cancel::Cancel;
 use crate::error::OperationError;
 use crate::id::CacheDigest;
 use crate::ops::Engine;
+use crate::ops::diff::written;
 use crate::snapshot::Stack;
 use crate::tree::writer::{CopyItem, LayerWriter, WriterOptions};
 use crate::tree::{Files, Node, Timestamp, TreePath, View};
@@ -35,8 +36,10 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Directories of one key that exist side by side at most.
 const MOST: u32 = 1024;
 
-const DIRECTORY: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NOFOLLOW);
 
 /// A cache directory in use. Dropping it lets others have it.
 #[derive(Debug)]
@@ -63,7 +66,11 @@ pub(super) fn open(
     let digest = CacheDigest::of(key.as_bytes()).to_string();
     let name = digest.strip_prefix("sha256:").unwrap_or(&digest);
     let directory = engine.cache_mounts.directory.join(name);
-    let failed = |action, source| ExecError::CacheMount { action, id: id.to_owned(), source };
+    let failed = |action, source| ExecError::CacheMount {
+        action,
+        id: id.to_owned(),
+        source,
+    };
     make_directory(&directory, true).map_err(|error| failed("make", error))?;
     loop {
         for number in 0..MOST {
@@ -88,7 +95,11 @@ pub(super) fn open(
 }
 
 fn make_directory(path: &Path, parents: bool) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).recursive(parents).create(path) {
+    match DirBuilder::new()
+        .mode(0o700)
+        .recursive(parents)
+        .create(path)
+    {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
@@ -97,7 +108,11 @@ fn make_directory(path: &Path, parents: bool) -> io::Result<()> {
 /// Takes the lock of a directory, if nobody else has it in a way that forbids it.
 fn lock(place: &Path, sharing: CacheSharingOpt) -> io::Result<Option<File>> {
     let mut options = OpenOptions::new();
-    let file = options.create(true).append(true).mode(0o600).open(place.join("lock"))?;
+    let file = options
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(place.join("lock"))?;
     let operation = match sharing {
         CacheSharingOpt::Shared => FlockOperation::NonBlockingLockShared,
         CacheSharingOpt::Private | CacheSharingOpt::Locked => {
@@ -129,7 +144,10 @@ fn fill(
         }
     };
     let make = || -> Result<bool, OperationError> {
-        DirBuilder::new().mode(0o755).create(&new).map_err(|error| failed("make", error))?;
+        DirBuilder::new()
+            .mode(0o755)
+            .create(&new)
+            .map_err(|error| failed("make", error))?;
         copy(engine, &new, base, cancel, failed)?;
         match renameat_with(CWD, &new, CWD, path, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(true),
@@ -176,7 +194,10 @@ fn copy(
     }
     let view = base.view()?;
     let now = Timestamp::from(engine.clock.now());
-    let options = WriterOptions { privileged: engine.is_privileged(), now };
+    let options = WriterOptions {
+        privileged: engine.is_privileged(),
+        now,
+    };
     let mut writer = LayerWriter::new(fs, Arc::new(Unshared(None)), View::empty(), options)?;
     let items = view
         .walk()
@@ -188,10 +209,16 @@ fn copy(
                 Node::leaf(node.entry().clone(), Some(files))
             };
             let attributes = node.entry().attributes.clone();
-            CopyItem { source, source_path: path.clone(), destination: path, attributes, link_group: None }
+            CopyItem {
+                source,
+                source_path: path.clone(),
+                destination: path,
+                attributes,
+                link_group: None,
+            }
         })
         .collect();
-    writer.copy(items, cancel)?;
+    writer.copy(items, cancel).map_err(written)?;
     writer.set_attributes(&TreePath::root(), view.root().entry().attributes.clone())?;
     writer.finish()?;
     Ok(())

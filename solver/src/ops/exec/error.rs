@@ -142,7 +142,10 @@ mod tests {
     #[test]
     fn quotes_as_go_does() {
         for (text, expected) in [
-            ("/bin/sh -c echo \"a\" 'b'", r#""/bin/sh -c echo \"a\" 'b'""#),
+            (
+                "/bin/sh -c echo \"a\" 'b'",
+                r#""/bin/sh -c echo \"a\" 'b'""#,
+            ),
             ("a\nb\\\t\u{1}\u{7f}", r#""a\nb\\\t\x01\x7f""#),
             ("é 世 \u{200b}", r#""é 世 \u200b""#),
         ] {

@@ -39,7 +39,9 @@ pub(super) fn environment(op: &pb::ExecOp, meta: &pb::Meta) -> Result<Vec<String
     }
     for secret in &op.secretenv {
         if !secret.optional {
-            return Err(ExecError::NotSupported { what: format!("the secret {:?}", secret.id) });
+            return Err(ExecError::NotSupported {
+                what: format!("the secret {:?}", secret.id),
+            });
         }
         // As in BuildKit, the variable of a secret that is not there is empty.
         env.push(format!("{}=", secret.name));
@@ -49,16 +51,29 @@ pub(super) fn environment(op: &pb::ExecOp, meta: &pb::Meta) -> Result<Vec<String
 
 /// `path` in normal form; a relative one is below `base`.
 pub(super) fn absolute(path: &str, base: &str) -> Result<PathBuf, ExecError> {
-    let joined = if path.starts_with('/') { path.to_owned() } else { format!("/{base}/{path}") };
-    let clean = TreePath::clean(joined.as_bytes())
-        .map_err(|_| ExecError::Invalid { reason: format!("{path:?} is not a path") })?;
+    let joined = if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{base}/{path}")
+    };
+    let clean = TreePath::clean(joined.as_bytes()).map_err(|_| ExecError::Invalid {
+        reason: format!("{path:?} is not a path"),
+    })?;
     let root = PathBuf::from("/");
-    Ok(if clean.is_root() { root } else { root.join(clean.as_relative()) })
+    Ok(if clean.is_root() {
+        root
+    } else {
+        root.join(clean.as_relative())
+    })
 }
 
 /// The host name.
 pub(super) fn hostname(meta: &pb::Meta) -> String {
-    let name = if meta.hostname.is_empty() { DEFAULT_HOSTNAME } else { &meta.hostname };
+    let name = if meta.hostname.is_empty() {
+        DEFAULT_HOSTNAME
+    } else {
+        &meta.hostname
+    };
     name.to_owned()
 }
 
@@ -91,10 +106,12 @@ pub(super) fn network(op: &pb::ExecOp, engine: &Engine) -> Result<Network, ExecE
         Ok(NetMode::Unset) => Ok(engine.network),
         Ok(NetMode::None) => Ok(Network::None),
         Ok(NetMode::Host) if engine.entitlements.network_host => Ok(Network::Host),
-        Ok(NetMode::Host) => Err(ExecError::NotAllowed { what: "network.host" }),
-        Err(_) => {
-            Err(ExecError::Invalid { reason: format!("unknown network mode {}", op.network) })
-        }
+        Ok(NetMode::Host) => Err(ExecError::NotAllowed {
+            what: "network.host",
+        }),
+        Err(_) => Err(ExecError::Invalid {
+            reason: format!("unknown network mode {}", op.network),
+        }),
     }
 }
 
@@ -103,19 +120,21 @@ pub(super) fn insecure(op: &pb::ExecOp, engine: &Engine) -> Result<bool, ExecErr
     match SecurityMode::try_from(op.security) {
         Ok(SecurityMode::Sandbox) => Ok(false),
         Ok(SecurityMode::Insecure) if engine.entitlements.security_insecure => Ok(true),
-        Ok(SecurityMode::Insecure) => Err(ExecError::NotAllowed { what: "security.insecure" }),
-        Err(_) => {
-            Err(ExecError::Invalid { reason: format!("unknown security mode {}", op.security) })
-        }
+        Ok(SecurityMode::Insecure) => Err(ExecError::NotAllowed {
+            what: "security.insecure",
+        }),
+        Err(_) => Err(ExecError::Invalid {
+            reason: format!("unknown security mode {}", op.security),
+        }),
     }
 }
 
 /// Devices cannot be given yet; those that need not be there are left out.
 pub(super) fn refuse_devices(op: &pb::ExecOp) -> Result<(), ExecError> {
     match op.cdi_devices.iter().find(|device| !device.optional) {
-        Some(device) => {
-            Err(ExecError::NotSupported { what: format!("the device {:?}", device.name) })
-        }
+        Some(device) => Err(ExecError::NotSupported {
+            what: format!("the device {:?}", device.name),
+        }),
         None => Ok(()),
     }
 }
@@ -128,26 +147,46 @@ mod tests {
     fn the_environment_has_proxies_and_a_path() {
         let mut meta = pb::Meta {
             env: vec!["A=b".into()],
-            proxy_env: Some(pb::ProxyEnv { no_proxy: "x".into(), ..pb::ProxyEnv::default() }),
+            proxy_env: Some(pb::ProxyEnv {
+                no_proxy: "x".into(),
+                ..pb::ProxyEnv::default()
+            }),
             ..pb::Meta::default()
         };
         let mut op = pb::ExecOp::default();
         let path = format!("PATH={DEFAULT_PATH}");
-        assert_eq!(environment(&op, &meta).unwrap(), ["A=b", "NO_PROXY=x", "no_proxy=x", &path]);
+        assert_eq!(
+            environment(&op, &meta).unwrap(),
+            ["A=b", "NO_PROXY=x", "no_proxy=x", &path]
+        );
         meta.env = vec!["PATH=/x".into()];
         meta.proxy_env = None;
-        op.secretenv.push(pb::SecretEnv { id: "i".into(), name: "N".into(), optional: true });
+        op.secretenv.push(pb::SecretEnv {
+            id: "i".into(),
+            name: "N".into(),
+            optional: true,
+        });
         assert_eq!(environment(&op, &meta).unwrap(), ["PATH=/x", "N="]);
         op.secretenv[0].optional = false;
-        assert!(matches!(environment(&op, &meta), Err(ExecError::NotSupported { .. })));
+        assert!(matches!(
+            environment(&op, &meta),
+            Err(ExecError::NotSupported { .. })
+        ));
     }
 
     #[test]
     fn paths_are_absolute() {
-        for (path, base, expected) in
-            [("/a/../b", "/w", "/b"), ("x", "/w", "/w/x"), ("", "", "/"), ("../..", "/w", "/")]
-        {
-            assert_eq!(absolute(path, base).unwrap(), PathBuf::from(expected), "{path} {base}");
+        for (path, base, expected) in [
+            ("/a/../b", "/w", "/b"),
+            ("x", "/w", "/w/x"),
+            ("", "", "/"),
+            ("../..", "/w", "/"),
+        ] {
+            assert_eq!(
+                absolute(path, base).unwrap(),
+                PathBuf::from(expected),
+                "{path} {base}"
+            );
         }
         assert!(absolute("a\0", "").is_err());
     }

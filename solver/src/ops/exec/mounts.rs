@@ -89,7 +89,9 @@ impl Builder<'_> {
             MountType::Cache => self.cache(mount)?,
             MountType::Tmpfs => {
                 let size = mount.tmpfs_opt.as_ref().map_or(0, |options| options.size);
-                MountSource::Tmpfs { size: u64::try_from(size).ok().filter(|&size| size > 0) }
+                MountSource::Tmpfs {
+                    size: u64::try_from(size).ok().filter(|&size| size > 0),
+                }
             }
             MountType::Secret => {
                 let options = mount.secret_opt.clone().unwrap_or_default();
@@ -107,7 +109,9 @@ impl Builder<'_> {
         if mount.input == pb::EMPTY {
             return Ok(None);
         }
-        let input = usize::try_from(mount.input).ok().and_then(|at| self.run.inputs.get(at));
+        let input = usize::try_from(mount.input)
+            .ok()
+            .and_then(|at| self.run.inputs.get(at));
         let missing = || ExecError::MountInput {
             destination: mount.dest.clone(),
             input: mount.input,
@@ -117,7 +121,8 @@ impl Builder<'_> {
     }
 
     fn stack(&self, mount: &pb::Mount) -> Result<Stack, OperationError> {
-        self.input(mount)?.map_or_else(|| Ok(Stack::scratch()), |it| it.stack(&self.run.cancel))
+        self.input(mount)?
+            .map_or_else(|| Ok(Stack::scratch()), |it| it.stack(&self.run.cancel))
     }
 
     fn bind(&mut self, mount: &pb::Mount, is_root: bool) -> Result<(), OperationError> {
@@ -125,7 +130,11 @@ impl Builder<'_> {
         let is_output = mount.output != pb::SKIP_OUTPUT;
         let lower = self.run.engine.layers.lower_paths(&base)?;
         let as_it_is = mount.readonly && !is_root && !lower.is_empty();
-        if is_output && mount.readonly && !is_root && let Some(input) = self.input(mount)? {
+        if is_output
+            && mount.readonly
+            && !is_root
+            && let Some(input) = self.input(mount)?
+        {
             let input = input.clone();
             self.outputs.push(Output::Input(input));
         }
@@ -145,7 +154,13 @@ impl Builder<'_> {
                     let reason = "the root mount cannot have a selector".to_owned();
                     return Err(ExecError::Invalid { reason }.into());
                 }
-                self.root = Some((Root { source, readonly: mount.readonly }, view));
+                self.root = Some((
+                    Root {
+                        source,
+                        readonly: mount.readonly,
+                    },
+                    view,
+                ));
                 Ok(())
             }
             _ => self.mount(mount, source),
@@ -161,7 +176,11 @@ impl Builder<'_> {
         let layer = self.run.engine.layers.new_layer()?;
         let view = base.view()?;
         let (upper, work) = layer.upper(&view.root().entry().attributes)?;
-        self.actives.push(Active { layer, base, view: view.clone() });
+        self.actives.push(Active {
+            layer,
+            base,
+            view: view.clone(),
+        });
         Ok((MountSource::Overlay { lower, upper, work }, view))
     }
 
@@ -169,15 +188,18 @@ impl Builder<'_> {
         let options = mount.cache_opt.clone().ok_or_else(|| ExecError::Invalid {
             reason: format!("the cache mount at {} has no id", mount.dest),
         })?;
-        let sharing = CacheSharingOpt::try_from(options.sharing).map_err(|_| {
-            ExecError::Invalid { reason: format!("unknown sharing {}", options.sharing) }
-        })?;
+        let sharing =
+            CacheSharingOpt::try_from(options.sharing).map_err(|_| ExecError::Invalid {
+                reason: format!("unknown sharing {}", options.sharing),
+            })?;
         let base = self.stack(mount)?;
         let run = self.run;
         let cache = cache_mount::open(&run.engine, &options.id, sharing, &base, &run.cancel)?;
         let path = cache.path.clone();
         self.caches.push(cache);
-        if mount.output != pb::SKIP_OUTPUT && let Some(input) = self.input(mount)? {
+        if mount.output != pb::SKIP_OUTPUT
+            && let Some(input) = self.input(mount)?
+        {
             let input = input.clone();
             self.outputs.push(Output::Input(input));
         }
@@ -189,7 +211,11 @@ impl Builder<'_> {
         self.mounts.push(Mount {
             target: absolute(&mount.dest, self.cwd)?,
             source,
-            selector: if selector.is_empty() { None } else { Some(absolute(selector, "")?) },
+            selector: if selector.is_empty() {
+                None
+            } else {
+                Some(absolute(selector, "")?)
+            },
             readonly: mount.readonly,
         });
         Ok(())
@@ -200,14 +226,19 @@ impl Builder<'_> {
             reason: "there is no root mount".to_owned(),
         })?;
         // Of mounts in one place the last wins; parents come first.
-        let last: HashMap<PathBuf, usize> =
-            self.mounts.iter().enumerate().map(|(at, mount)| (mount.target.clone(), at)).collect();
+        let last: HashMap<PathBuf, usize> = self
+            .mounts
+            .iter()
+            .enumerate()
+            .map(|(at, mount)| (mount.target.clone(), at))
+            .collect();
         let mut at = 0;
         self.mounts.retain(|mount| {
             at += 1;
             last.get(&mount.target) == Some(&(at - 1))
         });
-        self.mounts.sort_by(|a, b| a.target.as_os_str().cmp(b.target.as_os_str()));
+        self.mounts
+            .sort_by(|a, b| a.target.as_os_str().cmp(b.target.as_os_str()));
         Ok(Mounts {
             root,
             root_view,
@@ -224,5 +255,8 @@ fn refuse(kind: &str, id: &str, optional: bool) -> Result<(), OperationError> {
     if optional {
         return Ok(());
     }
-    Err(ExecError::NotSupported { what: format!("the {kind} {id:?}") }.into())
+    Err(ExecError::NotSupported {
+        what: format!("the {kind} {id:?}"),
+    }
+    .into())
 }

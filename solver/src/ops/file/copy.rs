@@ -55,17 +55,26 @@ impl CopyPlan {
     /// this one does, so that it must be made again for the tree after this one.
     pub(super) fn join(&mut self, other: Self) -> Result<(), Self> {
         let apart = self.target.parent() == other.target.parent()
-            && !self.items.iter().any(|item| item.destination == other.target);
+            && !self
+                .items
+                .iter()
+                .any(|item| item.destination == other.target);
         if !apart || !self.first.is_empty() || !other.first.is_empty() {
             return Err(other);
         }
         self.removed.extend(other.removed);
         // Link groups are those of one source each.
-        let base = self.items.iter().filter_map(|item| item.link_group).max().map_or(0, |id| id + 1);
-        self.items.extend(other.items.into_iter().map(|item| CopyItem {
-            link_group: item.link_group.map(|id| id + base),
-            ..item
-        }));
+        let base = self
+            .items
+            .iter()
+            .filter_map(|item| item.link_group)
+            .max()
+            .map_or(0, |id| id + 1);
+        self.items
+            .extend(other.items.into_iter().map(|item| CopyItem {
+                link_group: item.link_group.map(|id| id + base),
+                ..item
+            }));
         self.last.extend(other.last);
         self.target = other.target;
         Ok(())
@@ -86,15 +95,22 @@ fn matcher(patterns: &[String]) -> Result<Option<PatternMatcher>, FileProblem> {
     if patterns.is_empty() {
         return Ok(None);
     }
-    PatternMatcher::new(patterns).map(Some).map_err(|error| bad_pattern(&error))
+    PatternMatcher::new(patterns)
+        .map(Some)
+        .map_err(|error| bad_pattern(&error))
 }
 
 fn bad_pattern(error: &ashlar_llb::patterns::BadPattern) -> FileProblem {
-    FileProblem::Pattern { pattern: error.pattern().to_owned(), reason: "syntax error".to_owned() }
+    FileProblem::Pattern {
+        pattern: error.pattern().to_owned(),
+        reason: "syntax error".to_owned(),
+    }
 }
 
 fn clean(path: &str) -> Result<TreePath, FileProblem> {
-    TreePath::clean(path.as_bytes()).map_err(|_| FileProblem::Path { path: path.to_owned() })
+    TreePath::clean(path.as_bytes()).map_err(|_| FileProblem::Path {
+        path: path.to_owned(),
+    })
 }
 
 fn directory_node(attributes: Attributes) -> Arc<Node> {
@@ -111,11 +127,21 @@ impl<'a> Copy<'a> {
         } else {
             #[expect(clippy::cast_sign_loss, reason = "the mask leaves no sign")]
             let bits = (action.mode & 0o7777) as u32;
-            if action.mode == -1 { Mode::Keep } else { Mode::Fixed(bits) }
+            if action.mode == -1 {
+                Mode::Keep
+            } else {
+                Mode::Fixed(bits)
+            }
         };
         let include = matcher(&action.include_patterns)?;
         let exclude = matcher(&action.exclude_patterns)?;
-        Ok(Self { action, settings, mode, include, exclude })
+        Ok(Self {
+            action,
+            settings,
+            mode,
+            include,
+            exclude,
+        })
     }
 
     /// The sources: the path, or what matches it. Checks the destination's parent if it must
@@ -125,13 +151,19 @@ impl<'a> Copy<'a> {
             let path = root_path(view, clean(&self.action.dest)?.as_bytes(), true)?;
             let parent = path.parent().unwrap_or_default();
             if view.lookup(&parent).is_none() {
-                return Err(FileProblem::NotFound { nearest: nearest(view, &parent), path: parent });
+                return Err(FileProblem::NotFound {
+                    nearest: nearest(view, &parent),
+                    path: parent,
+                });
             }
         }
         let path = clean(&self.action.src)?;
         if !self.action.allow_wildcard {
             let itself = self.action.src.ends_with("/.") || self.action.src == ".";
-            return Ok(vec![Source { path, contents: itself }]);
+            return Ok(vec![Source {
+                path,
+                contents: itself,
+            }]);
         }
         let found = matches(source, path.as_bytes(), self.action.follow_symlink)?;
         if found.is_empty() && !self.action.allow_empty_wildcard {
@@ -140,7 +172,13 @@ impl<'a> Copy<'a> {
                 nearest: nearest(source, &path),
             });
         }
-        Ok(found.into_iter().map(|path| Source { path, contents: false }).collect())
+        Ok(found
+            .into_iter()
+            .map(|path| Source {
+                path,
+                contents: false,
+            })
+            .collect())
     }
 
     /// What copying one source onto `view` does.
@@ -155,7 +193,11 @@ impl<'a> Copy<'a> {
         let mut view = view.clone();
         let dest = clean(&self.action.dest)?;
         let names_directory = self.action.dest.ends_with('/') || self.action.dest.ends_with("/.");
-        let holder = if names_directory { dest.clone() } else { dest.parent().unwrap_or_default() };
+        let holder = if names_directory {
+            dest.clone()
+        } else {
+            dest.parent().unwrap_or_default()
+        };
         let holder = root_path(&view, holder.as_bytes(), true)?;
         self.make_missing(&mut view, &holder, &mut plan)?;
 
@@ -174,7 +216,9 @@ impl<'a> Copy<'a> {
         };
         let name = from.path.name().filter(|_| into && !from.contents);
         plan.target = match name {
-            Some(name) => dest.join(name).map_err(|_| FileProblem::Path { path: dest.to_string() })?,
+            Some(name) => dest.join(name).map_err(|_| FileProblem::Path {
+                path: dest.to_string(),
+            })?,
             None => dest,
         };
         let holder = if self.action.dir_copy_contents && is_directory && existing.is_none() {
@@ -185,7 +229,13 @@ impl<'a> Copy<'a> {
         self.make_missing(&mut view, &holder, &mut plan)?;
 
         let target = plan.target.clone();
-        let mut walk = Walk { copy: self, cancel, plan: &mut plan, above: Vec::new(), links: HashMap::new() };
+        let mut walk = Walk {
+            copy: self,
+            cancel,
+            plan: &mut plan,
+            above: Vec::new(),
+            links: HashMap::new(),
+        };
         walk.all(Object {
             node,
             path,
@@ -205,7 +255,11 @@ impl<'a> Copy<'a> {
         path: &TreePath,
         plan: &mut CopyPlan,
     ) -> Result<(), FileProblem> {
-        let mode = if let Mode::Fixed(mode) = self.mode { mode & 0o777 } else { 0o755 };
+        let mode = if let Mode::Fixed(mode) = self.mode {
+            mode & 0o777
+        } else {
+            0o755
+        };
         let made = missing_directories(view, path, mode, &self.settings)?;
         for (path, attributes) in &made {
             *view = view.with(path, directory_node(attributes.clone()));
@@ -213,7 +267,8 @@ impl<'a> Copy<'a> {
         if self.settings.time.is_some() {
             // What is copied into the last one would change its time too.
             let last = made.last().cloned();
-            plan.last.extend(last.map(|(path, it)| Step::SetAttributes(path, it)));
+            plan.last
+                .extend(last.map(|(path, it)| Step::SetAttributes(path, it)));
         }
         let (first, last) = make_directories(made, &self.settings);
         plan.first.extend(first);
@@ -308,7 +363,9 @@ impl<'v> Walk<'_, 'v> {
                 continue;
             };
             let join = |path: &TreePath| {
-                path.join(name).map_err(|_| FileProblem::Path { path: path.to_string() })
+                path.join(name).map_err(|_| FileProblem::Path {
+                    path: path.to_string(),
+                })
             };
             let object = Object {
                 node,
@@ -333,7 +390,8 @@ impl<'v> Walk<'_, 'v> {
         let mut existing = object.existing;
         if matched.include {
             let merges = is_directory && existing.is_some_and(|it| it.entry().is_directory());
-            if self.copy.action.always_replace_existing_dest_paths && existing.is_some() && !merges {
+            if self.copy.action.always_replace_existing_dest_paths && existing.is_some() && !merges
+            {
                 self.plan.removed.push(object.target.clone());
                 existing = None;
             }
@@ -343,7 +401,10 @@ impl<'v> Walk<'_, 'v> {
             return self.directory(Object { existing, ..object }, matched);
         }
         if existing.is_some_and(|it| it.entry().is_directory()) {
-            return Err(FileProblem::ReplacesDirectory { path: object.target }.into());
+            return Err(FileProblem::ReplacesDirectory {
+                path: object.target,
+            }
+            .into());
         }
         self.item(object.node, object.path, object.target);
         Ok(())
@@ -375,7 +436,11 @@ impl<'v> Walk<'_, 'v> {
     }
 
     fn directory(&mut self, object: Object<'v>, matched: Matched) -> Result<(), Stop> {
-        let exceptions = self.copy.exclude.as_ref().is_some_and(PatternMatcher::has_exclusions);
+        let exceptions = self
+            .copy
+            .exclude
+            .as_ref()
+            .is_some_and(PatternMatcher::has_exclusions);
         if !matched.include && self.copy.include.is_none() && !exceptions {
             return Ok(());
         }
@@ -406,19 +471,29 @@ impl<'v> Walk<'_, 'v> {
             return Ok(());
         };
         if !existing.entry().is_directory() {
-            return Err(FileProblem::OntoFile { path: object.target.clone() });
+            return Err(FileProblem::OntoFile {
+                path: object.target.clone(),
+            });
         }
         let mut attributes = self.copy.attributes(object.node.entry());
         let old = &existing.entry().attributes;
         attributes = if object.below.is_root() {
             // The destination itself keeps all but its time.
-            Attributes { mtime: attributes.mtime, ..old.clone() }
+            Attributes {
+                mtime: attributes.mtime,
+                ..old.clone()
+            }
         } else {
             let xattrs = old.xattrs.iter().chain(attributes.xattrs.iter());
             let xattrs = Xattrs::new(xattrs.map(|(name, value)| (name.into(), value.into())));
-            Attributes { xattrs, ..attributes }
+            Attributes {
+                xattrs,
+                ..attributes
+            }
         };
-        self.plan.last.push(Step::SetAttributes(object.target.clone(), attributes));
+        self.plan
+            .last
+            .push(Step::SetAttributes(object.target.clone(), attributes));
         Ok(())
     }
 
@@ -451,13 +526,21 @@ impl<'v> Walk<'_, 'v> {
     fn item(&mut self, node: &Arc<Node>, source_path: TreePath, destination: TreePath) {
         let entry = node.entry();
         let link_group = (entry.kind == Kind::File && entry.link_group != 0).then(|| {
-            let layer = node.files().map_or(0, |files| Arc::as_ptr(files).cast::<()>().addr());
+            let layer = node
+                .files()
+                .map_or(0, |files| Arc::as_ptr(files).cast::<()>().addr());
             let next = u64::try_from(self.links.len()).unwrap_or(u64::MAX);
             *self.links.entry((layer, entry.link_group)).or_insert(next)
         });
         let attributes = self.copy.attributes(entry);
         let source = node.clone();
-        self.plan.items.push(CopyItem { source, source_path, destination, attributes, link_group });
+        self.plan.items.push(CopyItem {
+            source,
+            source_path,
+            destination,
+            attributes,
+            link_group,
+        });
     }
 }
 
@@ -467,10 +550,17 @@ mod tests {
     use crate::ops::file::tests::{directory, file, link, path, view};
     use crate::tree::Timestamp;
 
-    const NOW: Timestamp = Timestamp { seconds: 99, nanoseconds: 0 };
+    const NOW: Timestamp = Timestamp {
+        seconds: 99,
+        nanoseconds: 0,
+    };
 
     fn settings() -> Settings {
-        Settings { owner: None, time: None, now: NOW }
+        Settings {
+            owner: None,
+            time: None,
+            now: NOW,
+        }
     }
 
     fn action(src: &str, dest: &str) -> pb::FileActionCopy {
@@ -505,7 +595,9 @@ mod tests {
                         Step::Remove(path) => text.push(format!("-{path}")),
                         Step::SetAttributes(path, _) => text.push(format!("={path}")),
                         Step::Copy(items) => text.extend(
-                            items.iter().map(|it| format!("{}<{}", it.destination, it.source_path)),
+                            items
+                                .iter()
+                                .map(|it| format!("{}<{}", it.destination, it.source_path)),
                         ),
                         other => text.push(format!("{other:?}")),
                     }
@@ -537,15 +629,39 @@ mod tests {
             ("/a.txt", "/d", &there, "/d/a.txt</a.txt"),
             ("/a.txt", "/l", &there, "/d/a.txt</a.txt"),
             ("/a.txt", "/f", &there, "/f</a.txt"),
-            ("/dir/sub", "/new", &there, "/new</dir/sub /new/two.txt</dir/sub/two.txt"),
-            ("/dir/sub", "/d", &there, "/d/sub</dir/sub /d/sub/two.txt</dir/sub/two.txt"),
-            ("/dir/sub/.", "/d", &there, "/d/two.txt</dir/sub/two.txt =/d"),
+            (
+                "/dir/sub",
+                "/new",
+                &there,
+                "/new</dir/sub /new/two.txt</dir/sub/two.txt",
+            ),
+            (
+                "/dir/sub",
+                "/d",
+                &there,
+                "/d/sub</dir/sub /d/sub/two.txt</dir/sub/two.txt",
+            ),
+            (
+                "/dir/sub/.",
+                "/d",
+                &there,
+                "/d/two.txt</dir/sub/two.txt =/d",
+            ),
             ("/dir/sub", "/f", &there, "/f: not a directory"),
             ("/link", "/new", &there, "/new</link"),
             ("/a.txt", "/f/x", &there, "/f: not a directory"),
-            ("/b.txt", "/x", &scratch, "/b.txt: no such file or directory; did you mean /a.txt?"),
+            (
+                "/b.txt",
+                "/x",
+                &scratch,
+                "/b.txt: no such file or directory; did you mean /a.txt?",
+            ),
         ] {
-            assert_eq!(planned(&action(src, dest), &sources(), onto), expected, "{src} {dest}");
+            assert_eq!(
+                planned(&action(src, dest), &sources(), onto),
+                expected,
+                "{src} {dest}"
+            );
         }
     }
 
@@ -568,7 +684,10 @@ mod tests {
         assert_eq!(planned(&copy, &sources(), &View::empty()), "/new</dir");
         copy.include_patterns.clear();
         copy.exclude_patterns = vec!["sub".into()];
-        assert_eq!(planned(&copy, &sources(), &View::empty()), "/new</dir /new/one</dir/one");
+        assert_eq!(
+            planned(&copy, &sources(), &View::empty()),
+            "/new</dir /new/one</dir/one"
+        );
         copy.exclude_patterns = vec!["sub".into(), "!sub/two.txt".into()];
         let expected = "/new</dir /new/one</dir/one /new/sub</dir/sub \
                         /new/sub/two.txt</dir/sub/two.txt";
@@ -598,9 +717,15 @@ mod tests {
     fn wildcards_and_links() {
         let mut copy = action("/*.txt", "/to/");
         copy.allow_wildcard = true;
-        assert_eq!(planned(&copy, &sources(), &View::empty()), "+/to /to/a.txt</a.txt");
+        assert_eq!(
+            planned(&copy, &sources(), &View::empty()),
+            "+/to /to/a.txt</a.txt"
+        );
         copy.src = "/*.md".into();
-        assert_eq!(planned(&copy, &sources(), &View::empty()), "/*.md not found");
+        assert_eq!(
+            planned(&copy, &sources(), &View::empty()),
+            "/*.md not found"
+        );
         copy.allow_empty_wildcard = true;
         assert_eq!(planned(&copy, &sources(), &View::empty()), "");
         let mut copy = action("/link", "/new");
@@ -614,9 +739,19 @@ mod tests {
 
     #[test]
     fn attributes_and_hard_links() {
-        let mut linked = Entry::new(Kind::File, Attributes { mode: 0o4640, uid: 5, ..Attributes::default() });
+        let mut linked = Entry::new(
+            Kind::File,
+            Attributes {
+                mode: 0o4640,
+                uid: 5,
+                ..Attributes::default()
+            },
+        );
         linked.link_group = 3;
-        let source = view([("x", Node::leaf(linked.clone(), None)), ("y", Node::leaf(linked, None))]);
+        let source = view([
+            ("x", Node::leaf(linked.clone(), None)),
+            ("y", Node::leaf(linked, None)),
+        ]);
         let mut copy = action("/", "/new");
         copy.mode_str = "go=u".into();
         copy.timestamp = 1_500_000_001;
@@ -626,11 +761,27 @@ mod tests {
             now: NOW,
         };
         let copy = Copy::new(&copy, settings).unwrap();
-        let from = Source { path: TreePath::root(), contents: false };
-        let plan = copy.plan(&source, &from, &View::empty(), &Cancel::new()).unwrap();
-        let [_, x, y] = &plan.items[..] else { panic!("{plan:?}") };
-        assert_eq!((x.attributes.mode, x.attributes.uid, x.attributes.gid), (0o4666, 7, 8));
-        assert_eq!(x.attributes.mtime, Timestamp { seconds: 1, nanoseconds: 500_000_001 });
+        let from = Source {
+            path: TreePath::root(),
+            contents: false,
+        };
+        let plan = copy
+            .plan(&source, &from, &View::empty(), &Cancel::new())
+            .unwrap();
+        let [_, x, y] = &plan.items[..] else {
+            panic!("{plan:?}")
+        };
+        assert_eq!(
+            (x.attributes.mode, x.attributes.uid, x.attributes.gid),
+            (0o4666, 7, 8)
+        );
+        assert_eq!(
+            x.attributes.mtime,
+            Timestamp {
+                seconds: 1,
+                nanoseconds: 500_000_001
+            }
+        );
         assert_eq!(x.destination, path("new/x"));
         assert!(x.link_group.is_some() && x.link_group == y.link_group);
     }

@@ -183,7 +183,10 @@ fn suggestion(nearest: &[String]) -> String {
 impl From<ResolveError> for FileProblem {
     fn from(error: ResolveError) -> Self {
         match error {
-            ResolveError::NotFound { path } => Self::NotFound { path, nearest: Vec::new() },
+            ResolveError::NotFound { path } => Self::NotFound {
+                path,
+                nearest: Vec::new(),
+            },
             ResolveError::NotADirectory { path } => Self::NotADirectory { path },
             error => Self::Resolve(error),
         }
@@ -193,15 +196,24 @@ impl From<ResolveError> for FileProblem {
 impl Blame for FileError {
     fn fault(&self) -> Fault {
         match self {
-            Self::Action { problem: FileProblem::Write(error), .. } => error.fault(),
-            Self::Action { problem: FileProblem::Read { .. }, .. } => Fault::Environment,
+            Self::Action {
+                problem: FileProblem::Write(error),
+                ..
+            } => error.fault(),
+            Self::Action {
+                problem: FileProblem::Read { .. },
+                ..
+            } => Fault::Environment,
             _ => Fault::Input,
         }
     }
 
     fn remedy(&self) -> Option<String> {
         match self {
-            Self::Action { problem: FileProblem::Write(error), .. } => error.remedy(),
+            Self::Action {
+                problem: FileProblem::Write(error),
+                ..
+            } => error.remedy(),
             _ => None,
         }
     }
@@ -245,9 +257,12 @@ impl Stop {
     /// The error of the op, told which action it was.
     pub(super) fn of_action(self, index: usize, action: String) -> OperationError {
         match self {
-            Self::Problem(problem) => {
-                Failure::new(FileError::Action { index, action, problem }).into()
-            }
+            Self::Problem(problem) => Failure::new(FileError::Action {
+                index,
+                action,
+                problem,
+            })
+            .into(),
             Self::Operation(error) => error,
         }
     }

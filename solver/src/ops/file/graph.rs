@@ -37,12 +37,17 @@ fn needs(action: &pb::FileAction) -> impl Iterator<Item = i64> {
         Some(Action::Copy(it)) => it.owner.as_ref(),
         Some(Action::Rm(_)) | None => None,
     };
-    let users = owner.into_iter().flat_map(|owner| [owner.user.as_ref(), owner.group.as_ref()]);
+    let users = owner
+        .into_iter()
+        .flat_map(|owner| [owner.user.as_ref(), owner.group.as_ref()]);
     let named = users.flatten().filter_map(|user| match &user.user {
         Some(User::ByName(named)) => Some(named.input),
         _ => None,
     });
-    [action.input, action.secondary_input].into_iter().filter(|&input| input != -1).chain(named)
+    [action.input, action.secondary_input]
+        .into_iter()
+        .filter(|&input| input != -1)
+        .chain(named)
 }
 
 impl Graph {
@@ -54,7 +59,11 @@ impl Graph {
         for (index, action) in op.actions.iter().enumerate() {
             for input in needs(action) {
                 let at = usize::try_from(input).ok().filter(|&at| at < count);
-                used[at.ok_or(FileError::Input { index, input, count })?] += 1;
+                used[at.ok_or(FileError::Input {
+                    index,
+                    input,
+                    count,
+                })?] += 1;
             }
             if action.output != pb::SKIP_OUTPUT {
                 outputs.push((action.output, index));
@@ -78,7 +87,12 @@ impl Graph {
         let outputs: Vec<usize> = outputs.into_iter().map(|(_, index)| index).collect();
         let order = order(op, inputs, &outputs)?;
         let shared = |&count: &usize| if count > 1 { Use::Shared } else { Use::Once };
-        Ok(Self { inputs, order, outputs, uses: used.iter().map(shared).collect() })
+        Ok(Self {
+            inputs,
+            order,
+            outputs,
+            uses: used.iter().map(shared).collect(),
+        })
     }
 }
 
@@ -131,7 +145,9 @@ mod tests {
             output,
             action: Some(Action::Rm(pb::FileActionRm::default())),
         };
-        pb::FileOp { actions: actions.iter().map(action).collect() }
+        pb::FileOp {
+            actions: actions.iter().map(action).collect(),
+        }
     }
 
     #[test]
@@ -151,15 +167,30 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         let check = |actions: &[[i64; 3]]| Graph::check(&op(actions), 1);
-        assert!(matches!(check(&[[5, -1, 0]]), Err(FileError::Input { input: 5, .. })));
-        assert!(matches!(check(&[[-2, -1, 0]]), Err(FileError::Input { input: -2, .. })));
-        assert!(matches!(check(&[[0, -1, -1]]), Err(FileError::MissingOutput { output: 0 })));
-        assert!(matches!(check(&[[0, -1, 1]]), Err(FileError::MissingOutput { output: 0 })));
+        assert!(matches!(
+            check(&[[5, -1, 0]]),
+            Err(FileError::Input { input: 5, .. })
+        ));
+        assert!(matches!(
+            check(&[[-2, -1, 0]]),
+            Err(FileError::Input { input: -2, .. })
+        ));
+        assert!(matches!(
+            check(&[[0, -1, -1]]),
+            Err(FileError::MissingOutput { output: 0 })
+        ));
+        assert!(matches!(
+            check(&[[0, -1, 1]]),
+            Err(FileError::MissingOutput { output: 0 })
+        ));
         assert!(matches!(
             check(&[[0, -1, 0], [0, -1, 0]]),
             Err(FileError::DuplicateOutput { output: 0 })
         ));
         assert!(matches!(check(&[[1, -1, 0]]), Err(FileError::Loop { .. })));
-        assert!(matches!(check(&[[2, -1, 0], [1, -1, -1]]), Err(FileError::Loop { .. })));
+        assert!(matches!(
+            check(&[[2, -1, 0], [1, -1, -1]]),
+            Err(FileError::Loop { .. })
+        ));
     }
 }

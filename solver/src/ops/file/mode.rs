@@ -25,7 +25,11 @@ enum Command {
     /// Set for directories and what anyone could execute before.
     SetExecutable(u32),
     /// Take the three bits of one class and set, clear or assign them in others.
-    Copy { from: u32, to: u32, operator: u8 },
+    Copy {
+        from: u32,
+        to: u32,
+        operator: u8,
+    },
 }
 
 /// The classes of users as the lowest bit of each.
@@ -36,9 +40,13 @@ const OTHER: u32 = 0o001;
 impl ModeChange {
     /// Reads a mode.
     pub(crate) fn parse(text: &str) -> Result<Self, ModeError> {
-        let error = || ModeError { text: text.to_owned() };
+        let error = || ModeError {
+            text: text.to_owned(),
+        };
         if text.as_bytes().first().is_some_and(u8::is_ascii_digit) {
-            let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777);
+            let mode = u32::from_str_radix(text, 8)
+                .ok()
+                .filter(|mode| *mode <= 0o7777);
             let mode = mode.ok_or_else(error)?;
             return Ok(Self(vec![Command::Clear(0o7777), Command::Set(mode)]));
         }
@@ -51,20 +59,22 @@ impl ModeChange {
 
     /// The mode after the changes.
     pub(crate) fn apply(&self, old: u32, is_directory: bool) -> u32 {
-        self.0.iter().fold(old & 0o7777, |mode, &command| match command {
-            Command::Clear(bits) => mode & !bits,
-            Command::Set(bits) => mode | bits,
-            Command::SetExecutable(bits) if is_directory || old & 0o111 != 0 => mode | bits,
-            Command::SetExecutable(_) => mode,
-            Command::Copy { from, to, operator } => {
-                let bits = (mode / from) & 7;
-                match operator {
-                    b'+' => mode | bits * to,
-                    b'-' => mode & !(bits * to),
-                    _ => mode & !(7 * to) | bits * to,
+        self.0
+            .iter()
+            .fold(old & 0o7777, |mode, &command| match command {
+                Command::Clear(bits) => mode & !bits,
+                Command::Set(bits) => mode | bits,
+                Command::SetExecutable(bits) if is_directory || old & 0o111 != 0 => mode | bits,
+                Command::SetExecutable(_) => mode,
+                Command::Copy { from, to, operator } => {
+                    let bits = (mode / from) & 7;
+                    match operator {
+                        b'+' => mode | (bits * to),
+                        b'-' => mode & !(bits * to),
+                        _ => (mode & !(7 * to)) | (bits * to),
+                    }
                 }
-            }
-        })
+            })
     }
 }
 
@@ -122,7 +132,11 @@ fn parse_permissions<'a>(
                     b'g' => GROUP,
                     _ => OTHER,
                 };
-                let to = if *who == 0 { 0o111 } else { (*who & 0o444) >> 2 };
+                let to = if *who == 0 {
+                    0o111
+                } else {
+                    (*who & 0o444) >> 2
+                };
                 commands.push(Command::Copy { from, to, operator });
             }
             _ => break,
@@ -194,7 +208,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for bad in ["", "8", "77777", "u", "rwx", "u=rwx,", "u?x", "u+q", "7x", "-1,"] {
+        for bad in [
+            "", "8", "77777", "u", "rwx", "u=rwx,", "u?x", "u+q", "7x", "-1,",
+        ] {
             assert!(ModeChange::parse(bad).is_err(), "{bad}");
         }
     }

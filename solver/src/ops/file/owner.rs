@@ -45,11 +45,17 @@ pub(super) fn find(
 
 fn input(named: &pb::NamedUserOpt) -> Result<i64, FileProblem> {
     if named.input < 0 {
-        return Err(FileProblem::OwnerInput { name: named.name.clone(), input: named.input });
+        return Err(FileProblem::OwnerInput {
+            name: named.name.clone(),
+            input: named.input,
+        });
     }
     Ok(named.input)
 }
 
 fn warn(reporter: &Reporter, kind: &str, named: &pb::NamedUserOpt, file: &str) {
-    reporter.warn(format!("{kind} {:?} is not in {file}: 0 is taken instead", named.name));
+    reporter.warn(format!(
+        "{kind} {:?} is not in {file}: 0 is taken instead",
+        named.name
+    ));
 }

@@ -41,7 +41,9 @@ pub(super) struct Settings {
 impl Settings {
     /// Attributes of something new in `parent`, which hands down its group if it is setgid.
     pub(super) fn created(&self, mode: u32, parent: Option<&Attributes>) -> Attributes {
-        let inherited = parent.filter(|parent| parent.mode & 0o2000 != 0).map(|parent| parent.gid);
+        let inherited = parent
+            .filter(|parent| parent.mode & 0o2000 != 0)
+            .map(|parent| parent.gid);
         Attributes {
             mode,
             uid: self.owner.map_or(0, |owner| owner.uid),
@@ -65,7 +67,9 @@ pub(super) fn permissions(mode: i32) -> u32 {
 
 fn absolute(path: &str) -> Result<&[u8], FileProblem> {
     if path.contains('\0') {
-        return Err(FileProblem::Path { path: path.to_owned() });
+        return Err(FileProblem::Path {
+            path: path.to_owned(),
+        });
     }
     Ok(path.as_bytes())
 }
@@ -96,7 +100,9 @@ pub(super) fn missing_directories(
     let mut above = view.root().entry().attributes.clone();
     let mut made = Vec::new();
     for part in path.components() {
-        at = at.join(part).map_err(|_| FileProblem::Path { path: path.to_string() })?;
+        at = at.join(part).map_err(|_| FileProblem::Path {
+            path: path.to_string(),
+        })?;
         node = node.and_then(|node| node.child(part));
         match node {
             Some(node) if node.entry().is_directory() => {
@@ -117,9 +123,18 @@ pub(super) fn make_directories(
     made: Vec<(TreePath, Attributes)>,
     settings: &Settings,
 ) -> (Vec<Step>, Vec<Step>) {
-    let filled = made.iter().rev().skip(1).filter(|_| settings.time.is_some());
-    let last = filled.map(|(path, it)| Step::SetAttributes(path.clone(), it.clone())).collect();
-    let first = made.into_iter().map(|(path, it)| Step::MakeDirectory(path, it)).collect();
+    let filled = made
+        .iter()
+        .rev()
+        .skip(1)
+        .filter(|_| settings.time.is_some());
+    let last = filled
+        .map(|(path, it)| Step::SetAttributes(path.clone(), it.clone()))
+        .collect();
+    let first = made
+        .into_iter()
+        .map(|(path, it)| Step::MakeDirectory(path, it))
+        .collect();
     (first, last)
 }
 
@@ -178,13 +193,19 @@ pub(super) fn symlink(
     let path = root_path(view, absolute(&action.newpath)?, true)?;
     let target = absolute(&action.oldpath)?;
     if target.is_empty() {
-        return Err(FileProblem::Path { path: action.oldpath.clone() });
+        return Err(FileProblem::Path {
+            path: action.oldpath.clone(),
+        });
     }
     if view.lookup(&path).is_some() {
         return Err(FileProblem::Exists { path });
     }
     let attributes = settings.created(0o777, Some(parent(view, &path)?));
-    Ok(vec![Step::MakeSymlink(path, Bytes::copy_from_slice(target), attributes)])
+    Ok(vec![Step::MakeSymlink(
+        path,
+        Bytes::copy_from_slice(target),
+        attributes,
+    )])
 }
 
 /// Removes a path, or all that match. What is not there is an error unless allowed; a wildcard
@@ -198,16 +219,23 @@ pub(super) fn remove(view: &View, action: &pb::FileActionRm) -> Result<Vec<Step>
     };
     let mut steps = Vec::new();
     for path in paths {
-        let Some(name) = path.name() else { return Err(FileProblem::RemovesRoot) };
+        let Some(name) = path.name() else {
+            return Err(FileProblem::RemovesRoot);
+        };
         let above = root_path(view, path.parent().unwrap_or_default().as_bytes(), true)?;
-        let place = above.join(name).map_err(|_| FileProblem::Path { path: path.to_string() })?;
+        let place = above.join(name).map_err(|_| FileProblem::Path {
+            path: path.to_string(),
+        })?;
         // Links count by what they lead to: a dangling one is not there.
         let exists = !matches!(
             view.resolve(place.as_bytes(), true),
             Err(crate::tree::view::ResolveError::NotFound { .. })
         );
         if !exists && !action.allow_not_found {
-            return Err(FileProblem::NotFound { nearest: nearest(view, &path), path });
+            return Err(FileProblem::NotFound {
+                nearest: nearest(view, &path),
+                path,
+            });
         }
         if view.lookup(&place).is_some() {
             steps.push(Step::Remove(place));

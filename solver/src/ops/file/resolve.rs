@@ -20,7 +20,11 @@ pub(super) fn root_path(view: &View, path: &[u8], follow: bool) -> Result<TreePa
     let mut todo: Vec<Vec<u8>> = Vec::new();
     let push = |todo: &mut Vec<Vec<u8>>, path: &[u8]| {
         let parts = path.split(|&byte| byte == b'/').rev();
-        todo.extend(parts.filter(|part| !matches!(*part, b"" | b".")).map(<[u8]>::to_vec));
+        todo.extend(
+            parts
+                .filter(|part| !matches!(*part, b"" | b"."))
+                .map(<[u8]>::to_vec),
+        );
     };
     push(&mut todo, path);
     let mut at = TreePath::root();
@@ -39,7 +43,9 @@ pub(super) fn root_path(view: &View, path: &[u8], follow: bool) -> Result<TreePa
         if here.is_some_and(|node| !node.entry().is_directory()) {
             return Err(ResolveError::NotADirectory { path: at });
         }
-        let next = at.join(&part).map_err(|_| ResolveError::NotFound { path: asked() })?;
+        let next = at
+            .join(&part)
+            .map_err(|_| ResolveError::NotFound { path: asked() })?;
         let node = here.and_then(|node| node.child(&part));
         if let Some(link) = node.filter(|node| node.entry().kind == Kind::Symlink)
             && (follow || !todo.is_empty())
@@ -77,9 +83,14 @@ pub(super) fn matches(
         return Ok(vec![clean]);
     };
     let base = root_path(view, &parts[..first].join(&b'/'), follow)?;
-    let node = view.lookup(&base).ok_or_else(|| ResolveError::NotFound { path: base.clone() })?;
+    let node = view
+        .lookup(&base)
+        .ok_or_else(|| ResolveError::NotFound { path: base.clone() })?;
     let mut found = Vec::new();
-    let components: Vec<_> = parts[first..].iter().map(|part| Component::new(part)).collect();
+    let components: Vec<_> = parts[first..]
+        .iter()
+        .map(|part| Component::new(part))
+        .collect();
     collect(&base, node, &components, &mut found);
     Ok(found)
 }
@@ -117,7 +128,9 @@ pub(super) fn nearest(view: &View, path: &TreePath) -> Vec<String> {
             }
         }
     }
-    let Some(missing) = missing else { return Vec::new() };
+    let Some(missing) = missing else {
+        return Vec::new();
+    };
     let mut near: Vec<(usize, TreePath)> = node
         .children()
         .iter()
@@ -132,7 +145,10 @@ pub(super) fn nearest(view: &View, path: &TreePath) -> Vec<String> {
         })
         .collect();
     near.sort();
-    near.into_iter().take(MOST).map(|(_, path)| path.to_string()).collect()
+    near.into_iter()
+        .take(MOST)
+        .map(|(_, path)| path.to_string())
+        .collect()
 }
 
 /// How many letters must be changed, added or removed, whatever the case. Long names are far.
@@ -176,8 +192,14 @@ mod tests {
         assert_eq!(at("/abs/x/../y", true), Ok(path("d/new/y")));
         assert_eq!(at("/none/../d", true), Ok(path("d")));
         assert_eq!(at("../..", true), Ok(TreePath::root()));
-        assert!(matches!(at("/d/f/x", true), Err(ResolveError::NotADirectory { .. })));
-        assert!(matches!(at("/loop", true), Err(ResolveError::TooManyLinks { .. })));
+        assert!(matches!(
+            at("/d/f/x", true),
+            Err(ResolveError::NotADirectory { .. })
+        ));
+        assert!(matches!(
+            at("/loop", true),
+            Err(ResolveError::TooManyLinks { .. })
+        ));
     }
 
     #[test]
@@ -192,7 +214,11 @@ mod tests {
         ]);
         let all = |pattern: &str, follow| {
             let found = matches(&view, pattern.as_bytes(), follow).unwrap();
-            found.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+            found
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" ")
         };
         assert_eq!(all("/*/1.txt", true), "/a/1.txt /b/1.txt");
         assert_eq!(all("/a/*", true), "/a/1.txt /a/2.md");
@@ -204,7 +230,11 @@ mod tests {
 
     #[test]
     fn near_names_are_offered() {
-        let view = view([("src", directory()), ("src/main.rs", file()), ("src/lib.rs", file())]);
+        let view = view([
+            ("src", directory()),
+            ("src/main.rs", file()),
+            ("src/lib.rs", file()),
+        ]);
         assert_eq!(nearest(&view, &path("src/mian.rs")), ["/src/main.rs"]);
         assert_eq!(nearest(&view, &path("scr/x")), ["/src"]);
         assert!(nearest(&view, &path("other")).is_empty());

@@ -53,7 +53,10 @@ pub(super) fn preimage(op: &pb::ExecOp, platform: &pb::Platform) -> String {
 /// Whether it is the cache mount that a Dockerfile makes when nothing is said: named after its
 /// destination, maybe in a namespace.
 fn is_default_cache(cache: &pb::CacheOpt, destination: &str) -> bool {
-    let in_namespace = cache.id.split_once('/').is_some_and(|(_, name)| name == destination);
+    let in_namespace = cache
+        .id
+        .split_once('/')
+        .is_some_and(|(_, name)| name == destination);
     cache.sharing == 0 && (cache.id == destination || in_namespace)
 }
 
@@ -92,7 +95,10 @@ pub(super) fn inputs(op: &pb::ExecOp, count: usize) -> Result<Vec<InputPlan>, Ke
         *by_content = counts_by_content(mount, &path)?;
         paths.push(path);
     }
-    Ok(shown.into_iter().map(|(paths, by_content)| plan(&paths, by_content)).collect())
+    Ok(shown
+        .into_iter()
+        .map(|(paths, by_content)| plan(&paths, by_content))
+        .collect())
 }
 
 fn plan(paths: &[String], by_content: bool) -> InputPlan {
@@ -115,7 +121,9 @@ fn counts_by_content(mount: &pb::Mount, path: &str) -> Result<bool, KeyError> {
     Ok(match mount.content_cache() {
         MountContentCache::Off => false,
         MountContentCache::On if !safe => {
-            return Err(KeyError::MountContentCache { destination: mount.dest.clone() });
+            return Err(KeyError::MountContentCache {
+                destination: mount.dest.clone(),
+            });
         }
         MountContentCache::On => true,
         // A checksum of a whole root file system costs much and rarely finds anything.
@@ -144,7 +152,11 @@ mod tests {
     }
 
     fn op(mounts: Vec<pb::Mount>) -> pb::ExecOp {
-        pb::ExecOp { meta: Some(pb::Meta::default()), mounts, ..pb::ExecOp::default() }
+        pb::ExecOp {
+            meta: Some(pb::Meta::default()),
+            mounts,
+            ..pb::ExecOp::default()
+        }
     }
 
     #[test]
@@ -156,13 +168,19 @@ mod tests {
         assert_eq!(plans[0].selector, Some(digest_joined(["/"])));
         assert_eq!(plans[1].content, Some(vec![Selector::followed("/b")]));
         let mut part = mount(1, "b", "/b", 1);
-        assert_eq!(inputs(&op(vec![root.clone(), part.clone()]), 2).unwrap()[1].content, None);
+        assert_eq!(
+            inputs(&op(vec![root.clone(), part.clone()]), 2).unwrap()[1].content,
+            None
+        );
         part.content_cache = MountContentCache::On as i32;
         assert!(matches!(
             inputs(&op(vec![root, part.clone()]), 2),
             Err(KeyError::MountContentCache { .. })
         ));
-        assert!(matches!(inputs(&op(vec![part]), 1), Err(KeyError::MountInput { .. })));
+        assert!(matches!(
+            inputs(&op(vec![part]), 1),
+            Err(KeyError::MountInput { .. })
+        ));
     }
 
     #[test]
@@ -171,7 +189,10 @@ mod tests {
         cache.mount_type = MountType::Cache as i32;
         let platform = pb::Platform::default();
         let mut text = |id: &str, sharing| {
-            cache.cache_opt = Some(pb::CacheOpt { id: id.into(), sharing });
+            cache.cache_opt = Some(pb::CacheOpt {
+                id: id.into(),
+                sharing,
+            });
             preimage(&op(vec![mount(0, "", "/", 0), cache.clone()]), &platform)
         };
         assert!(text("/root/.cache", 0).contains(r#""cacheOpt":{"ID":"/root/.cache"}"#));

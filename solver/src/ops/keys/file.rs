@@ -27,17 +27,28 @@ impl GoJson for Preimage {
 /// The key, and what is looked at in inputs that are only read. An input that is changed counts by
 /// how it was made.
 pub(super) fn key(op: &pb::FileOp, count: usize) -> Result<OpKey, KeyError> {
-    let mut looks = Looks { count, ..Looks::default() };
-    let mut preimage = Preimage { actions: Vec::new(), indexes: Vec::new() };
+    let mut looks = Looks {
+        count,
+        ..Looks::default()
+    };
+    let mut preimage = Preimage {
+        actions: Vec::new(),
+        indexes: Vec::new(),
+    };
     for action in &op.actions {
         looks.changed.insert(action.input);
         preimage.actions.push(looks.action(action));
-        preimage.indexes.push([action.input, action.secondary_input, action.output]);
+        preimage
+            .indexes
+            .push([action.input, action.secondary_input, action.output]);
     }
     if is_default(&preimage.indexes) {
         preimage.indexes.clear();
     }
-    Ok(OpKey { preimage: json::to_string(&preimage), inputs: looks.plans()? })
+    Ok(OpKey {
+        preimage: json::to_string(&preimage),
+        inputs: looks.plans()?,
+    })
 }
 
 /// What the actions look at.
@@ -94,7 +105,10 @@ impl Looks {
     fn owner(&mut self, owner: Option<&pb::ChownOpt>) {
         let mut look = |user: Option<&pb::UserOpt>, path: &str| {
             if let Some(User::ByName(named)) = user.and_then(|user| user.user.as_ref()) {
-                self.selectors.entry(named.input).or_default().push(Selector::followed(path));
+                self.selectors
+                    .entry(named.input)
+                    .or_default()
+                    .push(Selector::followed(path));
             }
         };
         look(owner.and_then(|owner| owner.user.as_ref()), "/etc/passwd");
@@ -104,9 +118,14 @@ impl Looks {
     fn plans(self) -> Result<Vec<InputPlan>, KeyError> {
         let mut plans = vec![InputPlan::default(); self.count];
         for (input, selectors) in self.selectors {
-            let Some(plan) = usize::try_from(input).ok().and_then(|input| plans.get_mut(input))
+            let Some(plan) = usize::try_from(input)
+                .ok()
+                .and_then(|input| plans.get_mut(input))
             else {
-                return Err(KeyError::FileInput { input, count: self.count });
+                return Err(KeyError::FileInput {
+                    input,
+                    count: self.count,
+                });
             };
             if self.changed.contains(&input) {
                 continue;
@@ -128,11 +147,13 @@ impl Looks {
 fn is_default(indexes: &[[i64; 3]]) -> bool {
     let count = i64::try_from(indexes.len()).unwrap_or(i64::MAX);
     !indexes.is_empty()
-        && (0..count).zip(indexes).all(|(at, &[input, secondary, output])| {
-            input == if at == 0 { 0 } else { count + at - 1 }
-                && matches!(secondary, -1 | 1)
-                && output == if at == count - 1 { 0 } else { -1 }
-        })
+        && (0..count)
+            .zip(indexes)
+            .all(|(at, &[input, secondary, output])| {
+                input == if at == 0 { 0 } else { count + at - 1 }
+                    && matches!(secondary, -1 | 1)
+                    && output == if at == count - 1 { 0 } else { -1 }
+            })
 }
 
 /// Go's `path.Base`: `.` for an empty path, `/` for one of slashes only.
@@ -151,9 +172,14 @@ mod tests {
 
     #[test]
     fn base_names_are_those_of_go() {
-        for (path, expected) in
-            [("", "."), ("/", "/"), ("//", "/"), ("/a/b", "b"), ("a/b//", "b"), ("/a/.", ".")]
-        {
+        for (path, expected) in [
+            ("", "."),
+            ("/", "/"),
+            ("//", "/"),
+            ("/a/b", "b"),
+            ("a/b//", "b"),
+            ("/a/.", "."),
+        ] {
             assert_eq!(base_name(path), expected, "{path}");
         }
     }
@@ -171,23 +197,49 @@ mod tests {
     fn an_owner_in_a_changed_input_is_no_content() {
         let owner = pb::ChownOpt {
             user: Some(pb::UserOpt {
-                user: Some(User::ByName(pb::NamedUserOpt { name: "bin".into(), input: 0 })),
+                user: Some(User::ByName(pb::NamedUserOpt {
+                    name: "bin".into(),
+                    input: 0,
+                })),
             }),
             group: None,
         };
-        let mkdir = pb::FileActionMkDir { owner: Some(owner), ..pb::FileActionMkDir::default() };
+        let mkdir = pb::FileActionMkDir {
+            owner: Some(owner),
+            ..pb::FileActionMkDir::default()
+        };
         let action = |input| pb::FileAction {
             input,
             secondary_input: -1,
             output: 0,
             action: Some(Action::Mkdir(mkdir.clone())),
         };
-        let changed = key(&pb::FileOp { actions: vec![action(0)] }, 1).unwrap();
+        let changed = key(
+            &pb::FileOp {
+                actions: vec![action(0)],
+            },
+            1,
+        )
+        .unwrap();
         assert_eq!(changed.inputs, [InputPlan::default()]);
-        let read = key(&pb::FileOp { actions: vec![action(-1)] }, 1).unwrap();
-        assert_eq!(read.inputs[0].content, Some(vec![Selector::followed("/etc/passwd")]));
+        let read = key(
+            &pb::FileOp {
+                actions: vec![action(-1)],
+            },
+            1,
+        )
+        .unwrap();
+        assert_eq!(
+            read.inputs[0].content,
+            Some(vec![Selector::followed("/etc/passwd")])
+        );
         assert!(matches!(
-            key(&pb::FileOp { actions: vec![action(-1)] }, 0),
+            key(
+                &pb::FileOp {
+                    actions: vec![action(-1)]
+                },
+                0
+            ),
             Err(KeyError::FileInput { input: 0, count: 0 })
         ));
     }

@@ -117,13 +117,17 @@ impl Fields<'_> {
 
     pub(super) fn strings(&mut self, name: &str, values: &[String]) {
         if !values.is_empty() {
-            array(self.name(name), values, |text, value| go_json::string(text, value));
+            array(self.name(name), values, |text, value| {
+                go_json::string(text, value)
+            });
         }
     }
 
     pub(super) fn ints<T: Copy + Into<i128>>(&mut self, name: &str, values: &[T]) {
         if !values.is_empty() {
-            array(self.name(name), values, |text, &value| number(text, value.into()));
+            array(self.name(name), values, |text, &value| {
+                number(text, value.into())
+            });
         }
     }
 
@@ -138,7 +142,9 @@ impl Fields<'_> {
 
     /// A list of byte strings, written even if empty.
     pub(super) fn byte_lists_always(&mut self, name: &str, values: &[impl AsRef<[u8]>]) {
-        array(self.name(name), values, |text, value| quoted_base64(text, value.as_ref()));
+        array(self.name(name), values, |text, value| {
+            quoted_base64(text, value.as_ref())
+        });
     }
 
     /// An object, written even if it has no field.
@@ -167,7 +173,9 @@ impl Fields<'_> {
     }
 
     pub(super) fn bool_map(&mut self, name: &str, values: &BTreeMap<String, bool>) {
-        self.map(name, values, |text, value| text.push_str(if *value { "true" } else { "false" }));
+        self.map(name, values, |text, value| {
+            text.push_str(if *value { "true" } else { "false" })
+        });
     }
 
     fn map<T>(
@@ -197,9 +205,13 @@ impl Fields<'_> {
 mod tests {
     #[test]
     fn base64_pads() {
-        for (bytes, expected) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
-        {
+        for (bytes, expected) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+        ] {
             let mut text = String::new();
             super::base64(&mut text, bytes.as_bytes());
             assert_eq!(text, expected);

@@ -23,7 +23,11 @@ pub struct Selector {
 impl Selector {
     /// `path` alone, links followed.
     pub(super) fn followed(path: impl Into<String>) -> Self {
-        Self { path: path.into(), follow_links: true, ..Self::default() }
+        Self {
+            path: path.into(),
+            follow_links: true,
+            ..Self::default()
+        }
     }
 
     pub(super) fn is_filtered(&self) -> bool {
@@ -38,13 +42,18 @@ pub(super) fn deduplicate(selectors: &[Selector]) -> Vec<Selector> {
             .iter()
             .filter(|selector| !selector.is_filtered() && selector.follow_links == follow)
             .map(|selector| selector.path.as_str());
-        deduplicate_paths(paths).into_iter().map(move |path| Selector {
-            path: path.to_owned(),
-            follow_links: follow,
-            ..Selector::default()
-        })
+        deduplicate_paths(paths)
+            .into_iter()
+            .map(move |path| Selector {
+                path: path.to_owned(),
+                follow_links: follow,
+                ..Selector::default()
+            })
     };
-    let filtered = selectors.iter().filter(|selector| selector.is_filtered()).cloned();
+    let filtered = selectors
+        .iter()
+        .filter(|selector| selector.is_filtered())
+        .cloned();
     let mut out: Vec<_> = plain(false).chain(plain(true)).chain(filtered).collect();
     out.sort_by(|a, b| a.path.cmp(&b.path));
     out
@@ -72,9 +81,19 @@ mod tests {
         let paths = ["/foo/bar", "/foobar", "/foo", "/foo"];
         assert_eq!(deduplicate_paths(paths.into_iter()), ["/foo", "/foobar"]);
         assert_eq!(deduplicate_paths(["/a", "/"].into_iter()), ["/"]);
-        let plain = Selector { path: "/foo/x".into(), ..Selector::default() };
-        let filtered = Selector { path: "/foo".into(), wildcard: true, ..Selector::default() };
+        let plain = Selector {
+            path: "/foo/x".into(),
+            ..Selector::default()
+        };
+        let filtered = Selector {
+            path: "/foo".into(),
+            wildcard: true,
+            ..Selector::default()
+        };
         let all = [Selector::followed("/foo"), plain.clone(), filtered.clone()];
-        assert_eq!(deduplicate(&all), [Selector::followed("/foo"), filtered, plain]);
+        assert_eq!(
+            deduplicate(&all),
+            [Selector::followed("/foo"), filtered, plain]
+        );
     }
 }
