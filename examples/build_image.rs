@@ -132,6 +132,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 let word = match outcome {
                     Outcome::Ran => "ran   ",
                     Outcome::Cached => "cached",
+                    Outcome::Looked => "looked",
                     Outcome::Cancelled => "cancel",
                     _ => "failed",
                 };

@@ -134,7 +134,7 @@ impl Progress {
                     text += &format!("#{number} {seconds:.3} {line}\n");
                 }
                 text += &match outcome {
-                    Outcome::Ran => format!("#{number} DONE {seconds:.1}s\n"),
+                    Outcome::Ran | Outcome::Looked => format!("#{number} DONE {seconds:.1}s\n"),
                     Outcome::Cached => format!("#{number} CACHED\n"),
                     Outcome::Cancelled => format!("#{number} CANCELED\n"),
                     Outcome::Failed(error) => format!("#{number} ERROR: {error}\n"),

@@ -90,6 +90,9 @@ pub enum Event {
 pub enum Outcome {
     /// It ran.
     Ran,
+    /// It is a source that every solve has to look at, such as a local directory, and it was
+    /// looked at. What did not change since an earlier solve was not read again.
+    Looked,
     /// Its result was found in the cache.
     Cached,
     /// It failed; the text is the whole chain of messages.

@@ -507,6 +507,11 @@ impl<T: Clone> Build<T> {
         }
     }
 
+    /// Whether the key of a vertex is its op's alone and good for this solve only.
+    pub(super) fn is_volatile(&self, vertex: usize) -> bool {
+        self.vertices[vertex].map.as_ref().is_some_and(|map| map.volatile)
+    }
+
     /// What became of each vertex.
     pub(super) fn report(&self) -> Vec<VertexReport> {
         let report = |state: &VertexState<T>| {
@@ -514,6 +519,9 @@ impl<T: Clone> Build<T> {
                 _ if !state.reachable => VertexStatus::Unreachable,
                 Fate::Open | Fate::Loaded => VertexStatus::Cached,
                 Fate::Shared => VertexStatus::Shared,
+                Fate::Ran if state.map.as_ref().is_some_and(|map| map.volatile) => {
+                    VertexStatus::Looked
+                }
                 Fate::Ran => VertexStatus::Ran(state.miss.unwrap_or(MissReason::NeverSeen)),
             };
             let key = state

@@ -304,7 +304,11 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
         match result {
             Ok(event) => {
                 match &event {
-                    Event::Ran { shared: false, .. } => self.tell_completed(vertex, Outcome::Ran),
+                    Event::Ran { shared: false, .. } => {
+                        let looked = self.build.is_volatile(vertex);
+                        let outcome = if looked { Outcome::Looked } else { Outcome::Ran };
+                        self.tell_completed(vertex, outcome);
+                    }
                     Event::Ran { shared: true, .. } | Event::Loaded { value: Some(_), .. } => {
                         self.tell_completed(vertex, Outcome::Cached);
                     }

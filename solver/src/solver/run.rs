@@ -24,7 +24,7 @@ pub struct Solved {
 }
 
 impl Solved {
-    /// How many vertices ran.
+    /// How many vertices ran. Sources that every solve has to look at do not count.
     pub fn ran(&self) -> usize {
         self.vertices.iter().filter(|v| matches!(v.status, VertexStatus::Ran(_))).count()
     }
