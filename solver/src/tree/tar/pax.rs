@@ -112,10 +112,10 @@ fn sparse(found: &mut SparseRecords, key: &[u8], value: &[u8]) -> Result<(), &'s
         b"size" | b"realsize" => found.real_size = Some(decimal(value).ok_or(BAD)?),
         b"numblocks" => {}
         b"offset" if found.map.len().is_multiple_of(2) => {
-            found.map.push(decimal(value).ok_or(BAD)?)
+            found.map.push(decimal(value).ok_or(BAD)?);
         }
         b"numbytes" if !found.map.len().is_multiple_of(2) => {
-            found.map.push(decimal(value).ok_or(BAD)?)
+            found.map.push(decimal(value).ok_or(BAD)?);
         }
         b"map" => {
             if !found.map.is_empty() {

@@ -256,7 +256,7 @@ fn checksums_and_kinds() {
     let old = block("dir/", 0, 0, |block| block[257..265].fill(0));
     assert_eq!(read(&[old]).unwrap()[0].0.kind, TarKind::Directory);
     let prefixed = block("name", b'0', 0, |block| {
-        block[345..351].copy_from_slice(b"pre/fi")
+        block[345..351].copy_from_slice(b"pre/fi");
     });
     assert_eq!(read(&[prefixed]).unwrap()[0].0.path, b"pre/fi/name");
 }
