@@ -319,7 +319,7 @@ impl Run {
             match step {
                 Step::Remove(path) => writer.remove(&path)?,
                 Step::MakeDirectory(path, attributes) => {
-                    writer.make_directory(&path, attributes)?
+                    writer.make_directory(&path, attributes)?;
                 }
                 Step::WriteFile(path, attributes, data) => {
                     writer.write_file(&path, attributes, &mut Cursor::new(data))?;
@@ -328,7 +328,7 @@ impl Run {
                     writer.make_symlink(&path, &target, attributes)?;
                 }
                 Step::SetAttributes(path, attributes) => {
-                    writer.set_attributes(&path, attributes)?
+                    writer.set_attributes(&path, attributes)?;
                 }
                 Step::Copy(items) => writer.copy(items, &self.cancel)?,
             }

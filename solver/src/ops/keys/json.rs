@@ -118,7 +118,7 @@ impl Fields<'_> {
     pub(super) fn strings(&mut self, name: &str, values: &[String]) {
         if !values.is_empty() {
             array(self.name(name), values, |text, value| {
-                go_json::string(text, value)
+                go_json::string(text, value);
             });
         }
     }
@@ -126,7 +126,7 @@ impl Fields<'_> {
     pub(super) fn ints<T: Copy + Into<i128>>(&mut self, name: &str, values: &[T]) {
         if !values.is_empty() {
             array(self.name(name), values, |text, &value| {
-                number(text, value.into())
+                number(text, value.into());
             });
         }
     }
@@ -143,7 +143,7 @@ impl Fields<'_> {
     /// A list of byte strings, written even if empty.
     pub(super) fn byte_lists_always(&mut self, name: &str, values: &[impl AsRef<[u8]>]) {
         array(self.name(name), values, |text, value| {
-            quoted_base64(text, value.as_ref())
+            quoted_base64(text, value.as_ref());
         });
     }
 
@@ -174,7 +174,7 @@ impl Fields<'_> {
 
     pub(super) fn bool_map(&mut self, name: &str, values: &BTreeMap<String, bool>) {
         self.map(name, values, |text, value| {
-            text.push_str(if *value { "true" } else { "false" })
+            text.push_str(if *value { "true" } else { "false" });
         });
     }
 
