@@ -80,7 +80,7 @@ impl Operation<Ref> for OciLayoutOperation {
     async fn cache_map(&self, context: &Context) -> Result<CacheMap, OperationError> {
         let source = self.0.clone();
         let image = unblock(&context.cancel, move |_| source.resolve()).await?;
-        let key = manifest_key(&image.manifest.digest, &self.0.platform, self.0.limit);
+        let key = manifest_key(&image.root.digest, &self.0.platform, self.0.limit);
         let mut map = CacheMap::leaf(digest(&key));
         map.further = true;
         Ok(map)

@@ -5,7 +5,7 @@
 //! followed. Unlike there, a second path through a link that another one went through is followed
 //! as well.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -17,6 +17,9 @@ use crate::tree::TreePath;
 
 /// Links that are followed before the rest is given up; real trees have a handful.
 const MAX_LINKS: usize = 10_000;
+
+/// How often one link is followed on the way of one path: what Linux allows for all of them.
+const MAX_TIMES: usize = 40;
 
 /// Adds what `paths` lead to, to the include patterns. An empty result means everything.
 pub(super) fn follow(
@@ -46,12 +49,8 @@ fn follow_one(
     let clean = |path: &[u8]| TreePath::clean(path).map_err(io::Error::other);
     let mut todo = vec![clean(path)?];
     let mut links = 0;
-    let mut walked = BTreeSet::new();
+    let mut followed: BTreeMap<String, usize> = BTreeMap::new();
     while let Some(path) = todo.pop() {
-        // Links that lead to each other come back to a path that was walked.
-        if !walked.insert(path.clone()) {
-            continue;
-        }
         let mut here = TreePath::root();
         let mut parts = path.components().peekable();
         loop {
@@ -67,7 +66,13 @@ fn follow_one(
             if targets.is_empty() && !last {
                 continue;
             }
+            // Links that lead to each other make ever longer paths.
+            let times = followed.entry(text.clone()).or_default();
+            *times += 1;
             resolved.insert(text);
+            if *times > MAX_TIMES {
+                break;
+            }
             links += targets.len();
             if links > MAX_LINKS {
                 return Err(io::Error::other("too many symbolic links to follow"));
