@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,10 @@ pub struct Cancel(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// Raised first, with `stops` locked, so that the effect of a hook is never taken for anything
+    /// but the cancellation.
+    raised: AtomicBool,
+    /// Wakes who waits; raised last, because who wakes up may take its hooks back.
     token: CancellationToken,
     stops: Mutex<Stops>,
 }
@@ -53,8 +58,12 @@ impl Cancel {
 
     /// Makes a flag that is raised with this one, and may be raised alone.
     pub fn child(&self) -> Self {
-        let inner = Arc::new(Inner { token: self.0.token.child_token(), ..Inner::default() });
         let mut stops = self.0.stops();
+        let inner = Arc::new(Inner {
+            raised: AtomicBool::new(self.is_cancelled()),
+            token: self.0.token.child_token(),
+            stops: Mutex::default(),
+        });
         stops.children.retain(|child| child.strong_count() > 0);
         stops.children.push(Arc::downgrade(&inner));
         Self(inner)
@@ -62,17 +71,18 @@ impl Cancel {
 
     /// Raises the flag and runs the hooks of this flag and of its children, each to its end.
     pub fn cancel(&self) {
-        self.0.token.cancel();
+        let mut hooks = Vec::new();
         let mut todo = vec![self.0.clone()];
         while let Some(inner) = todo.pop() {
             let stops = inner.stops();
-            let hooks: Vec<_> = stops.hooks.values().cloned().collect();
+            inner.raised.store(true, Ordering::SeqCst);
+            hooks.extend(stops.hooks.values().cloned());
             todo.extend(stops.children.iter().filter_map(Weak::upgrade));
-            drop(stops);
-            for hook in hooks {
-                hook();
-            }
         }
+        for hook in hooks {
+            hook();
+        }
+        self.0.token.cancel();
     }
 
     /// Registers what must happen when the flag is raised, until the guard is dropped. Runs it at
@@ -94,7 +104,7 @@ impl Cancel {
 
     /// Tells whether the flag is raised.
     pub fn is_cancelled(&self) -> bool {
-        self.0.token.is_cancelled()
+        self.0.raised.load(Ordering::SeqCst)
     }
 
     /// Returns [`Cancelled`] if the flag is raised; for loops of blocking code.
@@ -151,6 +161,32 @@ mod tests {
         let late = child.on_cancel(hook(&count));
         assert_eq!(count.load(Ordering::SeqCst), 2);
         drop(late);
+    }
+
+    #[test]
+    fn a_hook_runs_though_its_owner_wakes_up_and_takes_it_back() {
+        for _ in 0..200 {
+            let cancel = Cancel::new();
+            let child = cancel.child();
+            let done = Arc::new(AtomicUsize::new(0));
+            let guard = child.on_cancel({
+                let (done, child) = (done.clone(), child.clone());
+                move || {
+                    assert!(child.is_cancelled());
+                    std::thread::yield_now();
+                    done.store(1, Ordering::SeqCst);
+                }
+            });
+            let owner = std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                runtime.block_on(child.cancelled());
+                drop(guard);
+            });
+            std::thread::yield_now();
+            cancel.cancel();
+            assert_eq!(done.load(Ordering::SeqCst), 1);
+            owner.join().unwrap();
+        }
     }
 
     #[test]

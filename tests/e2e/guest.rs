@@ -7,13 +7,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ashlar_llb::{self as llb, State, copy, mkdir};
-use ashlar_solver::progress::Event;
 use ashlar_solver::solver::{BuildError, SolveError, SolveRequest, Solver};
-use futures::StreamExt as _;
 use tokio::runtime::{Builder, Handle};
 
 use super::support::{
-    self, Need, Tree, build, child, file, leftovers, ran, run, skipped, solve, temp, wrapped,
+    self, Need, Tree, build, child, file, first_output, leftovers, ran, run, skipped, solve, temp, wrapped,
 };
 
 /// What a process has open and running.
@@ -131,6 +129,8 @@ pub fn role(arguments: &[&str]) {
     if variant == "umask" {
         assert!(settings().contains(&"Umask:\t0077".to_owned()));
     }
+    // What tokio keeps for the whole process is not ours.
+    drop(support::runtime());
     let (before, settings_before) = (Footprint::take(), settings());
     let runtime = match variant {
         "current-thread" => Builder::new_current_thread().enable_all().build().unwrap(),
@@ -150,7 +150,7 @@ pub fn role(arguments: &[&str]) {
         nothing_runs(folder);
 
         let (mut events, outcome) = solver.solve(lent(folder, &graph("three", "60", 0))).split();
-        while !matches!(events.next().await, Some(Event::Log { .. })) {}
+        first_output(&mut events).await;
         outcome.cancel();
         nothing_runs(folder);
         let error = outcome.await.unwrap_err();
@@ -158,14 +158,14 @@ pub fn role(arguments: &[&str]) {
         nothing_runs(folder);
 
         let mut handle = solver.solve(lent(folder, &graph("four", "60", 0)));
-        while !matches!(handle.next().await, Some(Event::Log { .. })) {}
+        first_output(&mut handle).await;
         drop(handle);
         nothing_runs(folder);
 
         // Dropped before it could do anything, and with the solver.
         drop(solver.solve(lent(folder, &graph("five", "60", 0))));
         let mut handle = solver.solve(lent(folder, &graph("six", "60", 0)));
-        while !matches!(handle.next().await, Some(Event::Log { .. })) {}
+        first_output(&mut handle).await;
         drop(solver);
         drop(handle);
         nothing_runs(folder);

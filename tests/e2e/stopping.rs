@@ -5,9 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use ashlar_llb::{self as llb, State, copy};
-use ashlar_solver::progress::Event;
 use ashlar_solver::solver::{SolveError, SolveHandle, Solver};
-use futures::StreamExt as _;
 
 use super::support::{self, Need, skipped, temp};
 
@@ -72,14 +70,8 @@ fn still_alive(tree: &BTreeSet<(u32, u64)>) -> Vec<(u32, u64)> {
 async fn start(solver: &Solver, base: &std::path::Path, marker: &str) -> SolveHandle {
     let request = support::request(&stubborn(marker)).local("base", base);
     let mut handle = solver.solve(request);
-    loop {
-        match handle.next().await {
-            Some(Event::Log { data, .. }) if data.starts_with(b"up") => return handle,
-            Some(Event::Log { data, .. }) => panic!("{}", String::from_utf8_lossy(&data)),
-            Some(_) => {}
-            None => panic!("{:?}", handle.result().await),
-        }
-    }
+    assert_eq!(support::first_output(&mut handle).await, "up\n");
+    handle
 }
 
 #[test]
@@ -136,7 +128,7 @@ fn stopping_one_solve_leaves_the_other() {
         let state = llb::scratch().file(copy(&step.root(), "/end", "/end"));
         let request = support::request(&state).local("base", &base);
         let mut first = solver.solve(request.clone());
-        while !matches!(first.next().await, Some(Event::Log { .. })) {}
+        support::first_output(&mut first).await;
         let second = solver.solve(request);
         tokio::time::sleep(Duration::from_millis(200)).await;
         drop(first);

@@ -11,8 +11,11 @@ use ashlar_exporters::{Exporter as _, Local};
 use ashlar_llb::{self as llb, BlobDigest, Constraints, Platform, State, copy};
 use ashlar_solver::cache::MissReason;
 use ashlar_solver::cancel::Cancel;
+use ashlar_solver::progress::{Event, Outcome};
 use ashlar_solver::scheduler::VertexStatus;
 use ashlar_solver::solver::{SolveRequest, Solved, Solver};
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
 use tempfile::TempDir;
 
 /// Names the role of a child process.
@@ -118,6 +121,18 @@ pub async fn solve(solver: &Solver, request: SolveRequest) -> Solved {
         Ok(solved) => solved,
         Err(error) => panic!("{}", chain(&error)),
     }
+}
+
+/// Waits for the first output of a step and returns it.
+pub async fn first_output(events: &mut (impl Stream<Item = Event> + Unpin)) -> Bytes {
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Log { data, .. } => return data,
+            Event::Completed { outcome: Outcome::Failed(error), .. } => panic!("{error}"),
+            _ => {}
+        }
+    }
+    panic!("the solve ended without output of a step")
 }
 
 /// The message of an error and of its causes.
