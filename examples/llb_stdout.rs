@@ -17,7 +17,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let text = arguments.iter().find(|argument| *argument != "--missing");
     let context = llb::local("context");
     let mut state = llb::scratch()
-        .file(copy(&context, "/", "/context").contents_only().create_dest_path())
+        .file(
+            copy(&context, "/", "/context")
+                .contents_only()
+                .create_dest_path(),
+        )
         .file(mkfile("/text", text.cloned().unwrap_or_default()));
     if arguments.iter().any(|argument| argument == "--missing") {
         state = state.file(copy(&context, "/missing", "/missing"));

@@ -40,13 +40,17 @@ struct Stops {
 
 impl fmt::Debug for Stops {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stops").field("hooks", &self.hooks.len()).finish_non_exhaustive()
+        f.debug_struct("Stops")
+            .field("hooks", &self.hooks.len())
+            .finish_non_exhaustive()
     }
 }
 
 impl Inner {
     fn stops(&self) -> MutexGuard<'_, Stops> {
-        self.stops.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.stops
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -99,7 +103,10 @@ impl Cancel {
         if self.is_cancelled() {
             hook();
         }
-        CancelGuard { cancel: self.clone(), id }
+        CancelGuard {
+            cancel: self.clone(),
+            id,
+        }
     }
 
     /// Tells whether the flag is raised.
@@ -112,7 +119,11 @@ impl Cancel {
     /// # Errors
     /// [`Cancelled`].
     pub fn check(&self) -> Result<(), Cancelled> {
-        if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
+        if self.is_cancelled() {
+            Err(Cancelled)
+        } else {
+            Ok(())
+        }
     }
 
     /// Waits until the flag is raised. May be dropped and called again.
@@ -178,7 +189,9 @@ mod tests {
                 }
             });
             let owner = std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .build()
+                    .unwrap();
                 runtime.block_on(child.cancelled());
                 drop(guard);
             });

@@ -62,20 +62,25 @@ pub fn operation(
     let inputs = vertex.inputs().len();
     let unsupported = |kind| Err(UnsupportedOp::Kind { kind }.into());
     match vertex.op() {
-        Op::File(op) => {
-            Ok(Arc::new(file::FileOperation::new(op, inputs, vertex.name(), engine)?))
-        }
+        Op::File(op) => Ok(Arc::new(file::FileOperation::new(
+            op,
+            inputs,
+            vertex.name(),
+            engine,
+        )?)),
         Op::Exec(op) => {
             let platform = vertex.platform().ok_or(UnsupportedOp::NoPlatform)?;
-            let operation =
-                exec::ExecOperation::new(op, platform, inputs, vertex.name(), engine)?;
+            let operation = exec::ExecOperation::new(op, platform, inputs, vertex.name(), engine)?;
             Ok(Arc::new(operation))
         }
         Op::Merge(op) => Ok(Arc::new(merge::MergeOperation::new(op, inputs)?)),
         Op::Passthrough(op) => Ok(Arc::new(merge::PassthroughOperation::new(op, inputs)?)),
-        Op::Diff(op) => {
-            Ok(Arc::new(diff::DiffOperation::new(op, inputs, vertex.name(), engine)?))
-        }
+        Op::Diff(op) => Ok(Arc::new(diff::DiffOperation::new(
+            op,
+            inputs,
+            vertex.name(),
+            engine,
+        )?)),
         Op::Build(pb::BuildOp { .. }) => unsupported("build"),
         Op::Source(op) => source::operation(op, vertex, engine),
     }

@@ -53,7 +53,10 @@ impl Ref {
 
     /// A tree that is read in place.
     pub fn lazy(tree: Arc<dyn Lazy>) -> Self {
-        Self(Arc::new(Inner::Lazy { tree, stack: Mutex::new(None) }))
+        Self(Arc::new(Inner::Lazy {
+            tree,
+            stack: Mutex::new(None),
+        }))
     }
 
     /// Whether it is known to be the empty tree.
@@ -88,7 +91,9 @@ impl Ref {
         match &*self.0 {
             Inner::Stack(stack) => Ok(stack.clone()),
             Inner::Lazy { tree, stack } => {
-                let mut made = stack.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                let mut made = stack
+                    .lock()
+                    .unwrap_or_else(|poisoned| poisoned.into_inner());
                 if let Some(stack) = &*made {
                     return Ok(stack.clone());
                 }

@@ -58,7 +58,11 @@ pub enum Tier {
 impl Tier {
     /// The tier of the current process: root if its effective uid is 0.
     pub fn current() -> Self {
-        if rustix::process::geteuid().is_root() { Self::Root } else { Self::User }
+        if rustix::process::geteuid().is_root() {
+            Self::Root
+        } else {
+            Self::User
+        }
     }
 
     fn name(self) -> &'static str {
@@ -153,7 +157,11 @@ impl StateRoot {
         let path = path.into();
         let io = |action: &'static str, path: &Path| {
             let path = path.to_path_buf();
-            move |source: rustix::io::Errno| RootError::Io { action, path, source: source.into() }
+            move |source: rustix::io::Errno| RootError::Io {
+                action,
+                path,
+                source: source.into(),
+            }
         };
         std::fs::create_dir_all(&path).map_err(|source| RootError::Io {
             action: "make directory",
@@ -268,7 +276,9 @@ impl StateRoot {
                 .filter_map(|(name, _)| u64::from_str_radix(name, 16).ok())
                 .collect();
             for name in names(self.layers.as_fd()) {
-                let Ok(id) = name.parse::<LayerId>() else { continue };
+                let Ok(id) = name.parse::<LayerId>() else {
+                    continue;
+                };
                 let index = format!("{name}/index");
                 if prefixes.contains(&(id.bits() >> 20))
                     && statat(&self.layers, &index, AtFlags::SYMLINK_NOFOLLOW).is_err()
@@ -311,7 +321,11 @@ impl Session {
             flock(&file, FlockOperation::LockExclusive)?;
             // Another process may have taken it for stale before it was locked.
             if fstat(&file)?.st_nlink > 0 {
-                return Ok(Self { prefix, _file: file, next: AtomicU64::new(0) });
+                return Ok(Self {
+                    prefix,
+                    _file: file,
+                    next: AtomicU64::new(0),
+                });
             }
         }
     }
@@ -326,7 +340,9 @@ fn lock_existing(sessions: BorrowedFd<'_>, name: &str) -> Option<OwnedFd> {
 }
 
 fn names(dir: BorrowedFd<'_>) -> Vec<String> {
-    let Ok(entries) = Dir::read_from(dir) else { return Vec::new() };
+    let Ok(entries) = Dir::read_from(dir) else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
@@ -337,24 +353,39 @@ fn names(dir: BorrowedFd<'_>) -> Vec<String> {
 fn read_small(dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<String> {
     let file = openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut text = String::new();
-    let read = std::fs::File::from(file).take(4096).read_to_string(&mut text);
-    read.map_err(|error| rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))?;
+    let read = std::fs::File::from(file)
+        .take(4096)
+        .read_to_string(&mut text);
+    read.map_err(|error| {
+        rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)
+    })?;
     Ok(text)
 }
 
 fn identity(tier: Tier) -> String {
-    format!("uid {}, tier {}", rustix::process::geteuid().as_raw(), tier.name())
+    format!(
+        "uid {}, tier {}",
+        rustix::process::geteuid().as_raw(),
+        tier.name()
+    )
 }
 
 fn check_format(path: &Path, text: &str, tier: Tier) -> Result<(), RootError> {
     let mut lines = text.lines();
     let found = lines.next().unwrap_or_default();
     if found != FORMAT {
-        return Err(RootError::Format { path: path.to_path_buf(), found: found.to_owned() });
+        return Err(RootError::Format {
+            path: path.to_path_buf(),
+            found: found.to_owned(),
+        });
     }
     let (owner, me) = (lines.next().unwrap_or_default(), identity(tier));
     if owner != me {
-        return Err(RootError::Owner { path: path.to_path_buf(), owner: owner.to_owned(), me });
+        return Err(RootError::Owner {
+            path: path.to_path_buf(),
+            owner: owner.to_owned(),
+            me,
+        });
     }
     Ok(())
 }
@@ -362,14 +393,23 @@ fn check_format(path: &Path, text: &str, tier: Tier) -> Result<(), RootError> {
 /// Makes a root in an empty directory. Two processes may do so at once.
 fn make(path: &Path, dir: BorrowedFd<'_>, tier: Tier) -> Result<(), RootError> {
     let known = |name: &String| {
-        FOLDERS.contains(&name.as_str()) || name.starts_with("format") || name.starts_with("meta.db")
+        FOLDERS.contains(&name.as_str())
+            || name.starts_with("format")
+            || name.starts_with("meta.db")
     };
     if let Some(found) = names(dir).into_iter().find(|name| !known(name)) {
-        return Err(RootError::Format { path: path.to_path_buf(), found });
+        return Err(RootError::Format {
+            path: path.to_path_buf(),
+            found,
+        });
     }
     let io = |action: &'static str, name: &str| {
         let path = path.join(name);
-        move |source: io::Error| RootError::Io { action, path, source }
+        move |source: io::Error| RootError::Io {
+            action,
+            path,
+            source,
+        }
     };
     fchmod(dir, Mode::from(0o700)).map_err(|error| io("set the mode of", "")(error.into()))?;
     for name in FOLDERS {
@@ -458,14 +498,26 @@ mod tests {
     fn a_foreign_directory_or_owner_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("letter"), "x").unwrap();
-        assert!(matches!(StateRoot::open(folder.path()), Err(RootError::Format { .. })));
+        assert!(matches!(
+            StateRoot::open(folder.path()),
+            Err(RootError::Format { .. })
+        ));
         let folder = tempfile::tempdir().unwrap();
         drop(StateRoot::open(folder.path()).unwrap());
-        std::fs::write(folder.path().join("format"), format!("{FORMAT}\nuid 4242, tier user\n"))
-            .unwrap();
-        assert!(matches!(StateRoot::open(folder.path()), Err(RootError::Owner { .. })));
+        std::fs::write(
+            folder.path().join("format"),
+            format!("{FORMAT}\nuid 4242, tier user\n"),
+        )
+        .unwrap();
+        assert!(matches!(
+            StateRoot::open(folder.path()),
+            Err(RootError::Owner { .. })
+        ));
         std::fs::write(folder.path().join("format"), "ashlar-store 99\n").unwrap();
-        assert!(matches!(StateRoot::open(folder.path()), Err(RootError::Format { .. })));
+        assert!(matches!(
+            StateRoot::open(folder.path()),
+            Err(RootError::Format { .. })
+        ));
     }
 
     #[test]

@@ -120,7 +120,12 @@ impl LayerStore {
     /// The layers of `root`, with their rows in `meta`.
     pub fn new(root: Arc<StateRoot>, meta: Arc<dyn Stacks>) -> Self {
         let open = Mutex::default();
-        Self(Arc::new(Inner { root, meta, open, flattening: Mutex::default() }))
+        Self(Arc::new(Inner {
+            root,
+            meta,
+            open,
+            flattening: Mutex::default(),
+        }))
     }
 
     /// The state root.
@@ -164,7 +169,9 @@ impl LayerStore {
             return Ok(Some(Stack::scratch()));
         }
         let chain = self.0.meta.stack_chain(id).map_err(SnapshotError::Meta)?;
-        let Some(&top) = chain.last() else { return Ok(None) };
+        let Some(&top) = chain.last() else {
+            return Ok(None);
+        };
         self.layer(top)?;
         let layers = chain.into_iter().map(|layer| self.unchecked(layer));
         Ok(Some(Stack::scratch().push_all(layers).with_row(id)))
@@ -189,17 +196,26 @@ impl LayerStore {
     }
 
     fn known(&self, id: LayerId) -> Option<Layer> {
-        let open = self.0.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let open = self
+            .0
+            .open
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         open.get(&id).and_then(Weak::upgrade).map(Layer::from_inner)
     }
 
     /// A layer that is known to exist because a row above it does.
     fn unchecked(&self, id: LayerId) -> Layer {
-        self.known(id).unwrap_or_else(|| self.remember(Layer::unchecked(self.clone(), id)))
+        self.known(id)
+            .unwrap_or_else(|| self.remember(Layer::unchecked(self.clone(), id)))
     }
 
     fn remember(&self, layer: Layer) -> Layer {
-        let mut open = self.0.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut open = self
+            .0
+            .open
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(first) = open.get(&layer.id()).and_then(Weak::upgrade) {
             return Layer::from_inner(first);
         }
@@ -208,17 +224,27 @@ impl LayerStore {
     }
 
     fn forget(&self, id: LayerId) {
-        let mut open = self.0.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut open = self
+            .0
+            .open
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         if open.get(&id).is_some_and(|layer| layer.strong_count() == 0) {
             open.remove(&id);
         }
     }
 
     fn discard(&self, id: LayerId) {
-        self.0.root.discard(self.0.root.layers().as_fd(), &id.to_string());
+        self.0
+            .root
+            .discard(self.0.root.layers().as_fd(), &id.to_string());
     }
 }
 
 fn io_error(action: &'static str, layer: LayerId) -> impl Fn(io::Error) -> SnapshotError {
-    move |source| SnapshotError::Io { action, layer: layer.to_string(), source }
+    move |source| SnapshotError::Io {
+        action,
+        layer: layer.to_string(),
+        source,
+    }
 }

@@ -26,16 +26,24 @@ fn expected(letter: u8) -> Tree {
 
 /// Rewrites the file in place and sets its time back, so that size and time tell nothing.
 fn rewrite(path: &Path, letter: u8) {
-    let file = File::options().write(true).create(true).truncate(false).open(path).unwrap();
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .unwrap();
     for offset in (0..SIZE).step_by(1 << 18) {
-        file.write_all_at(&vec![letter; 1 << 18], offset as u64).unwrap();
+        file.write_all_at(&vec![letter; 1 << 18], offset as u64)
+            .unwrap();
     }
     file.set_modified(support::then()).unwrap();
 }
 
 /// Fails unless the error says that a file changed.
 fn check_changed(error: &SolveError) {
-    let SolveError::Vertex { failure, .. } = error else { panic!("{error}") };
+    let SolveError::Vertex { failure, .. } = error else {
+        panic!("{error}")
+    };
     let causes = std::iter::successors(Some(failure.as_error()), |error| error.source());
     let mut causes = causes.filter_map(|error| error.downcast_ref());
     let changed = causes.any(|error| matches!(error, WriteError::InputChanged { .. }));
@@ -56,7 +64,12 @@ impl Context {
         fs::create_dir(folder.path().join("context")).unwrap();
         let solver = support::solver(folder.path().join("state"));
         let request = support::request(definition).local("context", folder.path().join("context"));
-        Self { _folder: folder, file, solver, request }
+        Self {
+            _folder: folder,
+            file,
+            solver,
+            request,
+        }
     }
 
     /// With nobody writing, each content gives its own result.
@@ -64,7 +77,10 @@ impl Context {
         for letter in *b"ab" {
             rewrite(&self.file, letter);
             let tree = build(&self.solver, self.request.clone()).await;
-            assert!(tree == expected(letter), "another content under the key of {letter}: {tree:?}");
+            assert!(
+                tree == expected(letter),
+                "another content under the key of {letter}: {tree:?}"
+            );
         }
     }
 }

@@ -12,23 +12,37 @@ use ashlar_solver::solver::{SolveRequest, Solved, Solver};
 
 use super::support::{self, Need, PATH, ran, run, skipped, solve, temp};
 
-const MAIN: &str = "#include <stdio.h>\n#include \"text.h\"\nint main(void) { puts(TEXT); return 0; }\n";
+const MAIN: &str =
+    "#include <stdio.h>\n#include \"text.h\"\nint main(void) { puts(TEXT); return 0; }\n";
 const CONFIG: &str = r#"{"architecture":"amd64","os":"linux","config":{"Entrypoint":["/hello"]}}"#;
 
 fn definition() -> State {
-    let base: State = llb::oci_layout("base:base").store("base").custom_name("debian").into();
+    let base: State = llb::oci_layout("base:base")
+        .store("base")
+        .custom_name("debian")
+        .into();
     let base = base.env("PATH", PATH);
-    let context = llb::local("context").include(["src/**"]).custom_name("context");
+    let context = llb::local("context")
+        .include(["src/**"])
+        .custom_name("context");
     let source = Mount::bind(&context).source_path("/src").readonly();
     let program = base
-        .run(["sh", "-c", "mkdir -p /out && gcc -static -o /out/hello /src/main.c"])
+        .run([
+            "sh",
+            "-c",
+            "mkdir -p /out && gcc -static -o /out/hello /src/main.c",
+        ])
         .mount("/src", source)
         .mount("/root/.cache", Cache::shared("compile"))
         .custom_name("compile")
         .root();
     let documents = llb::local("documents").custom_name("documents");
     let manual = base
-        .run(["sh", "-c", "mkdir -p /out && tr a-z A-Z </in/manual >/out/MANUAL"])
+        .run([
+            "sh",
+            "-c",
+            "mkdir -p /out && tr a-z A-Z </in/manual >/out/MANUAL",
+        ])
         .mount("/in", Mount::bind(&documents).readonly())
         .custom_name("document")
         .root();
@@ -52,7 +66,10 @@ impl Job {
             .local("context", folder.join("context"))
             .local("documents", folder.join("documents"))
             .oci_layout("base", layout);
-        Self { solver: support::solver(folder.join("state")), request }
+        Self {
+            solver: support::solver(folder.join("state")),
+            request,
+        }
     }
 
     async fn solve(&self) -> Solved {
@@ -63,7 +80,10 @@ impl Job {
 
     async fn export(&self, solved: &Solved, exporter: Oci) -> String {
         let exporter = exporter.name("example.com/hello:v1");
-        let exported = exporter.export(&solved.result, &Cancel::new()).await.unwrap();
+        let exported = exporter
+            .export(&solved.result, &Cancel::new())
+            .await
+            .unwrap();
         exported.digest.expect("an image has a digest").to_string()
     }
 }
@@ -87,20 +107,40 @@ fn build_c_program() {
         let solved = job.solve().await;
         let mut first = ran(&solved);
         first.sort();
-        let all = ["compile", "debian", "document", "take manual", "take program"];
+        let all = [
+            "compile",
+            "debian",
+            "document",
+            "take manual",
+            "take program",
+        ];
         assert_eq!(first, all);
-        let digest = job.export(&solved, Oci::archive(folder.join("image.tar"))).await;
-        let in_directory = job.export(&solved, Oci::directory(folder.join("image"))).await;
+        let digest = job
+            .export(&solved, Oci::archive(folder.join("image.tar")))
+            .await;
+        let in_directory = job
+            .export(&solved, Oci::directory(folder.join("image")))
+            .await;
         assert_eq!(in_directory, digest);
         others_accept(folder, &digest);
         assert_eq!(run_image(folder, "bundle"), "one\n");
-        assert_eq!(fs::read_to_string(folder.join("bundle/rootfs/MANUAL")).unwrap(), "READ ME\n");
+        assert_eq!(
+            fs::read_to_string(folder.join("bundle/rootfs/MANUAL")).unwrap(),
+            "READ ME\n"
+        );
 
         // Nothing changed: nothing runs, in this solver and in a new one.
         let again = job.solve().await;
         assert_eq!(ran(&again), [""; 0]);
-        assert_eq!(job.export(&again, Oci::archive(folder.join("again.tar"))).await, digest);
-        assert!(fs::read(folder.join("image.tar")).unwrap() == fs::read(folder.join("again.tar")).unwrap());
+        assert_eq!(
+            job.export(&again, Oci::archive(folder.join("again.tar")))
+                .await,
+            digest
+        );
+        assert!(
+            fs::read(folder.join("image.tar")).unwrap()
+                == fs::read(folder.join("again.tar")).unwrap()
+        );
         drop(job);
         let job = Job::new(folder, &support::debian_layout().unwrap());
         assert_eq!(ran(&job.solve().await), [""; 0]);
@@ -119,14 +159,22 @@ fn build_c_program() {
         let mut names = ran(&changed);
         names.sort();
         assert_eq!(names, ["compile", "take manual", "take program"]);
-        assert_ne!(job.export(&changed, Oci::directory(folder.join("image"))).await, digest);
+        assert_ne!(
+            job.export(&changed, Oci::directory(folder.join("image")))
+                .await,
+            digest
+        );
         assert_eq!(run_image(folder, "bundle2"), "two\n");
 
         // Changed back: all of it is still known.
         fs::write(&header, "#define TEXT \"one\"\n").unwrap();
         let back = job.solve().await;
         assert_eq!(ran(&back), [""; 0]);
-        assert_eq!(job.export(&back, Oci::archive(folder.join("back.tar"))).await, digest);
+        assert_eq!(
+            job.export(&back, Oci::archive(folder.join("back.tar")))
+                .await,
+            digest
+        );
     });
     assert_eq!(support::leftovers(&folder.join("state")), [""; 0]);
 }
@@ -143,8 +191,15 @@ fn others_accept(folder: &Path, digest: &str) {
         assert_eq!(value["Layers"].as_array().unwrap().len(), 2, "{text}");
         let config = run(Command::new("skopeo").args(["inspect", "--config", image]));
         let config: serde_json::Value = serde_json::from_str(&config).unwrap();
-        assert_eq!(config["config"]["Entrypoint"], serde_json::json!(["/hello"]));
-        assert_eq!(config["rootfs"]["diff_ids"].as_array().unwrap().len(), 2, "{config}");
+        assert_eq!(
+            config["config"]["Entrypoint"],
+            serde_json::json!(["/hello"])
+        );
+        assert_eq!(
+            config["rootfs"]["diff_ids"].as_array().unwrap().len(),
+            2,
+            "{config}"
+        );
         assert_eq!(config["history"].as_array().unwrap().len(), 2, "{config}");
     }
     let copied = format!("dir:{}", folder.join("copied").display());
@@ -156,13 +211,23 @@ fn others_accept(folder: &Path, digest: &str) {
 fn run_image(folder: &Path, bundle: &str) -> String {
     let image = format!("{}:v1", folder.join("image").display());
     let bundle = folder.join(bundle);
-    run(Command::new("umoci").args(["unpack", "--image", &image]).arg(&bundle));
+    run(Command::new("umoci")
+        .args(["unpack", "--image", &image])
+        .arg(&bundle));
     let config = bundle.join("config.json");
-    let mut value: serde_json::Value =
-        serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    let mut value: serde_json::Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
     value["process"]["terminal"] = false.into();
     fs::write(&config, value.to_string()).unwrap();
-    let name = format!("ashlar-e2e-{}-{:x}", std::process::id(), bundle.as_os_str().len());
+    let name = format!(
+        "ashlar-e2e-{}-{:x}",
+        std::process::id(),
+        bundle.as_os_str().len()
+    );
     let state = folder.join("runc");
-    run(Command::new("runc").arg("--root").arg(&state).args(["run", "-b"]).arg(&bundle).arg(name))
+    run(Command::new("runc")
+        .arg("--root")
+        .arg(&state)
+        .args(["run", "-b"])
+        .arg(&bundle)
+        .arg(name))
 }

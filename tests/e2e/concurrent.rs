@@ -14,16 +14,24 @@ use super::support::{self, Need, Tree, build, child, file, files, run, skipped, 
 /// A few files from `context`, by way of several layers.
 fn file_graph() -> State {
     let context = llb::local("context");
-    let one = llb::scratch().file(copy(&context, "/", "/all").contents_only().create_dest_path());
+    let one = llb::scratch().file(
+        copy(&context, "/", "/all")
+            .contents_only()
+            .create_dest_path(),
+    );
     let two = llb::scratch().file(copy(&context, "/name", "/name"));
     let merged = llb::merge([one, two]);
-    merged.file(mkfile("/end", "end\n")).file(copy(&merged, "/name", "/again"))
+    merged
+        .file(mkfile("/end", "end\n"))
+        .file(copy(&merged, "/name", "/again"))
 }
 
 fn file_tree(name: &str) -> Tree {
     let name = file(0o644, name.as_bytes());
     let files = [("again", &name), ("all/name", &name), ("name", &name)];
-    let mut tree: Tree = files.map(|(path, text)| (path.to_owned(), text.clone())).into();
+    let mut tree: Tree = files
+        .map(|(path, text)| (path.to_owned(), text.clone()))
+        .into();
     tree.insert("all".to_owned(), "directory 755".to_owned());
     tree.insert("end".to_owned(), file(0o644, b"end\n"));
     tree
@@ -56,7 +64,9 @@ fn counting_graph() -> State {
     let counted = |state: &State, name: &str| {
         let line = format!("echo {name} >> /runs/log && echo {name} > /{name} && sleep 0.2");
         let step = state.run(["sh".to_owned(), "-c".to_owned(), line]);
-        step.mount("/runs", Cache::locked("runs")).custom_name(name).root()
+        step.mount("/runs", Cache::locked("runs"))
+            .custom_name(name)
+            .root()
     };
     let base = support::busybox_state();
     let first = counted(&base, "first");
@@ -99,7 +109,11 @@ fn sixteen_solves_of_one_graph_run_each_vertex_once() {
         let solved = solve(&solver, support::request(&log).local("base", base)).await;
         let view = files(&solved).await;
         let possible = ["first\nleft\nright\n", "first\nright\nleft\n"];
-        assert!(possible.map(|text| file(0o644, text.as_bytes())).contains(&view["log"]));
+        assert!(
+            possible
+                .map(|text| file(0o644, text.as_bytes()))
+                .contains(&view["log"])
+        );
     });
 }
 
@@ -122,7 +136,9 @@ fn process_graph(own: &str, root: bool) -> State {
 
 /// Builds in the root `root` and writes the result to `out`.
 pub fn role(arguments: &[&str]) {
-    let [root, folder, own, out] = arguments[..] else { panic!("{arguments:?}") };
+    let [root, folder, own, out] = arguments[..] else {
+        panic!("{arguments:?}")
+    };
     let state = process_graph(own, support::is_root());
     let platform = Platform::of_target();
     let definition = state.marshal(&Constraints::new(platform)).unwrap();
@@ -166,7 +182,10 @@ fn two_processes_in_one_root() {
             assert_eq!(tree["input"], file(0o644, format!("{round}\n").as_bytes()));
             for number in 0..10 {
                 let text = format!("{number}\n");
-                assert_eq!(tree[&format!("shared{number}")], file(0o644, text.as_bytes()));
+                assert_eq!(
+                    tree[&format!("shared{number}")],
+                    file(0o644, text.as_bytes())
+                );
                 all += &text;
             }
             if with_steps {

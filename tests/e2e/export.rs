@@ -20,8 +20,17 @@ fn fixed_graph() -> State {
     llb::scratch()
         .file(all)
         .file(mkdir("/made").mode(0o700).created(then()))
-        .file(mkfile("/made.txt", "made\n").mode(0o755).owner((1, 2)).created(then()))
-        .file(copy(&context, "/random", "/copied").created(then()).owner("1000:1000"))
+        .file(
+            mkfile("/made.txt", "made\n")
+                .mode(0o755)
+                .owner((1, 2))
+                .created(then()),
+        )
+        .file(
+            copy(&context, "/random", "/copied")
+                .created(then())
+                .owner("1000:1000"),
+        )
 }
 
 /// Text and numbers without a pattern, so that there are many blocks and short and long matches.
@@ -37,7 +46,10 @@ fn fixed_context(folder: &Path) -> SolveRequest {
     }
     support::write(folder.join("context/random"), random);
     for number in 0..40 {
-        support::write(folder.join(format!("context/d{number}/f")), number.to_string());
+        support::write(
+            folder.join(format!("context/d{number}/f")),
+            number.to_string(),
+        );
     }
     for number in 0..40 {
         let folder = fs::File::open(folder.join(format!("context/d{number}"))).unwrap();
@@ -57,13 +69,24 @@ fn exporting_twice_gives_the_same_bytes() {
             for name in ["one.tar", "two.tar"] {
                 let path = folder.path().join(name);
                 let archive = Oci::archive(&path).name("app:v1").compression(compression);
-                let exported = archive.export(&solved.result, &Cancel::new()).await.unwrap();
+                let exported = archive
+                    .export(&solved.result, &Cancel::new())
+                    .await
+                    .unwrap();
                 exports.push((exported, fs::read(path).unwrap()));
             }
-            assert!(exports[0] == exports[1], "{:?} {:?}", exports[0].0, exports[1].0);
+            assert!(
+                exports[0] == exports[1],
+                "{:?} {:?}",
+                exports[0].0,
+                exports[1].0
+            );
         }
         let others: BTreeSet<_> = tree(folder.path()).into_keys().collect();
-        assert!(!others.iter().any(|name| name.ends_with(".partial")), "{others:?}");
+        assert!(
+            !others.iter().any(|name| name.ends_with(".partial")),
+            "{others:?}"
+        );
     });
 }
 
@@ -74,11 +97,17 @@ fn layer_blobs(layout: &Path) -> Vec<String> {
     };
     let index = read("index.json".to_owned());
     let blob = |value: &serde_json::Value| {
-        format!("blobs/{}", value["digest"].as_str().unwrap().replace(':', "/"))
+        format!(
+            "blobs/{}",
+            value["digest"].as_str().unwrap().replace(':', "/")
+        )
     };
     let manifest = read(blob(&index["manifests"][0]));
     let layers = manifest["layers"].as_array().unwrap();
-    layers.iter().map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect()
+    layers
+        .iter()
+        .map(|layer| layer["digest"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[test]
@@ -95,12 +124,19 @@ fn layers_do_not_depend_on_root_time_or_threads() {
                 one.set((0..1024).find(|cpu| all.is_set(*cpu)).unwrap());
                 rustix::thread::sched_setaffinity(None, &one).unwrap();
             }
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
             runtime.unwrap().block_on(async {
-                let builder = Solver::builder().root(path.join("state")).parallelism(threads);
+                let builder = Solver::builder()
+                    .root(path.join("state"))
+                    .parallelism(threads);
                 let solved = solve(&builder.build().unwrap(), request).await;
                 let image = path.join("image");
-                Oci::directory(&image).export(&solved.result, &Cancel::new()).await.unwrap();
+                Oci::directory(&image)
+                    .export(&solved.result, &Cancel::new())
+                    .await
+                    .unwrap();
                 layer_blobs(&image)
             })
         });
@@ -125,14 +161,23 @@ fn local_export_stays_inside() {
         symlink(outside.join("new"), out.join("dangling")).unwrap();
         let before = tree(&outside);
 
-        let made = mkdir("/directory").mkfile("/directory/file", "inside\n").mode(0o600);
-        let made = made.mkfile("/file", "inside\n").mkfile("/dangling", "inside\n");
-        let made = made.mkfile("/becomes-file", "").symlink("../outside", "/link");
+        let made = mkdir("/directory")
+            .mkfile("/directory/file", "inside\n")
+            .mode(0o600);
+        let made = made
+            .mkfile("/file", "inside\n")
+            .mkfile("/dangling", "inside\n");
+        let made = made
+            .mkfile("/becomes-file", "")
+            .symlink("../outside", "/link");
         let state = llb::scratch().file(made);
         let solver = support::solver(folder.path().join("state"));
         let solved = solve(&solver, support::request(&state)).await;
         for _ in 0..2 {
-            Local::new(&out).export(&solved.result, &Cancel::new()).await.unwrap();
+            Local::new(&out)
+                .export(&solved.result, &Cancel::new())
+                .await
+                .unwrap();
             assert_eq!(tree(&outside), before);
             let inside = file(0o644, b"inside\n");
             let expected = [
@@ -144,7 +189,10 @@ fn local_export_stays_inside() {
                 ("kept", file(0o644, b"kept\n")),
                 ("link", "link ../outside".to_owned()),
             ];
-            assert_eq!(tree(&out), expected.map(|(path, text)| (path.to_owned(), text)).into());
+            assert_eq!(
+                tree(&out),
+                expected.map(|(path, text)| (path.to_owned(), text)).into()
+            );
         }
     });
 }
@@ -154,28 +202,45 @@ fn local_export_keeps_what_an_image_cannot_lose() {
     support::runtime().block_on(async {
         let folder = temp();
         support::write(folder.path().join("context/one"), "linked\n");
-        fs::hard_link(folder.path().join("context/one"), folder.path().join("context/two")).unwrap();
+        fs::hard_link(
+            folder.path().join("context/one"),
+            folder.path().join("context/two"),
+        )
+        .unwrap();
         symlink("one", folder.path().join("context/link")).unwrap();
         let context = llb::local("context");
         let state = llb::scratch().file(copy(&context, "/", "/").contents_only());
         let sticky = folder.path().join("context/sticky");
         fs::create_dir(&sticky).unwrap();
         fs::set_permissions(&sticky, fs::Permissions::from_mode(0o1777)).unwrap();
-        fs::File::open(&sticky).unwrap().set_modified(then()).unwrap();
+        fs::File::open(&sticky)
+            .unwrap()
+            .set_modified(then())
+            .unwrap();
         let solver = support::solver(folder.path().join("state"));
         let request = support::request(&state).local("context", folder.path().join("context"));
         let solved = solve(&solver, request).await;
         let out = folder.path().join("deep/out");
-        Local::new(&out).export(&solved.result, &Cancel::new()).await.unwrap();
+        Local::new(&out)
+            .export(&solved.result, &Cancel::new())
+            .await
+            .unwrap();
         let expected = [
             ("link", "link one".to_owned()),
             ("one", file(0o644, b"linked\n")),
             ("sticky", "directory 1777".to_owned()),
             ("two", file(0o644, b"linked\n")),
         ];
-        assert_eq!(tree(&out), expected.map(|(path, text)| (path.to_owned(), text)).into());
+        assert_eq!(
+            tree(&out),
+            expected.map(|(path, text)| (path.to_owned(), text)).into()
+        );
         for name in ["one", "sticky"] {
-            assert_eq!(out.join(name).metadata().unwrap().mtime(), 1_650_000_000, "{name}");
+            assert_eq!(
+                out.join(name).metadata().unwrap().mtime(),
+                1_650_000_000,
+                "{name}"
+            );
         }
     });
 }
@@ -204,7 +269,11 @@ fn a_layout_keeps_its_other_images() {
         }
         assert_eq!(digests.len(), 2);
         let index = fs::read_to_string(layout.join("index.json")).unwrap();
-        assert_eq!(index.matches("org.opencontainers.image.ref.name").count(), 2, "{index}");
+        assert_eq!(
+            index.matches("org.opencontainers.image.ref.name").count(),
+            2,
+            "{index}"
+        );
     });
 }
 
@@ -220,7 +289,10 @@ fn a_failed_export_leaves_what_was_there() {
         let before = tree(&out);
 
         let missing = Oci::archive(out.join("missing/image.tar"));
-        let error = missing.export(&solved.result, &Cancel::new()).await.unwrap_err();
+        let error = missing
+            .export(&solved.result, &Cancel::new())
+            .await
+            .unwrap_err();
         assert!(matches!(error, ExportError::Io { .. }), "{error:?}");
 
         let cancel = Cancel::new();
@@ -230,7 +302,10 @@ fn a_failed_export_leaves_what_was_there() {
         assert!(matches!(error, ExportError::Cancelled), "{error:?}");
 
         let named = archive.clone().name("Not A Name");
-        let error = named.export(&solved.result, &Cancel::new()).await.unwrap_err();
+        let error = named
+            .export(&solved.result, &Cancel::new())
+            .await
+            .unwrap_err();
         assert!(matches!(error, ExportError::Name { .. }), "{error:?}");
 
         let broken = solved.result.clone().with_image_config("{");

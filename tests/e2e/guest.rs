@@ -11,7 +11,8 @@ use ashlar_solver::solver::{BuildError, SolveError, SolveRequest, Solver};
 use tokio::runtime::{Builder, Handle};
 
 use super::support::{
-    self, Need, Tree, build, child, file, first_output, leftovers, ran, run, skipped, solve, temp, wrapped,
+    self, Need, Tree, build, child, file, first_output, leftovers, ran, run, skipped, solve, temp,
+    wrapped,
 };
 
 /// What a process has open and running.
@@ -24,7 +25,9 @@ struct Footprint {
 
 fn names(folder: &str) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap().flatten();
-    entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
+    entries
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect()
 }
 
 impl Footprint {
@@ -45,7 +48,8 @@ impl Footprint {
         for number in names("/proc/self/fd") {
             // The descriptor that lists them is gone by now.
             if let Ok(target) = fs::read_link(format!("/proc/self/fd/{number}")) {
-                this.descriptors.insert(number, target.display().to_string());
+                this.descriptors
+                    .insert(number, target.display().to_string());
             }
         }
         this
@@ -65,8 +69,20 @@ impl Footprint {
 /// What a library must leave alone: signals, umask, directory, environment.
 fn settings() -> Vec<String> {
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let kept = ["Umask", "SigBlk", "SigIgn", "SigCgt", "Uid", "Gid", "Groups", "CapEff", "NoNewPrivs"];
-    let lines = status.lines().filter(|line| kept.iter().any(|name| line.starts_with(name)));
+    let kept = [
+        "Umask",
+        "SigBlk",
+        "SigIgn",
+        "SigCgt",
+        "Uid",
+        "Gid",
+        "Groups",
+        "CapEff",
+        "NoNewPrivs",
+    ];
+    let lines = status
+        .lines()
+        .filter(|line| kept.iter().any(|name| line.starts_with(name)));
     let mut settings: Vec<String> = lines.map(str::to_owned).collect();
     settings.push(std::env::current_dir().unwrap().display().to_string());
     settings.extend(std::env::vars().map(|(name, value)| format!("{name}={value}")));
@@ -75,7 +91,10 @@ fn settings() -> Vec<String> {
 
 fn sigchld_is_ignored() -> bool {
     let settings = settings();
-    let line = settings.iter().find(|line| line.starts_with("SigIgn")).unwrap();
+    let line = settings
+        .iter()
+        .find(|line| line.starts_with("SigIgn"))
+        .unwrap();
     let mask = u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
     mask >> 16 & 1 == 1
 }
@@ -95,7 +114,11 @@ fn graph(text: &str, seconds: &str, exit: i32) -> State {
         .mount("/in", &context)
         .mount("/out", llb::scratch());
     let said = copy(&step.output("/out"), "/said", "/said");
-    let files = said.mkdir("/d").mode(0o775).mkfile("/d/f", "f\n").mode(0o666);
+    let files = said
+        .mkdir("/d")
+        .mode(0o775)
+        .mkfile("/d/f", "f\n")
+        .mode(0o666);
     let files = llb::scratch().file(files);
     let other = llb::scratch().file(mkdir("/other"));
     llb::merge([files, other]).file(copy(&context, "/input", "/input"))
@@ -120,7 +143,9 @@ fn lent(folder: &Path, state: &State) -> SolveRequest {
 
 /// Uses a solver in all ways that a solve can end, then looks at what is left of it.
 pub fn role(arguments: &[&str]) {
-    let [variant, folder] = arguments[..] else { panic!("{arguments:?}") };
+    let [variant, folder] = arguments[..] else {
+        panic!("{arguments:?}")
+    };
     let folder = Path::new(folder);
     let root = folder.join("state");
     if variant == "sigchld" {
@@ -138,12 +163,18 @@ pub fn role(arguments: &[&str]) {
     };
     runtime.block_on(async {
         let solver = support::solver(&root);
-        assert_eq!(build(&solver, lent(folder, &graph("one", "0", 0))).await, expected("one"));
+        assert_eq!(
+            build(&solver, lent(folder, &graph("one", "0", 0))).await,
+            expected("one")
+        );
         let again = solve(&solver, lent(folder, &graph("one", "0", 0))).await;
         assert_eq!(ran(&again), [""; 0]);
         nothing_runs(folder);
 
-        let failed = solver.solve(lent(folder, &graph("two", "0", 3))).result().await;
+        let failed = solver
+            .solve(lent(folder, &graph("two", "0", 3)))
+            .result()
+            .await;
         let error = failed.unwrap_err();
         assert!(matches!(error, SolveError::Vertex { .. }), "{error:?}");
         assert!(error.to_string().contains("exit code: 3"), "{error}");
@@ -200,7 +231,12 @@ fn guest(test: &str, variant: &str, wrapper: &[&str]) {
     let arguments = [variant, folder.path().to_str().unwrap()];
     run(&mut match wrapper {
         [] => child("guest", &arguments),
-        _ => wrapped(wrapper, &std::env::current_exe().unwrap(), "guest", &arguments),
+        _ => wrapped(
+            wrapper,
+            &std::env::current_exe().unwrap(),
+            "guest",
+            &arguments,
+        ),
     });
 }
 
@@ -216,7 +252,11 @@ fn works_on_a_current_thread_runtime() {
 
 #[test]
 fn works_where_sigchld_is_ignored() {
-    guest("works_where_sigchld_is_ignored", "sigchld", &["env", "--ignore-signal=CHLD"]);
+    guest(
+        "works_where_sigchld_is_ignored",
+        "sigchld",
+        &["env", "--ignore-signal=CHLD"],
+    );
 }
 
 #[test]

@@ -27,7 +27,11 @@ fn with_steps() -> bool {
 /// A chain of layers, a step over all of them, and a copy of the context.
 fn graph(number: u64) -> State {
     let context = llb::local("context");
-    let mut state = llb::scratch().file(copy(&context, "/", "/context").contents_only().create_dest_path());
+    let mut state = llb::scratch().file(
+        copy(&context, "/", "/context")
+            .contents_only()
+            .create_dest_path(),
+    );
     for index in 0..CHAIN {
         state = state.file(mkfile(format!("/f{index}"), content(number, index)));
     }
@@ -62,7 +66,9 @@ fn request(folder: &Path, number: u64) -> SolveRequest {
 
 /// Builds one number after the other, for ever.
 pub fn role(arguments: &[&str]) {
-    let [folder, root, first, out] = arguments[..] else { panic!("{arguments:?}") };
+    let [folder, root, first, out] = arguments[..] else {
+        panic!("{arguments:?}")
+    };
     let (folder, out) = (Path::new(folder), Path::new(out));
     let first: u64 = first.parse().unwrap();
     support::runtime().block_on(async {
@@ -81,26 +87,50 @@ pub fn role(arguments: &[&str]) {
 
 /// Starts the process, kills it after a while and returns the last number it began.
 fn killed(mut command: Command, after: Duration) -> Option<u64> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    while lines.next().expect("it says that it opens the root").unwrap() != "@ open" {}
+    while lines
+        .next()
+        .expect("it says that it opens the root")
+        .unwrap()
+        != "@ open"
+    {}
     std::thread::sleep(after);
     assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
     child.kill().unwrap();
     child.wait().unwrap();
     let numbers = lines.map_while(Result::ok);
-    numbers.filter_map(|line| line.strip_prefix("@ ")?.parse().ok()).last()
+    numbers
+        .filter_map(|line| line.strip_prefix("@ ")?.parse().ok())
+        .last()
 }
 
 /// Builds `number`, and checks the bytes of the directory and of the image.
 async fn check(solver: &Solver, folder: &Path, number: u64) {
     let solved = solve(solver, request(folder, number)).await;
     let out = temp();
-    Local::new(out.path().join("files")).export(&solved.result, &Cancel::new()).await.unwrap();
-    assert_eq!(tree(&out.path().join("files")), expected(number), "number {number}");
+    Local::new(out.path().join("files"))
+        .export(&solved.result, &Cancel::new())
+        .await
+        .unwrap();
+    assert_eq!(
+        tree(&out.path().join("files")),
+        expected(number),
+        "number {number}"
+    );
     let image = out.path().join("image");
-    let exported = Oci::directory(&image).export(&solved.result, &Cancel::new()).await.unwrap();
-    let blobs: Vec<_> = fs::read_dir(image.join("blobs/sha256")).unwrap().flatten().collect();
+    let exported = Oci::directory(&image)
+        .export(&solved.result, &Cancel::new())
+        .await
+        .unwrap();
+    let blobs: Vec<_> = fs::read_dir(image.join("blobs/sha256"))
+        .unwrap()
+        .flatten()
+        .collect();
     assert!(blobs.len() > 2);
     for blob in blobs {
         let bytes = fs::read(blob.path()).unwrap();
@@ -161,7 +191,9 @@ fn kill_nine() {
         });
         if round == 0 {
             // Long enough for a few numbers on this machine.
-            longest = longest.max(began.elapsed() * 2).min(Duration::from_millis(600));
+            longest = longest
+                .max(began.elapsed() * 2)
+                .min(Duration::from_millis(600));
         }
         interrupted += usize::from(last.is_some());
         next = last.map_or(next, |last| last + 1);
@@ -170,8 +202,15 @@ fn kill_nine() {
         // was just committed and not yet recorded.
         let numbers = usize::try_from(next).unwrap();
         let most = base + numbers * each + (round + 1) * 4;
-        assert!(support::layers(&root) <= most, "{} layers, {most}", support::layers(&root));
+        assert!(
+            support::layers(&root) <= most,
+            "{} layers, {most}",
+            support::layers(&root)
+        );
     }
     println!("{interrupted} of {rounds} kills came during a build; {next} numbers built");
-    assert!(interrupted * 2 > rounds, "kills came too early: {interrupted} of {rounds}");
+    assert!(
+        interrupted * 2 > rounds,
+        "kills came too early: {interrupted} of {rounds}"
+    );
 }

@@ -3,7 +3,10 @@
 //! Owns the proof that the parts work together; what one part does is tested beside it. A test
 //! that needs root or a tool that is missing says so in a line `SKIPPED: <test>: <reason>`.
 
-#![expect(clippy::disallowed_methods, reason = "tests read the environment and run programs")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests read the environment and run programs"
+)]
 
 mod changed_input;
 mod compile;

@@ -39,7 +39,9 @@ fn processes() -> Vec<Process> {
         let started = fields.nth(17)?.parse().ok()?;
         alive.then_some((id, started, parent))
     };
-    entries.filter_map(|entry| process(entry.file_name().to_str()?.parse().ok()?)).collect()
+    entries
+        .filter_map(|entry| process(entry.file_name().to_str()?.parse().ok()?))
+        .collect()
 }
 
 /// The processes whose arguments hold `marker`, and all below them.
@@ -55,7 +57,11 @@ fn tree(marker: &str) -> BTreeSet<(u32, u64)> {
     loop {
         let known: BTreeSet<u32> = found.iter().map(|(id, _)| *id).collect();
         let before = found.len();
-        found.extend(all.iter().filter(|p| known.contains(&p.2)).map(|p| (p.0, p.1)));
+        found.extend(
+            all.iter()
+                .filter(|p| known.contains(&p.2))
+                .map(|p| (p.0, p.1)),
+        );
         if found.len() == before {
             return found;
         }
@@ -63,7 +69,9 @@ fn tree(marker: &str) -> BTreeSet<(u32, u64)> {
 }
 
 fn still_alive(tree: &BTreeSet<(u32, u64)>) -> Vec<(u32, u64)> {
-    let all = processes().into_iter().map(|(id, started, _)| (id, started));
+    let all = processes()
+        .into_iter()
+        .map(|(id, started, _)| (id, started));
     all.filter(|process| tree.contains(process)).collect()
 }
 
@@ -107,7 +115,11 @@ fn stopping_kills_the_whole_tree() {
             }
             assert_eq!(tree(&marker), BTreeSet::new(), "{how}");
             assert_eq!(still_alive(&before), [], "{how}");
-            assert!(start.elapsed() < Duration::from_secs(1), "{how}: {:?}", start.elapsed());
+            assert!(
+                start.elapsed() < Duration::from_secs(1),
+                "{how}: {:?}",
+                start.elapsed()
+            );
         }
     });
     assert_eq!(support::leftovers(&folder.path().join("state")), [""; 0]);

@@ -54,13 +54,20 @@ pub fn is_root() -> bool {
 /// Where a program is.
 pub fn tool(name: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
-    let folders = path.split(':').chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"]);
-    folders.map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
+    let folders = path
+        .split(':')
+        .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"]);
+    folders
+        .map(|folder| Path::new(folder).join(name))
+        .find(|path| path.is_file())
 }
 
 /// An empty directory that everyone may enter, gone at the end of the test.
 pub fn temp() -> TempDir {
-    let folder = tempfile::Builder::new().prefix("ashlar-e2e-").tempdir().unwrap();
+    let folder = tempfile::Builder::new()
+        .prefix("ashlar-e2e-")
+        .tempdir()
+        .unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     folder
 }
@@ -76,7 +83,10 @@ pub fn debian_layout() -> Result<PathBuf, String> {
         return Err(format!("needs root to make {}", layout.display()));
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/debian-base.sh");
-    run(Command::new("flock").arg(layout.with_extension("lock")).arg(script).arg(&layout));
+    run(Command::new("flock")
+        .arg(layout.with_extension("lock"))
+        .arg(script)
+        .arg(&layout));
     Ok(layout)
 }
 
@@ -85,8 +95,14 @@ pub fn busybox(folder: &Path) -> PathBuf {
     let base = folder.join("base");
     fs::create_dir_all(base.join("bin")).unwrap();
     fs::create_dir_all(base.join("tmp")).unwrap();
-    fs::copy(tool("busybox").expect("busybox is there"), base.join("bin/busybox")).unwrap();
-    for name in ["sh", "cat", "cp", "echo", "ls", "mkdir", "setsid", "sleep", "touch", "true"] {
+    fs::copy(
+        tool("busybox").expect("busybox is there"),
+        base.join("bin/busybox"),
+    )
+    .unwrap();
+    for name in [
+        "sh", "cat", "cp", "echo", "ls", "mkdir", "setsid", "sleep", "touch", "true",
+    ] {
         std::os::unix::fs::symlink("busybox", base.join("bin").join(name)).unwrap();
     }
     base
@@ -105,7 +121,11 @@ pub fn request(state: &State) -> SolveRequest {
 }
 
 pub fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 /// A solver on `root`; to be called in a runtime.
@@ -128,7 +148,10 @@ pub async fn first_output(events: &mut (impl Stream<Item = Event> + Unpin)) -> B
     while let Some(event) = events.next().await {
         match event {
             Event::Log { data, .. } => return data,
-            Event::Completed { outcome: Outcome::Failed(error), .. } => panic!("{error}"),
+            Event::Completed {
+                outcome: Outcome::Failed(error),
+                ..
+            } => panic!("{error}"),
             _ => {}
         }
     }
@@ -158,7 +181,10 @@ pub fn ran(solved: &Solved) -> Vec<String> {
 /// The files of a result, by exporting them to a new directory.
 pub async fn files(solved: &Solved) -> Tree {
     let folder = temp();
-    Local::new(folder.path()).export(&solved.result, &Cancel::new()).await.unwrap();
+    Local::new(folder.path())
+        .export(&solved.result, &Cancel::new())
+        .await
+        .unwrap();
     tree(folder.path())
 }
 
@@ -188,7 +214,12 @@ pub fn tree(root: &Path) -> Tree {
             } else {
                 format!("special {mode:o} {:x}", data.rdev())
             };
-            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+            let name = path
+                .strip_prefix(root)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
             tree.insert(name, text);
         }
     }
@@ -205,7 +236,11 @@ pub fn run(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}\n{text}\n{errors}", output.status);
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{text}\n{errors}",
+        output.status
+    );
     text
 }
 
@@ -224,7 +259,13 @@ pub fn wrapped(wrapper: &[&str], binary: &Path, role: &str, arguments: &[&str]) 
             command
         }
     };
-    command.args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"]);
+    command.args([
+        "--exact",
+        "child",
+        "--ignored",
+        "--nocapture",
+        "--test-threads=1",
+    ]);
     command.env(ROLE, role).env(ARGUMENTS, arguments.join("\n"));
     command
 }
@@ -234,7 +275,9 @@ pub fn wrapped(wrapper: &[&str], binary: &Path, role: &str, arguments: &[&str]) 
 pub fn leftovers(root: &Path) -> Vec<String> {
     let names = |folder: &str| -> Vec<String> {
         let entries = fs::read_dir(root.join(folder)).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
     };
     let mut found = Vec::new();
     for name in names("layers") {
@@ -243,12 +286,21 @@ pub fn leftovers(root: &Path) -> Vec<String> {
         }
     }
     for folder in ["trash", "sessions"] {
-        found.extend(names(folder).into_iter().map(|name| format!("{folder}/{name}")));
+        found.extend(
+            names(folder)
+                .into_iter()
+                .map(|name| format!("{folder}/{name}")),
+        );
     }
     let hex = |name: &String| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
     let blobs = names("blobs/sha256").into_iter().filter(|name| !hex(name));
     found.extend(blobs.map(|name| format!("blobs/sha256/{name}")));
-    found.extend(names("blobs").into_iter().filter(|n| n != "sha256").map(|n| format!("blobs/{n}")));
+    found.extend(
+        names("blobs")
+            .into_iter()
+            .filter(|n| n != "sha256")
+            .map(|n| format!("blobs/{n}")),
+    );
     let partial = |name: &String| name.contains(".partial") || name.starts_with("format.");
     found.extend(names(".").into_iter().filter(partial));
     found
@@ -269,5 +321,10 @@ pub fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
     let path = path.as_ref();
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();
-    fs::File::options().write(true).open(path).unwrap().set_modified(then()).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .set_modified(then())
+        .unwrap();
 }

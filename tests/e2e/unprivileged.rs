@@ -25,10 +25,21 @@ fn make_base(folder: &Path) {
     fs::create_dir(tree.join("spool")).unwrap();
     fs::hard_link(tree.join("owned"), tree.join("linked")).unwrap();
     symlink("etc/shadow", tree.join("link")).unwrap();
-    run(Command::new("mknod").arg(tree.join("null")).args(["c", "1", "3"]));
+    run(Command::new("mknod")
+        .arg(tree.join("null"))
+        .args(["c", "1", "3"]));
     run(Command::new("mkfifo").arg(tree.join("fifo")));
-    let modes = [("bin/su", 0o4755), ("etc/shadow", 0o640), ("private/key", 0o600)];
-    let more = [("private", 0o700), ("unreadable", 0), ("spool", 0o1777), ("owned", 0o2751)];
+    let modes = [
+        ("bin/su", 0o4755),
+        ("etc/shadow", 0o640),
+        ("private/key", 0o600),
+    ];
+    let more = [
+        ("private", 0o700),
+        ("unreadable", 0),
+        ("spool", 0o1777),
+        ("owned", 0o2751),
+    ];
     std::os::unix::fs::chown(tree.join("owned"), Some(1234), Some(5678)).unwrap();
     std::os::unix::fs::chown(tree.join("etc/shadow"), Some(0), Some(42)).unwrap();
     for (path, mode) in modes.into_iter().chain(more) {
@@ -36,9 +47,15 @@ fn make_base(folder: &Path) {
     }
     let layout = folder.join("layout");
     let image = format!("{}:base", layout.display());
-    run(Command::new("umoci").arg("init").arg("--layout").arg(&layout));
+    run(Command::new("umoci")
+        .arg("init")
+        .arg("--layout")
+        .arg(&layout));
     run(Command::new("umoci").args(["new", "--image", &image]));
-    run(Command::new("umoci").args(["insert", "--image", &image]).arg(&tree).arg("/"));
+    run(Command::new("umoci")
+        .args(["insert", "--image", &image])
+        .arg(&tree)
+        .arg("/"));
     run(Command::new("chmod").args(["-R", "a+rX"]).arg(&layout));
 }
 
@@ -50,19 +67,30 @@ fn base() -> State {
 fn graph() -> State {
     let (base, context) = (base(), llb::local("context"));
     let made = mkdir("/made").mode(0o700).owner((7, 8)).created(then());
-    let made = made.mkfile("/run", "run\n").mode(0o711).owner("9:10").created(then());
+    let made = made
+        .mkfile("/run", "run\n")
+        .mode(0o711)
+        .owner("9:10")
+        .created(then());
     let changed = base.file(made).file(rm("/gone"));
     let changed = changed.file(copy(&context, "/file", "/file").mode(0o200).created(then()));
     let copied = copy(&changed, "/private", "/private").created(then());
-    let copied = copied.copy(&changed, "/unreadable", "/unreadable").created(then());
+    let copied = copied
+        .copy(&changed, "/unreadable", "/unreadable")
+        .created(then());
     let copied = copied.copy(&changed, "/null", "/null").created(then());
-    let copied = copied.copy(&changed, "/bin/su", "/su").owner((11, 12)).created(then());
+    let copied = copied
+        .copy(&changed, "/bin/su", "/su")
+        .owner((11, 12))
+        .created(then());
     llb::merge([changed, llb::scratch().file(copied)]).into()
 }
 
 fn lent(folder: &Path, state: &State) -> SolveRequest {
     let request = support::request(state).local("context", folder.join("context"));
-    request.local("base", folder.join("base")).oci_layout("base", folder.join("layout"))
+    request
+        .local("base", folder.join("base"))
+        .oci_layout("base", folder.join("layout"))
 }
 
 /// Builds and exports to `out`, and returns the diff ids of the image.
@@ -72,13 +100,17 @@ async fn diff_ids(folder: &Path, out: &Path) -> Vec<String> {
     let again = solve(&solver, lent(folder, &graph())).await;
     assert_eq!(support::ran(&again), [""; 0]);
     let layout = out.join("image");
-    let image = Oci::directory(&layout).compression(Compression::Uncompressed).name("app:v1");
+    let image = Oci::directory(&layout)
+        .compression(Compression::Uncompressed)
+        .name("app:v1");
     let exported = image.export(&solved.result, &Cancel::new()).await.unwrap();
     let config = &exported.response["containerimage.config.digest"];
     let config = layout.join("blobs").join(config.replace(':', "/"));
     let config: serde_json::Value = serde_json::from_slice(&fs::read(config).unwrap()).unwrap();
     let ids = config["rootfs"]["diff_ids"].as_array().unwrap();
-    ids.iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+    ids.iter()
+        .map(|id| id.as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// Runs a step: it works, or the error tells that this machine does not let it.
@@ -102,7 +134,9 @@ async fn step(folder: &Path, out: &Path) -> String {
 }
 
 pub fn role(arguments: &[&str]) {
-    let [folder, out] = arguments[..] else { panic!("{arguments:?}") };
+    let [folder, out] = arguments[..] else {
+        panic!("{arguments:?}")
+    };
     let (folder, out) = (Path::new(folder), Path::new(out));
     assert!(!support::is_root());
     support::runtime().block_on(async {
@@ -115,7 +149,12 @@ pub fn role(arguments: &[&str]) {
 
 #[test]
 fn a_user_builds_what_root_would() {
-    let needs = [Need::Root, Need::Tool("umoci"), Need::Tool("setpriv"), Need::Tool("busybox")];
+    let needs = [
+        Need::Root,
+        Need::Tool("umoci"),
+        Need::Tool("setpriv"),
+        Need::Tool("busybox"),
+    ];
     if skipped("a_user_builds_what_root_would", &needs) {
         return;
     }
@@ -133,18 +172,30 @@ fn a_user_builds_what_root_would() {
     fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
 
     let ids = support::runtime().block_on(diff_ids(folder, &by_root));
-    let setpriv = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"];
+    let setpriv = [
+        "setpriv",
+        "--reuid",
+        "1000",
+        "--regid",
+        "1000",
+        "--clear-groups",
+    ];
     let arguments = [folder, by_user.as_path()].map(|path| path.to_str().unwrap());
     let mut command = wrapped(&setpriv, &binary, "user", &arguments);
     let text = run(command.current_dir("/").env("HOME", &by_user));
     print!("{text}");
-    let line = text.lines().find_map(|line| line.strip_prefix("@ ")).expect("it tells the ids");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("@ "))
+        .expect("it tells the ids");
     assert_eq!(line.split(' ').collect::<Vec<_>>(), ids);
 
     // What root finds in the user's image is what the definition asks for.
     let bundle = folder.join("bundle");
     let image = format!("{}:v1", by_user.join("image").display());
-    run(Command::new("umoci").args(["unpack", "--image", &image]).arg(&bundle));
+    run(Command::new("umoci")
+        .args(["unpack", "--image", &image])
+        .arg(&bundle));
     let expected = [
         ("bin/su", 0o10_4755, 0, 0),
         ("etc/shadow", 0o10_0640, 0, 42),
@@ -161,19 +212,32 @@ fn a_user_builds_what_root_would() {
     ];
     for (path, mode, uid, gid) in expected {
         let data = bundle.join("rootfs").join(path).symlink_metadata().unwrap();
-        assert_eq!((data.mode(), data.uid(), data.gid()), (mode, uid, gid), "{path}");
+        assert_eq!(
+            (data.mode(), data.uid(), data.gid()),
+            (mode, uid, gid),
+            "{path}"
+        );
     }
     let rootfs = bundle.join("rootfs");
     assert!(!rootfs.join("gone").exists());
-    assert_eq!(rootfs.join("null").metadata().unwrap().rdev(), rustix::fs::makedev(1, 3));
+    assert_eq!(
+        rootfs.join("null").metadata().unwrap().rdev(),
+        rustix::fs::makedev(1, 3)
+    );
     let inode = |name: &str| rootfs.join(name).metadata().unwrap().ino();
     assert_eq!(inode("owned"), inode("linked"));
 
     // A state root belongs to the user that made it.
     support::runtime().block_on(async {
-        let error = Solver::builder().root(by_user.join("state")).build().unwrap_err();
+        let error = Solver::builder()
+            .root(by_user.join("state"))
+            .build()
+            .unwrap_err();
         let text = support::chain(&error);
         assert!(text.contains("belongs to uid 1000"), "{text}");
-        assert_eq!(error.remedy().as_deref(), Some("give each user a root of its own"));
+        assert_eq!(
+            error.remedy().as_deref(),
+            Some("give each user a root of its own")
+        );
     });
 }

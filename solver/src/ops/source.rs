@@ -58,15 +58,18 @@ impl Blame for SourceError {
 
     fn remedy(&self) -> Option<String> {
         match self {
-            Self::Scheme { scheme } if scheme.starts_with("docker-image") => Some(
-                "copy the image into an OCI layout and use an oci-layout source".to_owned(),
-            ),
-            Self::NotLent { what: "local directory", name } => {
-                Some(format!("lend it with SolveRequest::local(\"{name}\", path)"))
+            Self::Scheme { scheme } if scheme.starts_with("docker-image") => {
+                Some("copy the image into an OCI layout and use an oci-layout source".to_owned())
             }
-            Self::NotLent { name, .. } => {
-                Some(format!("lend it with SolveRequest::oci_layout(\"{name}\", path)"))
-            }
+            Self::NotLent {
+                what: "local directory",
+                name,
+            } => Some(format!(
+                "lend it with SolveRequest::local(\"{name}\", path)"
+            )),
+            Self::NotLent { name, .. } => Some(format!(
+                "lend it with SolveRequest::oci_layout(\"{name}\", path)"
+            )),
             _ => None,
         }
     }
@@ -81,16 +84,25 @@ pub(super) fn operation(
     vertex: &Vertex,
     engine: &Arc<Engine>,
 ) -> Result<Arc<dyn Operation<Ref>>, OperationError> {
-    let parts = op.identifier.split_once("://").filter(|(_, rest)| !rest.is_empty());
+    let parts = op
+        .identifier
+        .split_once("://")
+        .filter(|(_, rest)| !rest.is_empty());
     let Some((scheme, rest)) = parts else {
-        return Err(SourceError::Identifier { identifier: op.identifier.clone() }.into());
+        return Err(SourceError::Identifier {
+            identifier: op.identifier.clone(),
+        }
+        .into());
     };
     match scheme {
         "local" => Ok(Arc::new(local::LocalOperation::new(rest, op, engine)?)),
-        "oci-layout" => {
-            Ok(Arc::new(oci_layout::OciLayoutOperation::new(rest, op, vertex, engine)?))
+        "oci-layout" => Ok(Arc::new(oci_layout::OciLayoutOperation::new(
+            rest, op, vertex, engine,
+        )?)),
+        _ => Err(SourceError::Scheme {
+            scheme: scheme.to_owned(),
         }
-        _ => Err(SourceError::Scheme { scheme: scheme.to_owned() }.into()),
+        .into()),
     }
 }
 

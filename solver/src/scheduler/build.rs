@@ -509,7 +509,10 @@ impl<T: Clone> Build<T> {
 
     /// Whether the key of a vertex is its op's alone and good for this solve only.
     pub(super) fn is_volatile(&self, vertex: usize) -> bool {
-        self.vertices[vertex].map.as_ref().is_some_and(|map| map.volatile)
+        self.vertices[vertex]
+            .map
+            .as_ref()
+            .is_some_and(|map| map.volatile)
     }
 
     /// What became of each vertex.

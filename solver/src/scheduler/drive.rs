@@ -306,7 +306,11 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
                 match &event {
                     Event::Ran { shared: false, .. } => {
                         let looked = self.build.is_volatile(vertex);
-                        let outcome = if looked { Outcome::Looked } else { Outcome::Ran };
+                        let outcome = if looked {
+                            Outcome::Looked
+                        } else {
+                            Outcome::Ran
+                        };
                         self.tell_completed(vertex, outcome);
                     }
                     Event::Ran { shared: true, .. } | Event::Loaded { value: Some(_), .. } => {

@@ -69,7 +69,10 @@ pub(super) fn lower_paths(
 /// Groups layers, bottom first, if there are too many.
 fn plan(layers: Vec<(Layer, bool)>) -> Vec<Lower> {
     if layers.len() <= DEEP {
-        return layers.into_iter().map(|(layer, _)| Lower::Layer(layer)).collect();
+        return layers
+            .into_iter()
+            .map(|(layer, _)| Lower::Layer(layer))
+            .collect();
     }
     let mut plan = Vec::new();
     let mut run = Vec::new();
@@ -94,15 +97,26 @@ fn flattened(store: &LayerStore, run: &[Layer]) -> Result<PathBuf, SnapshotError
         hasher.update(layer.id().to_string());
     }
     let hash: [u8; 32] = hasher.finalize().into();
-    let name: String = hash[..12].iter().map(|byte| format!("{byte:02x}")).collect();
+    let name: String = hash[..12]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let path = store.root().path().join("flat").join(&name);
-    let _one = store.0.flattening.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _one = store
+        .0
+        .flattening
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     if path.exists() {
         return Ok(path);
     }
     let error = |action: &'static str| {
         let layer = format!("flat/{name}");
-        move |source: io::Error| SnapshotError::Io { action, layer, source }
+        move |source: io::Error| SnapshotError::Io {
+            action,
+            layer,
+            source,
+        }
     };
     let temporary = store.new_layer()?;
     let merged = merge(run)?;
@@ -127,7 +141,9 @@ fn merge(run: &[Layer]) -> Result<Merged, SnapshotError> {
         let content = layer.content()?;
         for (path, entry) in content.0.entries() {
             let mut entry = entry.clone();
-            let below = merged.get(path).map(|(below, _)| (below.kind, below.opaque));
+            let below = merged
+                .get(path)
+                .map(|(below, _)| (below.kind, below.opaque));
             if entry.kind == Kind::Directory && !entry.opaque {
                 entry.opaque = match below {
                     Some((Kind::Directory, opaque)) => opaque,
@@ -145,7 +161,9 @@ fn merge(run: &[Layer]) -> Result<Merged, SnapshotError> {
 }
 
 fn remove_below(merged: &mut Merged, path: &TreePath) {
-    let Ok(first) = TreePath::new([path.as_bytes(), b"/\x01"].concat()) else { return };
+    let Ok(first) = TreePath::new([path.as_bytes(), b"/\x01"].concat()) else {
+        return;
+    };
     let gone: Vec<TreePath> = merged
         .range(first..)
         .map(|(below, _)| below)
@@ -205,7 +223,11 @@ fn finish_directory(
     let dir = rustix::fs::openat(fs, path.as_relative(), flags, Mode::empty())?;
     set_attributes(&dir, &entry.attributes, privileged)?;
     if entry.opaque {
-        let name = if privileged { "trusted.overlay.opaque" } else { "user.overlay.opaque" };
+        let name = if privileged {
+            "trusted.overlay.opaque"
+        } else {
+            "user.overlay.opaque"
+        };
         rustix::fs::fsetxattr(&dir, name, b"y", XattrFlags::empty())?;
     }
     Ok(rustix::fs::futimens(&dir, &times(&entry.attributes))?)
@@ -221,12 +243,19 @@ fn copy(
 ) -> io::Result<()> {
     let at = path.as_relative();
     if entry.kind != Kind::File {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "too many links to a special file"));
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "too many links to a special file",
+        ));
     }
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     let mut to = File::from(rustix::fs::openat(fs, at, flags, Mode::from(0o600))?);
     io::copy(&mut layer.files().open(path)?, &mut to)?;
-    set_attributes(&OwnedFd::from(to.try_clone()?), &entry.attributes, privileged)?;
+    set_attributes(
+        &OwnedFd::from(to.try_clone()?),
+        &entry.attributes,
+        privileged,
+    )?;
     Ok(rustix::fs::futimens(to.as_fd(), &times(&entry.attributes))?)
 }
 
@@ -242,7 +271,11 @@ fn set_attributes(fd: &OwnedFd, attributes: &Attributes, privileged: bool) -> io
             set => set?,
         }
     }
-    let mode = if privileged { attributes.mode } else { attributes.mode | 0o700 };
+    let mode = if privileged {
+        attributes.mode
+    } else {
+        attributes.mode | 0o700
+    };
     Ok(rustix::fs::fchmod(fd, Mode::from_raw_mode(mode & 0o7777))?)
 }
 
@@ -251,5 +284,8 @@ fn times(attributes: &Attributes) -> Timestamps {
         tv_sec: attributes.mtime.seconds,
         tv_nsec: i64::from(attributes.mtime.nanoseconds),
     };
-    Timestamps { last_access: time, last_modification: time }
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
 }

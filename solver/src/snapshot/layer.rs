@@ -49,7 +49,13 @@ impl ActiveLayer {
             Ok((dir, fs))
         };
         match open() {
-            Ok((dir, fs)) => Ok(Self { store, id, dir, fs, committed: false }),
+            Ok((dir, fs)) => Ok(Self {
+                store,
+                id,
+                dir,
+                fs,
+                committed: false,
+            }),
             Err(error) => {
                 store.discard(id);
                 Err(io_error("make the directory", id)(error.into()))
@@ -64,7 +70,11 @@ impl ActiveLayer {
 
     /// Where it is: the directory that holds `fs`.
     pub fn path(&self) -> PathBuf {
-        self.store.root().path().join("layers").join(self.id.to_string())
+        self.store
+            .root()
+            .path()
+            .join("layers")
+            .join(self.id.to_string())
     }
 
     /// The directory of its files.
@@ -77,12 +87,17 @@ impl ActiveLayer {
     /// # Errors
     /// [`SnapshotError::Io`] if the process is out of file descriptors.
     pub fn fs_handle(&self) -> Result<OwnedFd, SnapshotError> {
-        self.fs.try_clone().map_err(io_error("open the files", self.id))
+        self.fs
+            .try_clone()
+            .map_err(io_error("open the files", self.id))
     }
 
     /// Where the bytes of its files are read from, now and once it is committed.
     pub fn files(&self) -> Arc<dyn Files> {
-        Arc::new(LayerFiles { store: self.store.clone(), id: self.id })
+        Arc::new(LayerFiles {
+            store: self.store.clone(),
+            id: self.id,
+        })
     }
 
     /// Prepares the layer as the upper directory of an overlay mount whose root has these
@@ -187,7 +202,11 @@ impl Layer {
     }
 
     pub(super) fn unchecked(store: LayerStore, id: LayerId) -> Self {
-        Self(Arc::new(Inner { store, id, content: OnceLock::new() }))
+        Self(Arc::new(Inner {
+            store,
+            id,
+            content: OnceLock::new(),
+        }))
     }
 
     pub(super) fn from_inner(inner: Arc<Inner>) -> Self {
@@ -205,12 +224,21 @@ impl Layer {
 
     /// The directory of its files.
     pub fn fs_path(&self) -> PathBuf {
-        self.0.store.root().path().join("layers").join(self.0.id.to_string()).join("fs")
+        self.0
+            .store
+            .root()
+            .path()
+            .join("layers")
+            .join(self.0.id.to_string())
+            .join("fs")
     }
 
     /// Where the bytes of its files are read from.
     pub fn files(&self) -> Arc<dyn Files> {
-        Arc::new(LayerFiles { store: self.0.store.clone(), id: self.0.id })
+        Arc::new(LayerFiles {
+            store: self.0.store.clone(),
+            id: self.0.id,
+        })
     }
 
     /// Its entries and what is known of it; read from disk when first asked for. Blocks.
@@ -228,14 +256,20 @@ impl Layer {
     fn read(&self) -> Result<(Index, LayerDescription), SnapshotError> {
         let id = self.0.id;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let opened =
-            openat(self.0.store.0.root.layers(), format!("{id}/index"), flags, Mode::empty());
+        let opened = openat(
+            self.0.store.0.root.layers(),
+            format!("{id}/index"),
+            flags,
+            Mode::empty(),
+        );
         let file = match opened {
             Err(rustix::io::Errno::NOENT) => return Err(SnapshotError::Gone { layer: id }),
             file => file.map_err(|error| io_error("open the index", id)(error.into()))?,
         };
         let mut bytes = Vec::new();
-        File::from(file).read_to_end(&mut bytes).map_err(io_error("read the index", id))?;
+        File::from(file)
+            .read_to_end(&mut bytes)
+            .map_err(io_error("read the index", id))?;
         let (description, rest) =
             read_description(&bytes).ok_or_else(|| SnapshotError::Gone { layer: id })?;
         let index = Index::decode(rest)
@@ -254,7 +288,13 @@ fn read_description(bytes: &[u8]) -> Option<(LayerDescription, &[u8])> {
         seconds: i64::from_le_bytes(*seconds),
         nanoseconds: u32::from_le_bytes(*nanoseconds),
     };
-    Some((LayerDescription { text: String::from_utf8_lossy(text).into_owned(), created }, rest))
+    Some((
+        LayerDescription {
+            text: String::from_utf8_lossy(text).into_owned(),
+            created,
+        },
+        rest,
+    ))
 }
 
 /// The bytes of a layer's files.
@@ -273,7 +313,10 @@ impl Files for LayerFiles {
         let root = self.store.0.root.layers();
         let file = File::from(openat2(root, name, flags, Mode::empty(), resolve)?);
         if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "not a regular file",
+            ));
         }
         Ok(file)
     }

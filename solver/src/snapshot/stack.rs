@@ -65,7 +65,9 @@ impl Stack {
     /// The stack with more layers on top, the last one topmost.
     #[must_use]
     pub fn push_all(&self, layers: impl IntoIterator<Item = Layer>) -> Self {
-        layers.into_iter().fold(self.clone(), |stack, layer| stack.push(layer))
+        layers
+            .into_iter()
+            .fold(self.clone(), |stack, layer| stack.push(layer))
     }
 
     /// The layers of all stacks, those of the first at the bottom: what a merge op yields.
@@ -78,8 +80,7 @@ impl Stack {
 
     /// The layers, bottom first.
     pub fn layers(&self) -> Vec<Layer> {
-        let mut layers: Vec<Layer> =
-            self.courses().map(|course| course.layer.clone()).collect();
+        let mut layers: Vec<Layer> = self.courses().map(|course| course.layer.clone()).collect();
         layers.reverse();
         layers
     }
@@ -87,7 +88,10 @@ impl Stack {
     /// The stack that the top layer stands on; scratch for scratch.
     #[must_use]
     pub fn parent(&self) -> Self {
-        self.0.as_ref().map(|course| course.parent.clone()).unwrap_or_default()
+        self.0
+            .as_ref()
+            .map(|course| course.parent.clone())
+            .unwrap_or_default()
     }
 
     /// The topmost layer.
@@ -100,8 +104,10 @@ impl Stack {
     /// # Errors
     /// [`SnapshotError`] if an index is gone or damaged.
     pub fn view(&self) -> Result<View, SnapshotError> {
-        let todo: Vec<&Arc<Course>> =
-            self.courses().take_while(|course| course.view.get().is_none()).collect();
+        let todo: Vec<&Arc<Course>> = self
+            .courses()
+            .take_while(|course| course.view.get().is_none())
+            .collect();
         let mut view = match todo.last() {
             Some(lowest) => lowest.parent.known_view(),
             None => self.known_view(),
@@ -122,7 +128,10 @@ impl Stack {
     }
 
     fn known_view(&self) -> View {
-        self.0.as_ref().and_then(|course| course.view.get().cloned()).unwrap_or_default()
+        self.0
+            .as_ref()
+            .and_then(|course| course.view.get().cloned())
+            .unwrap_or_default()
     }
 
     /// The courses, top first.
@@ -138,8 +147,10 @@ impl Stack {
     }
 
     pub(super) fn save(&self, meta: &dyn Stacks) -> Result<StackId, MetaError> {
-        let todo: Vec<&Arc<Course>> =
-            self.courses().take_while(|course| course.row.get().is_none()).collect();
+        let todo: Vec<&Arc<Course>> = self
+            .courses()
+            .take_while(|course| course.row.get().is_none())
+            .collect();
         let mut id = match todo.last() {
             Some(lowest) => lowest.parent.row(),
             None => self.row(),
@@ -153,7 +164,10 @@ impl Stack {
     }
 
     fn row(&self) -> StackId {
-        self.0.as_ref().and_then(|course| course.row.get().copied()).unwrap_or(Self::SCRATCH)
+        self.0
+            .as_ref()
+            .and_then(|course| course.row.get().copied())
+            .unwrap_or(Self::SCRATCH)
     }
 
     /// The ids of the layers, bottom first.

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use super::durability::Syncer;
 use super::results::StackResults;
 use super::{BuildError, FailureSource, Inner, Solver};
+use crate::cache::Cache;
 use crate::clock::{Clock, SystemClock};
 use crate::content::BlobStore;
 use crate::error::Failure;
@@ -17,7 +18,6 @@ use crate::limits::Limits;
 use crate::meta::{Database, Meta};
 use crate::ops::{CacheMounts, Entitlements};
 use crate::result::Store;
-use crate::cache::Cache;
 use crate::root::{StateRoot, Tier};
 use crate::scheduler::Scheduler;
 use crate::snapshot::LayerStore;
@@ -134,8 +134,8 @@ impl SolverBuilder {
         };
         let failed = |failure: Failure| BuildError::Store(FailureSource(failure));
         let root = Arc::new(StateRoot::open(path).map_err(|error| failed(error.into()))?);
-        let opened = Database::open(root.path(), root.boot_id())
-            .map_err(|error| failed(error.into()))?;
+        let opened =
+            Database::open(root.path(), root.boot_id()).map_err(|error| failed(error.into()))?;
         let meta: Arc<dyn Meta> = Arc::new(opened.database);
         let blobs = BlobStore::of_root(root.dir()).map_err(|error| failed(error.into()))?;
         let layers = LayerStore::new(root.clone(), meta.clone());

@@ -61,8 +61,16 @@ struct State {
 
 impl Syncer {
     pub(super) fn new(root: Arc<StateRoot>, meta: Arc<dyn Meta>) -> Self {
-        let shared = Shared { root, meta, state: Mutex::default(), changed: Condvar::new() };
-        Self { shared: Arc::new(shared), thread: Mutex::new(None) }
+        let shared = Shared {
+            root,
+            meta,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        Self {
+            shared: Arc::new(shared),
+            thread: Mutex::new(None),
+        }
     }
 
     /// Starts a sync if any record needs one, without waiting for it. Returns the request to
@@ -77,7 +85,10 @@ impl Syncer {
         if !state.running && !state.closing {
             state.running = true;
             drop(state);
-            let mut thread = self.thread.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut thread = self
+                .thread
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
             if let Some(ended) = thread.take() {
                 let _panicked = ended.join();
             }
@@ -114,7 +125,11 @@ impl Syncer {
 impl Drop for Syncer {
     fn drop(&mut self) {
         self.shared.state().closing = true;
-        let thread = self.thread.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        let thread = self
+            .thread
+            .get_mut()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .take();
         if let Some(thread) = thread {
             let _panicked = thread.join();
         }
@@ -123,7 +138,9 @@ impl Drop for Syncer {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn run(&self) {

@@ -98,7 +98,10 @@ pub enum SolveError {
 }
 
 fn located(locations: &[SourceLocation]) -> String {
-    locations.first().map(|at| format!("{}:{}: ", at.file, at.line)).unwrap_or_default()
+    locations
+        .first()
+        .map(|at| format!("{}:{}: ", at.file, at.line))
+        .unwrap_or_default()
 }
 
 impl Blame for SolveError {

@@ -22,7 +22,13 @@ type Item = (Event, Option<OwnedSemaphorePermit>);
 pub(super) fn channel() -> (Arc<Sender>, Events) {
     let (sender, receiver) = unbounded_channel();
     let room = Arc::new(Semaphore::new(LOG_BYTES));
-    (Arc::new(Sender { sender, room: room.clone() }), Events { receiver, room })
+    (
+        Arc::new(Sender {
+            sender,
+            room: room.clone(),
+        }),
+        Events { receiver, room },
+    )
 }
 
 /// The end that operations hold.
@@ -62,7 +68,9 @@ impl Stream for Events {
     type Item = Event;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
-        self.receiver.poll_recv(context).map(|item| item.map(|(event, _room)| event))
+        self.receiver
+            .poll_recv(context)
+            .map(|item| item.map(|(event, _room)| event))
     }
 }
 

@@ -31,7 +31,10 @@ impl SolveHandle {
         task: JoinHandle<Result<Solved, SolveError>>,
         cancel: Cancel,
     ) -> Self {
-        Self { events, outcome: SolveOutcome { task, cancel } }
+        Self {
+            events,
+            outcome: SolveOutcome { task, cancel },
+        }
     }
 
     /// Cancels the solve. Its processes are dead when this returns; the result will be
@@ -87,14 +90,16 @@ impl Future for SolveOutcome {
     type Output = Result<Solved, SolveError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.task).poll(context).map(|joined| match joined {
-            Ok(result) => result,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime was shut down.
-                Err(_) => Err(SolveError::Cancelled),
-            },
-        })
+        Pin::new(&mut self.task)
+            .poll(context)
+            .map(|joined| match joined {
+                Ok(result) => result,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime was shut down.
+                    Err(_) => Err(SolveError::Cancelled),
+                },
+            })
     }
 }
 

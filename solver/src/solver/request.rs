@@ -40,7 +40,9 @@ impl SolveRequest {
     /// Lends a directory under the name that `llb::local` uses.
     #[must_use]
     pub fn local(mut self, name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
-        self.session.locals.insert(name.into(), LocalDirectory::new(path));
+        self.session
+            .locals
+            .insert(name.into(), LocalDirectory::new(path));
         self
     }
 

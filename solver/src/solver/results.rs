@@ -16,7 +16,9 @@ pub(super) struct StackResults(pub(super) LayerStore);
 impl Results<Ref> for StackResults {
     /// A tree that is read in place has no layers and is not kept.
     async fn save(&self, value: &Ref) -> Result<Option<ResultId>, Failure> {
-        let Some(stack) = value.known_stack() else { return Ok(None) };
+        let Some(stack) = value.known_stack() else {
+            return Ok(None);
+        };
         Ok(Some(ResultId(self.0.save(&stack)?.0)))
     }
 

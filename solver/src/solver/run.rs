@@ -26,7 +26,10 @@ pub struct Solved {
 impl Solved {
     /// How many vertices ran. Sources that every solve has to look at do not count.
     pub fn ran(&self) -> usize {
-        self.vertices.iter().filter(|v| matches!(v.status, VertexStatus::Ran(_))).count()
+        self.vertices
+            .iter()
+            .filter(|v| matches!(v.status, VertexStatus::Ran(_)))
+            .count()
     }
 }
 
@@ -48,7 +51,8 @@ pub(super) async fn solve(
     cancel: Cancel,
     sink: Arc<dyn Sink>,
 ) -> Result<Solved, SolveError> {
-    let graph = Graph::load(&request.definition).map_err(|error| SolveError::Definition(Arc::new(error)))?;
+    let graph = Graph::load(&request.definition)
+        .map_err(|error| SolveError::Definition(Arc::new(error)))?;
     let engine = solver.engine(request.session);
     let (reference, vertices) = match graph.head() {
         Some(_) => run(&solver, &graph, &engine, request.no_cache, cancel, sink).await?,
@@ -68,7 +72,9 @@ pub(super) async fn solve(
 fn platform_of(graph: &Graph) -> Platform {
     let head = graph.head().map(|edge| graph.vertex(edge.vertex));
     head.and_then(|vertex| vertex.platform())
-        .map_or_else(Platform::of_target, |platform| Platform::from(platform).normalised())
+        .map_or_else(Platform::of_target, |platform| {
+            Platform::from(platform).normalised()
+        })
 }
 
 async fn run(
@@ -81,7 +87,10 @@ async fn run(
 ) -> Result<(Ref, Vec<VertexReport>), SolveError> {
     let vertices = operations(graph, engine, no_cache)?;
     let head = graph.head().expect("BUG: only graphs with a head run");
-    let outputs = [Edge { vertex: head.vertex.index(), output: head.output }];
+    let outputs = [Edge {
+        vertex: head.vertex.index(),
+        output: head.output,
+    }];
     let context = SolveContext::new(cancel, sink, solver.store().clock().clone());
     let work = scheduler::Graph { vertices };
     let solved = solver.0.scheduler.solve(&work, &outputs, &context).await;
@@ -130,9 +139,9 @@ fn operations(
 fn located(graph: &Graph, error: scheduler::SolveError) -> SolveError {
     match error {
         scheduler::SolveError::Cancelled => SolveError::Cancelled,
-        scheduler::SolveError::Vertex { vertex, failure, .. } => {
-            failed(&graph.vertices()[vertex], failure)
-        }
+        scheduler::SolveError::Vertex {
+            vertex, failure, ..
+        } => failed(&graph.vertices()[vertex], failure),
         error => SolveError::Engine(error.into()),
     }
 }
@@ -142,7 +151,10 @@ fn failed(vertex: &ashlar_llb::Vertex, failure: Failure) -> SolveError {
         .locations()
         .map(|location| {
             let line = location.lines().map_or(0, |(first, _)| first);
-            let text = location.excerpt(0).next().map(|(_, text)| text.into_owned());
+            let text = location
+                .excerpt(0)
+                .next()
+                .map(|(_, text)| text.into_owned());
             SourceLocation {
                 file: location.file_name().to_owned(),
                 line,
@@ -161,7 +173,9 @@ fn failed(vertex: &ashlar_llb::Vertex, failure: Failure) -> SolveError {
 /// Starts to bring the store to disk, and waits for it if asked to.
 async fn settle(solver: &Solver, durability: Durability) -> Result<(), SolveError> {
     let started = solver.0.syncer.start().map_err(SolveError::Engine)?;
-    let (Some(request), Durability::Synced) = (started, durability) else { return Ok(()) };
+    let (Some(request), Durability::Synced) = (started, durability) else {
+        return Ok(());
+    };
     let solver = solver.clone();
     let waited = tokio::task::spawn_blocking(move || solver.0.syncer.wait(request)).await;
     match waited {

@@ -10,8 +10,8 @@ use crate::cancel::Cancel;
 use crate::error::{Blame, Fault, OperationError};
 use crate::id::{CacheDigest, ContentDigest};
 use crate::operation::{CacheMap, Context, Operation};
-use crate::ops::engine::unblock;
 use crate::ops::Engine;
+use crate::ops::engine::unblock;
 use crate::ops::merge::NotByContent;
 use crate::refs::{Lazy, Ref};
 use crate::snapshot::{LayerDescription, Stack};
@@ -37,14 +37,21 @@ impl LocalOperation {
             None => Ok(Vec::new()),
             Some(json) => serde_json::from_str::<Option<Vec<String>>>(json)
                 .map(Option::unwrap_or_default)
-                .map_err(|_| SourceError::Attribute { attribute, value: json.clone() }),
+                .map_err(|_| SourceError::Attribute {
+                    attribute,
+                    value: json.clone(),
+                }),
         };
         let mut options = ScanOptions::default();
         options.include = patterns("local.includepattern")?;
         options.exclude = patterns("local.excludepatterns")?;
         options.follow_paths = patterns("local.followpaths")?;
         options.limits = engine.limits.clone();
-        Ok(Self { name: name.to_owned(), options, engine: engine.clone() })
+        Ok(Self {
+            name: name.to_owned(),
+            options,
+            engine: engine.clone(),
+        })
     }
 }
 
@@ -117,8 +124,10 @@ impl Lazy for LazyLocal {
     fn materialize(&self, cancel: &Cancel) -> Result<Stack, OperationError> {
         let created = Timestamp::from(self.engine.clock.now());
         let layer = self.engine.layers.new_layer()?;
-        let options =
-            WriterOptions { privileged: self.engine.is_privileged(), now: created };
+        let options = WriterOptions {
+            privileged: self.engine.is_privileged(),
+            now: created,
+        };
         let mut writer =
             LayerWriter::new(layer.fs_handle()?, layer.files(), View::empty(), options)?;
         materialize(&self.tree, &mut writer, cancel)?;

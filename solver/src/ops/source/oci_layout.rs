@@ -57,7 +57,10 @@ impl OciLayoutOperation {
         let limit = match op.attrs.get(attribute) {
             None => None,
             Some(value) => Some(value.parse::<NonZero<usize>>().map(NonZero::get).map_err(
-                |_| SourceError::Attribute { attribute, value: value.clone() },
+                |_| SourceError::Attribute {
+                    attribute,
+                    value: value.clone(),
+                },
             )?),
         };
         let platform = match vertex.platform() {
@@ -112,8 +115,10 @@ impl Operation<Ref> for OciLayoutOperation {
 
     async fn run(&self, _: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
         let (source, reporter) = (self.0.clone(), context.reporter.clone());
-        let stack =
-            unblock(&context.cancel, move |cancel| source.unpack(&reporter, &cancel)).await?;
+        let stack = unblock(&context.cancel, move |cancel| {
+            source.unpack(&reporter, &cancel)
+        })
+        .await?;
         Ok(vec![Ref::from(stack)])
     }
 }
@@ -171,7 +176,9 @@ impl Source {
             self.engine.meta.put_layer_blob(id, &blob_of(layer))?;
             let row = self.engine.layers.save(&stack)?;
             let chain = layer.chain_id.as_bytes();
-            self.engine.meta.put_name(CHAINS, chain, &row.0.to_le_bytes())?;
+            self.engine
+                .meta
+                .put_name(CHAINS, chain, &row.0.to_le_bytes())?;
         }
         Ok(stack)
     }
@@ -182,7 +189,9 @@ impl Source {
             let Some(row) = self.engine.meta.name(CHAINS, layer.chain_id.as_bytes())? else {
                 continue;
             };
-            let Ok(row) = <[u8; 8]>::try_from(&row[..]) else { continue };
+            let Ok(row) = <[u8; 8]>::try_from(&row[..]) else {
+                continue;
+            };
             match self.engine.layers.stack(StackId(i64::from_le_bytes(row))) {
                 Ok(Some(stack)) if stack.depth() == at + 1 => return Ok((stack, at + 1)),
                 Ok(_) => {}
@@ -210,11 +219,16 @@ impl Source {
                 let Some(at) = at else { return };
                 match self.unpack_one(layout, &layers[at], reporter, cancel) {
                     Ok(layer) => {
-                        done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, layer);
+                        done.lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .insert(at, layer);
                     }
                     Err(error) => {
                         *next.lock().unwrap_or_else(PoisonError::into_inner) = 0..0;
-                        failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                        failed
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .get_or_insert(error);
                         return;
                     }
                 }
@@ -232,9 +246,11 @@ impl Source {
         });
         match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
-            None => {
-                Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect())
-            }
+            None => Ok(done
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner)
+                .into_values()
+                .collect()),
         }
     }
 
@@ -248,11 +264,15 @@ impl Source {
         let descriptor = &layer.descriptor;
         let id = format!("extracting {}", descriptor.digest);
         reporter.status(id.as_str(), 0, descriptor.size, false);
-        let options = ApplyOptions { privileged: self.engine.is_privileged() };
+        let options = ApplyOptions {
+            privileged: self.engine.is_privileged(),
+        };
         let active = self.engine.layers.new_layer()?;
         let raw = layout.unpack(layer, active.fs(), options, &self.engine.limits, cancel)?;
         let mut blob = layout.blob(descriptor)?;
-        self.engine.blobs.copy_in(&mut blob, descriptor.digest, descriptor.size)?;
+        self.engine
+            .blobs
+            .copy_in(&mut blob, descriptor.digest, descriptor.size)?;
         reporter.status(id, descriptor.size, descriptor.size, true);
         Ok((active, raw))
     }

@@ -199,9 +199,10 @@ fn follow_paths_resolve_inside_and_end() {
     };
     assert_eq!(resolve(&["a/up"]), ["a/up", "c"]);
     assert_eq!(resolve(&["chain2/file"]), ["a/b/file", "chain1", "chain2"]);
-    assert_eq!(resolve(&["chain2/file", "chain2/other"]), [
-        "a/b/file", "a/b/other", "chain1", "chain2"
-    ]);
+    assert_eq!(
+        resolve(&["chain2/file", "chain2/other"]),
+        ["a/b/file", "a/b/other", "chain1", "chain2"]
+    );
     assert_eq!(resolve(&["loop1", "self"]), ["loop1", "loop2", "self"]);
     assert_eq!(resolve(&["../../c"]), ["c"]);
     assert_eq!(resolve(&["a", "a/b"]), ["a"]);
