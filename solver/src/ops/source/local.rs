@@ -42,11 +42,13 @@ impl LocalOperation {
                     value: json.clone(),
                 }),
         };
-        let mut options = ScanOptions::default();
-        options.include = patterns("local.includepattern")?;
-        options.exclude = patterns("local.excludepatterns")?;
-        options.follow_paths = patterns("local.followpaths")?;
-        options.limits = engine.limits.clone();
+        let options = ScanOptions {
+            include: patterns("local.includepattern")?,
+            exclude: patterns("local.excludepatterns")?,
+            follow_paths: patterns("local.followpaths")?,
+            limits: engine.limits.clone(),
+            ..ScanOptions::default()
+        };
         Ok(Self {
             name: name.to_owned(),
             options,
