@@ -72,7 +72,10 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
     })
 }
 
-#[expect(clippy::disallowed_methods, reason = "an example is a program of its own")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an example is a program of its own"
+)]
 /// The paths of the tools and of the shared libraries they are linked with.
 fn host_files() -> Result<BTreeSet<String>, Box<dyn Error>> {
     let mut files = BTreeSet::new();

@@ -17,7 +17,7 @@
 //! - **The index is the commit.** A layer directory without one is nobody's.
 //! - **Merge is stacking**: an index never depends on layers below other than through its
 //!   explicit whiteouts.
-//! - **A lookup never costs the depth of the stack**: each stack has one merged [`View`], which
+//! - **A lookup never costs the depth of the stack**: each stack has one merged [`View`](crate::tree::View), which
 //!   shares with its parent's.
 //!
 //! Leaves to others: what goes into a layer (`tree`, `ops`), which results point at a stack

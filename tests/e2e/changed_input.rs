@@ -141,7 +141,7 @@ fn local_changed_while_a_step_runs() {
             .custom_name("slow step");
         let local = llb::local("context");
         let copied = llb::scratch()
-            .file(copy(&step.root(), "/out/marker", "/marker").copy(&local, "/big", "/copy"));
+            .file(copy(step.root(), "/out/marker", "/marker").copy(&local, "/big", "/copy"));
         let out = llb::scratch().file(copy(&copied, "/copy", "/copy"));
         let mut context = Context::new(&out);
         let base = support::busybox(context._folder.path());

@@ -113,7 +113,7 @@ fn graph(text: &str, seconds: &str, exit: i32) -> State {
         .run(["sh", "-c", &line])
         .mount("/in", &context)
         .mount("/out", llb::scratch());
-    let said = copy(&step.output("/out"), "/said", "/said");
+    let said = copy(step.output("/out"), "/said", "/said");
     let files = said
         .mkdir("/d")
         .mode(0o775)

@@ -22,7 +22,7 @@ while :; do sleep 0.02; done
 
 fn stubborn(marker: &str) -> State {
     let step = support::busybox_state().run(["sh", "-c", STUBBORN, marker]);
-    llb::scratch().file(copy(&step.root(), "/tmp", "/"))
+    llb::scratch().file(copy(step.root(), "/tmp", "/"))
 }
 
 /// A process: its id, when it started, its parent.
@@ -137,7 +137,7 @@ fn stopping_one_solve_leaves_the_other() {
     support::runtime().block_on(async {
         let solver = support::solver(folder.path().join("state"));
         let step = support::busybox_state().run(["sh", "-c", "echo up; sleep 1; echo end >/end"]);
-        let state = llb::scratch().file(copy(&step.root(), "/end", "/end"));
+        let state = llb::scratch().file(copy(step.root(), "/end", "/end"));
         let request = support::request(&state).local("base", &base);
         let mut first = solver.solve(request.clone());
         support::first_output(&mut first).await;

@@ -117,7 +117,7 @@ async fn diff_ids(folder: &Path, out: &Path) -> Vec<String> {
 async fn step(folder: &Path, out: &Path) -> String {
     let solver = support::solver(out.join("state"));
     let step = support::busybox_state().run(["sh", "-c", "echo ran > /result"]);
-    let state = llb::scratch().file(copy(&step.root(), "/result", "/result"));
+    let state = llb::scratch().file(copy(step.root(), "/result", "/result"));
     match solver.solve(lent(folder, &state)).result().await {
         Ok(solved) => {
             let files = support::files(&solved).await;
