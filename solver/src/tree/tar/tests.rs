@@ -261,7 +261,10 @@ fn what_follows_the_last_file_may_be_missing() {
     }
     for end in [last - 1, last, last + 1] {
         let result = read_bytes(&whole[..end]);
-        assert!(matches!(result, Err(TarError::Truncated { .. })), "{end}: {result:?}");
+        assert!(
+            matches!(result, Err(TarError::Truncated { .. })),
+            "{end}: {result:?}"
+        );
     }
 }
 
