@@ -100,7 +100,8 @@ impl Operation<Ref> for FileOperation {
         let (op, graph) = (self.op.clone(), self.graph.clone());
         let (engine, name) = (self.engine.clone(), self.name.clone());
         let reporter = context.reporter.clone();
-        unblock(&context.cancel, move |cancel| {
+        let small = is_small(&op);
+        let work = move |cancel: Cancel| {
             let now = Timestamp::from(engine.clock.now());
             let values = inputs
                 .into_iter()
@@ -117,9 +118,30 @@ impl Operation<Ref> for FileOperation {
                 values,
             }
             .outputs()
-        })
-        .await
+        };
+        if small {
+            // A few system calls take less time than a change of thread.
+            return work(context.cancel.clone());
+        }
+        unblock(&context.cancel, work).await
     }
+}
+
+/// Bytes that may be written without a thread for it.
+const SMALL: usize = 64 << 10;
+
+/// Whether the op makes a few small things and looks at no other tree.
+fn is_small(op: &pb::FileOp) -> bool {
+    let mut bytes = 0;
+    let simple = |action: &pb::FileAction| match &action.action {
+        Some(Action::Mkfile(file)) => {
+            bytes += file.data.len();
+            bytes <= SMALL
+        }
+        Some(Action::Mkdir(_) | Action::Symlink(_)) => true,
+        _ => false,
+    };
+    op.actions.len() <= 16 && op.actions.iter().all(simple)
 }
 
 /// What an input or action is.

@@ -36,6 +36,10 @@ use crate::cancel::Cancel;
 /// Bytes read, hashed and written at once.
 const BLOCK: usize = 1 << 20;
 
+/// Bytes that a copy's buffer starts with; clearing a whole block would cost more than copying the
+/// few small files of most copies.
+const START: usize = 1 << 16;
+
 /// How a layer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "made by the engine alone")]

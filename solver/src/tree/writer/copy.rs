@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::changes::{Leaf, Slot};
 use super::disk::{self, Disk};
-use super::{BLOCK, CopyItem, LayerWriter, WriteError, checked, failed, wrong};
+use super::{BLOCK, CopyItem, LayerWriter, START, WriteError, checked, failed, wrong};
 use crate::cancel::Cancel;
 use crate::dir;
 use crate::tree::checksum::FileHasher;
@@ -225,7 +225,7 @@ impl<'a> Worker<'a> {
             disk,
             files,
             cancel,
-            buffer: vec![0; BLOCK],
+            buffer: vec![0; START],
             source: None,
         }
     }
@@ -380,6 +380,9 @@ impl<'a> Worker<'a> {
             // One more byte than there should be, to see whether there is.
             let ask = usize::try_from(rest).unwrap_or(BLOCK).saturating_add(1);
             let ask = ask.min(if sparse { BLOCK / 16 } else { BLOCK });
+            if self.buffer.len() < ask {
+                self.buffer.resize(ask, 0);
+            }
             let block = match original.read(&mut self.buffer[..ask]) {
                 Ok(length) => &self.buffer[..length],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -466,24 +469,29 @@ pub(super) fn fill(
         path: path.clone(),
         source,
     };
-    let mut block = vec![0; BLOCK];
+    // Grows with the file: most are far smaller than a block.
+    let mut block = Vec::new();
     let mut size = 0_u64;
-    let first = loop {
-        let length = read_block(data, &mut block).map_err(reading)?;
-        file.write_all(&block[..length]).map_err(writing)?;
-        size += length as u64;
-        if length < BLOCK {
-            break length;
+    loop {
+        block.clear();
+        Read::take(&mut *data, BLOCK as u64)
+            .read_to_end(&mut block)
+            .map_err(reading)?;
+        file.write_all(&block).map_err(writing)?;
+        size += block.len() as u64;
+        if block.len() < BLOCK {
+            break;
         }
-    };
+    }
     entry.size = size;
     entry.allocated = size.next_multiple_of(4096);
     let mut hasher = FileHasher::new(&entry);
     if size < BLOCK as u64 {
-        hasher.update(&block[..first]);
+        hasher.update(&block);
     } else {
         // The checksum starts with the size, which was not known before.
         file.rewind().map_err(writing)?;
+        block.resize(BLOCK, 0);
         loop {
             let length = read_block(file, &mut block).map_err(writing)?;
             hasher.update(&block[..length]);
