@@ -40,7 +40,9 @@ fn request(source: &Path) -> SolveRequest {
 
 /// In a process of its own: one solve; prints nanoseconds, and the most memory in KiB.
 pub fn child(arguments: &[String]) {
-    let [root, source, durability] = arguments else { panic!("{arguments:?}") };
+    let [root, source, durability] = arguments else {
+        panic!("{arguments:?}")
+    };
     let durability = match durability.as_str() {
         "synced" => Durability::Synced,
         _ => Durability::Background,
@@ -70,7 +72,9 @@ fn fresh(root: &Path, source: &Path, durability: &str) -> (Duration, u64) {
         .output()
         .expect("this program can be started");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut numbers = text.split_whitespace().map(|word| word.parse::<u64>().unwrap_or(0));
+    let mut numbers = text
+        .split_whitespace()
+        .map(|word| word.parse::<u64>().unwrap_or(0));
     let time = Duration::from_nanos(numbers.next().expect("the child measures"));
     (time, numbers.next().expect("the child measures"))
 }
@@ -103,8 +107,18 @@ pub fn measure(size: Size, report: &mut Report) {
     }
     report.ratio(&name, median(ours), "cp -a", median(theirs), 0.6);
     let name = format!("copy: {count} files, first, until durable");
-    report.ratio(&name, median(durable), "cp -a and sync -f", median(synced), 0.6);
-    report.value("copy: most memory", &format!("{} MiB", memory >> 10), "120 MiB");
+    report.ratio(
+        &name,
+        median(durable),
+        "cp -a and sync -f",
+        median(synced),
+        0.6,
+    );
+    report.value(
+        "copy: most memory",
+        &format!("{} MiB", memory >> 10),
+        "120 MiB",
+    );
     unchanged(size, report, count);
 }
 
@@ -122,7 +136,9 @@ fn unchanged(size: Size, report: &Report, count: usize) {
     let solver = solver(&root);
     for _ in 0..size.pick(3, 9) {
         let mut command = Command::new("find");
-        command.arg(&source).args(["-printf", "%p %s %T@ %C@ %m %U %G\\n"]);
+        command
+            .arg(&source)
+            .args(["-printf", "%p %s %T@ %C@ %m %U %G\\n"]);
         find.push(timed(|| quiet(&mut command)).0);
         cold.push(fresh(&root, &source, "background").0);
         let (time, solved) = timed(|| runtime.block_on(solve(&solver, request(&source))));

@@ -25,7 +25,14 @@ pub fn measure(size: Size, report: &mut Report) {
     let _inside = runtime.enter();
     start(size, report, &volume, &runtime);
     for (length, target) in [(1, 100), (100, 500), (1000, 4000)] {
-        no_op(size, report, &volume, &runtime, length, Duration::from_micros(target));
+        no_op(
+            size,
+            report,
+            &volume,
+            &runtime,
+            length,
+            Duration::from_micros(target),
+        );
     }
     cold(size, report, &volume, &runtime);
 }
@@ -75,11 +82,19 @@ fn no_op(
             let request = SolveRequest::new(definition.clone());
             let (time, solved) = timed(|| runtime.block_on(solve(&solver, request)));
             assert_eq!(solved.ran(), 0, "everything is cached");
-            if round == 0 { fresh.push(time) } else { again.push(time) }
+            if round == 0 {
+                fresh.push(time)
+            } else {
+                again.push(time)
+            }
         }
     }
     report.time(&name, median(again), Some(target));
-    report.time(&format!("no-op: {length} vertices, fresh solver"), median(fresh), None);
+    report.time(
+        &format!("no-op: {length} vertices, fresh solver"),
+        median(fresh),
+        None,
+    );
 }
 
 /// The times of a chain, each time anew: until the result returns, and until it is on disk.
@@ -116,7 +131,11 @@ fn cold(size: Size, report: &Report, volume: &Volume, runtime: &tokio::runtime::
         report.time(&name, time, target);
         per_op.push((length, time / u32::try_from(length).unwrap_or(1)));
         let time = chain_times(volume, runtime, length, rounds, Durability::Synced);
-        report.time(&format!("chain: {length} file ops, until durable"), time, None);
+        report.time(
+            &format!("chain: {length} file ops, until durable"),
+            time,
+            None,
+        );
     }
     if let [(_, short), (_, long)] = per_op[..] {
         report.ratio("chain: per op of 1,000", long, "per op of 100", short, 1.0);

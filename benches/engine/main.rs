@@ -10,7 +10,10 @@
 //! (`Durability::Synced`; for a peer, followed by `sync -f`). File-heavy rows run on a fresh
 //! loop-mounted ext4, because a file system that has seen many deletions creates files slower.
 
-#![expect(clippy::disallowed_methods, reason = "a bench is a program and reads the clock")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a bench is a program and reads the clock"
+)]
 
 mod copy;
 mod graphs;
@@ -52,7 +55,10 @@ fn main() {
     }
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let size = if quick { Size::Quick } else { Size::Full };
-    let filter = arguments.iter().find(|argument| !argument.starts_with('-')).cloned();
+    let filter = arguments
+        .iter()
+        .find(|argument| !argument.starts_with('-'))
+        .cloned();
     let mut report = Report::new(filter);
     report.heading();
     graphs::measure(size, &mut report);
@@ -71,7 +77,10 @@ pub fn runtime() -> Runtime {
 
 /// Opens a solver; the runtime must be entered.
 pub fn solver(root: &Path) -> Solver {
-    Solver::builder().root(root).build().expect("a solver can be opened")
+    Solver::builder()
+        .root(root)
+        .build()
+        .expect("a solver can be opened")
 }
 
 /// Marshals a state for this machine's platform.

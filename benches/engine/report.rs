@@ -19,7 +19,9 @@ impl Report {
 
     /// Whether a row of that name is asked for.
     pub fn wants(&self, name: &str) -> bool {
-        self.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()))
+        self.filter
+            .as_ref()
+            .is_none_or(|filter| name.contains(filter.as_str()))
     }
 
     /// A time with an absolute target.

@@ -13,7 +13,9 @@ use super::{Size, marshal, runtime, solve, solver};
 
 /// A root file system with busybox and nothing else.
 fn root_directory(at: &Path) -> Option<PathBuf> {
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| Path::new(path).exists())?;
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
+        .iter()
+        .find(|path| Path::new(path).exists())?;
     let root = at.join("busybox");
     std::fs::create_dir_all(root.join("bin")).ok()?;
     std::fs::copy(busybox, root.join("bin/busybox")).ok()?;
@@ -26,7 +28,10 @@ fn chain(length: usize, round: usize) -> State {
     let mut state = llb::scratch().file(copy(&local, "/", "/"));
     state = state.file(mkdir(format!("/round-{round}")));
     for index in 0..length {
-        state = state.run(["/bin/true"]).env("STEP", index.to_string()).root();
+        state = state
+            .run(["/bin/true"])
+            .env("STEP", index.to_string())
+            .root();
     }
     state
 }
@@ -94,7 +99,11 @@ fn peer(size: Size, report: &Report, volume: &Volume, root: &Path, ours: Duratio
     let mut times = Vec::new();
     for number in 0..size.pick(5, 30) {
         let mut command = Command::new("runc");
-        command.arg("run").arg("-b").arg(&bundle).arg(format!("ashlar-bench-{number}"));
+        command
+            .arg("run")
+            .arg("-b")
+            .arg(&bundle)
+            .arg(format!("ashlar-bench-{number}"));
         let (time, worked) = timed(|| quiet(&mut command));
         if !(made && written.is_ok() && worked) {
             return report.skip(name, "runc run failed");

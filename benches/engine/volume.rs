@@ -18,11 +18,22 @@ impl Volume {
         let mount = folder.path().join("mount");
         std::fs::create_dir(&mount).expect("a directory can be made");
         let size = (megabytes as u64) << 20;
-        let mounted = std::fs::File::create(&image).and_then(|file| file.set_len(size)).is_ok()
+        let mounted = std::fs::File::create(&image)
+            .and_then(|file| file.set_len(size))
+            .is_ok()
             && quiet(Command::new("mkfs.ext4").arg("-q").arg(&image))
-            && quiet(Command::new("mount").arg("-o").arg("loop").arg(&image).arg(&mount));
+            && quiet(
+                Command::new("mount")
+                    .arg("-o")
+                    .arg("loop")
+                    .arg(&image)
+                    .arg(&mount),
+            );
         if !mounted {
-            println!("(no loop mount here: files are written to {})", mount.display());
+            println!(
+                "(no loop mount here: files are written to {})",
+                mount.display()
+            );
         }
         Self { folder, mounted }
     }
@@ -42,7 +53,11 @@ impl Drop for Volume {
 
 /// Runs a command, and tells whether it succeeded.
 pub fn quiet(command: &mut Command) -> bool {
-    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     status.is_ok_and(|status| status.success())
 }
 
