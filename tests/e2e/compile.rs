@@ -132,6 +132,7 @@ fn build_c_program() {
         // Nothing changed: nothing runs, in this solver and in a new one.
         let again = job.solve().await;
         assert_eq!(ran(&again), [""; 0]);
+        assert_eq!(again.ran(), 0);
         assert_eq!(
             job.export(&again, Oci::archive(folder.join("again.tar")))
                 .await,
