@@ -318,20 +318,15 @@ impl<R: Read> TarReader<R> {
         Ok(self.take(here))
     }
 
-    /// Goes to the next header. Some programs leave out what follows the data of the last file: an
-    /// archive that ends there is complete, as it is for Go.
     fn skip_data(&mut self) -> Result<(), TarError> {
         self.sparse = None;
-        let padding = std::mem::take(&mut self.padding);
-        let mut left = self.remaining.saturating_add(padding);
+        let mut left = self
+            .remaining
+            .saturating_add(std::mem::take(&mut self.padding));
         self.remaining = 0;
         while left > 0 {
             if self.start == self.end && !self.fill()? {
-                if left > padding {
-                    return Err(TarError::Truncated { place: "a file" });
-                }
-                self.finished = true;
-                return Ok(());
+                return Err(TarError::Truncated { place: "a file" });
             }
             let here = (self.end - self.start).min(usize::try_from(left).unwrap_or(usize::MAX));
             self.take(here);
