@@ -141,7 +141,7 @@ pub fn role(arguments: &[&str]) {
     assert!(!support::is_root());
     support::runtime().block_on(async {
         let ids = diff_ids(folder, out).await;
-        println!("\n@ {}", ids.join(" "));
+        println!("@ {}", ids.join(" "));
         println!("step: {}", step(folder, out).await);
     });
     assert_eq!(support::leftovers(&out.join("state")), [""; 0]);
