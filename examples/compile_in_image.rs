@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Works in the current directory: it takes `main.c` and the OCI image layout `images`, writes
-//! `app.tar`, and keeps its state in `.ashlar`. Needs root, because it runs a step.
+//! `app.tar`, and keeps its state in `.ashlar`.
 
 use ashlar_exporters::{Exporter as _, Oci};
 use ashlar_llb::{self as llb, Cache, Constraints, Platform, copy};

@@ -68,9 +68,10 @@
 //! # Processes
 //!
 //! An exec op runs in namespaces of its own, started by `ashlar-sandbox`; nothing has to be
-//! installed. Running one needs root today. As an ordinary user, sources, file ops, merges,
-//! exports and the cache work; what a user cannot have on disk (owners, devices) lives in the
-//! index of a layer and is in the exported image all the same.
+//! installed. An ordinary user can run steps too, where the kernel allows user namespaces and
+//! overlay mounts in them, but has one user and one group there. Sources, file ops, merges,
+//! exports and the cache always work as an ordinary user; what a user cannot have on disk (owners,
+//! devices) lives in the index of a layer and is in the exported image all the same.
 //!
 //! # Being a guest
 //!
