@@ -18,7 +18,7 @@ use crate::limits::Limits;
 use crate::meta::{Database, Meta};
 use crate::ops::{CacheMounts, Entitlements};
 use crate::result::Store;
-use crate::root::{StateRoot, Tier};
+use crate::root::{RootError, StateRoot, Tier};
 use crate::scheduler::Scheduler;
 use crate::snapshot::LayerStore;
 use crate::source::local::LocalCache;
@@ -64,7 +64,8 @@ impl SolverBuilder {
     }
 
     /// Sets the directory that keeps layers, blobs and cache; it is made if it is missing.
-    /// Several processes of one user may use it at the same time. Needed.
+    /// Several processes of one user may use it at the same time. A relative path counts from the
+    /// working directory at [`SolverBuilder::build`]. Needed.
     #[must_use]
     pub fn root(mut self, directory: impl Into<PathBuf>) -> Self {
         self.root = Some(directory.into());
@@ -133,6 +134,18 @@ impl SolverBuilder {
             None => Handle::try_current().map_err(|_| BuildError::NoRuntime)?,
         };
         let failed = |failure: Failure| BuildError::Store(FailureSource(failure));
+        // Steps mount what is below it, and the host program may change its working directory.
+        let path = std::path::absolute(&path).map_err(|source| {
+            let action = "make absolute";
+            failed(
+                RootError::Io {
+                    action,
+                    path,
+                    source,
+                }
+                .into(),
+            )
+        })?;
         let root = Arc::new(StateRoot::open(path).map_err(|error| failed(error.into()))?);
         let opened =
             Database::open(root.path(), root.boot_id()).map_err(|error| failed(error.into()))?;
@@ -165,5 +178,30 @@ impl SolverBuilder {
             runtime,
             syncer,
         })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relative_root_becomes_absolute() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let here = std::env::current_dir().unwrap();
+        let mut relative: PathBuf = here.components().skip(1).map(|_| "..").collect();
+        relative.push(folder.path().strip_prefix("/").unwrap());
+        assert!(relative.is_relative());
+        let solver = SolverBuilder::new()
+            .root(relative)
+            .runtime(runtime.handle().clone())
+            .build()
+            .unwrap();
+        assert!(solver.root().is_absolute());
+        assert!(folder.path().join("layers").is_dir());
     }
 }
