@@ -19,6 +19,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 pub use xattr::{Xattr, remove_xattr, set_xattr, xattrs};
 
@@ -34,6 +35,9 @@ const FILE: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY);
+
+/// How often a path is resolved at most; each time takes about a microsecond.
+const ATTEMPTS: usize = 10_000;
 
 /// A name as the system calls take it.
 pub fn name(bytes: &[u8]) -> &OsStr {
@@ -76,11 +80,31 @@ fn open_beneath(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io:
         return openat(root, name(path), flags, Mode::empty());
     }
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    match openat2(root, name(path), flags, Mode::empty(), resolve) {
-        // An old kernel, a sandbox that does not know the call, a path too long for one call.
-        Err(Errno::NOSYS | Errno::PERM | Errno::NAMETOOLONG) => step_by_step(root, path, flags),
+    match openat2_again(root, name(path), flags, resolve) {
+        // An old kernel, a sandbox that does not know the call, a path too long for one call, a
+        // machine too busy.
+        Err(Errno::NOSYS | Errno::PERM | Errno::NAMETOOLONG | Errno::AGAIN) => {
+            step_by_step(root, path, flags)
+        }
         other => other,
     }
+}
+
+/// `openat2`, again while the kernel asks for that: it cannot tell whether a path stays inside if
+/// anything on the machine is renamed or mounted meanwhile.
+pub(crate) fn openat2_again(
+    root: BorrowedFd<'_>,
+    path: impl Arg + Copy,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
+    for _ in 0..ATTEMPTS {
+        match openat2(root, path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {}
+            other => return other,
+        }
+    }
+    Err(Errno::AGAIN)
 }
 
 fn step_by_step(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {

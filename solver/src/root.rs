@@ -16,6 +16,8 @@
 //! Invariants: **a root belongs to one uid and one tier**; a layer directory without an index
 //! whose session file nobody locks is left over from a killed process and goes to the trash.
 
+mod remove;
+
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -25,6 +27,8 @@ use rustix::fs::{
     AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, fchmod, flock, fstat, mkdirat, openat,
     renameat, statat, unlinkat,
 };
+
+pub use remove::remove_tree;
 
 use crate::error::{Blame, Fault};
 use crate::id::LayerId;
@@ -431,52 +435,6 @@ fn make(path: &Path, dir: BorrowedFd<'_>, tier: Tier) -> Result<(), RootError> {
     renameat(dir, &temporary, dir, "format").map_err(|error| io("make", "format")(error.into()))
 }
 
-/// Removes a file or a whole directory below `dir`, following no link, making directories
-/// writable where a step left them otherwise.
-///
-/// # Errors
-/// The first refusal of the operating system; the rest is removed all the same.
-pub fn remove_tree(dir: BorrowedFd<'_>, name: impl AsRef<std::ffi::OsStr>) -> io::Result<()> {
-    let name = std::ffi::CString::new(std::os::unix::ffi::OsStrExt::as_bytes(name.as_ref()))?;
-    remove_one(dir, &name)
-}
-
-fn remove_one(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<()> {
-    match unlinkat(dir, name, AtFlags::empty()) {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => return Ok(()),
-        Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let inner = match openat(dir, name, flags, Mode::empty()) {
-        Err(rustix::io::Errno::ACCESS) => {
-            let _refused = rustix::fs::chmodat(dir, name, Mode::RWXU, AtFlags::empty());
-            openat(dir, name, flags, Mode::empty())?
-        }
-        inner => inner?,
-    };
-    let mut children = Vec::new();
-    for entry in Dir::read_from(&inner)? {
-        let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            children.push(entry.file_name().to_owned());
-        }
-    }
-    let mut first = Ok(());
-    let mut writable = false;
-    for child in children {
-        let mut removed = remove_one(inner.as_fd(), &child);
-        if removed.is_err() && !writable {
-            let _refused = fchmod(&inner, Mode::RWXU);
-            writable = true;
-            removed = remove_one(inner.as_fd(), &child);
-        }
-        first = first.and(removed);
-    }
-    first?;
-    Ok(unlinkat(dir, name, AtFlags::REMOVEDIR)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -540,18 +498,5 @@ mod tests {
         assert!(!folder.path().join("trash/12345-0").exists());
         assert!(!folder.path().join("sessions/12345").exists());
         drop(root);
-    }
-
-    #[test]
-    fn removing_follows_no_link() {
-        let folder = tempfile::tempdir().unwrap();
-        let canary = folder.path().join("canary");
-        std::fs::write(&canary, "x").unwrap();
-        let tree = folder.path().join("tree");
-        std::fs::create_dir_all(tree.join("a/b")).unwrap();
-        std::os::unix::fs::symlink(folder.path(), tree.join("a/link")).unwrap();
-        let dir = openat(CWD, folder.path(), OFlags::RDONLY, Mode::empty()).unwrap();
-        remove_tree(dir.as_fd(), "tree").unwrap();
-        assert!(!tree.exists() && canary.exists());
     }
 }

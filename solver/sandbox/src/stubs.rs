@@ -10,7 +10,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+
+/// How often a path is resolved at most.
+const ATTEMPTS: usize = 10_000;
 
 /// What a stub is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -119,9 +122,53 @@ fn open_parent(upper: BorrowedFd<'_>, stub: &Stub) -> rustix::io::Result<Option<
     };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    match fs::openat2(upper, parent, flags, Mode::empty(), inside) {
+    let mut opened = Err(Errno::AGAIN);
+    // The kernel asks again if anything on the machine is renamed or mounted meanwhile.
+    for _ in 0..ATTEMPTS {
+        opened = fs::openat2(upper, parent, flags, Mode::empty(), inside);
+        if !matches!(opened, Err(Errno::AGAIN)) {
+            break;
+        }
+    }
+    if matches!(opened, Err(Errno::NOSYS | Errno::PERM)) {
+        opened = step_by_step(upper, parent, flags);
+    }
+    match opened {
         Ok(parent) => Ok(Some(parent)),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Ok(None),
         Err(errno) => Err(errno),
     }
+}
+
+/// The same where the kernel, or what watches over the process, does not know the call.
+fn step_by_step(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let way = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mut here = fs::openat(root, c".", way, Mode::empty())?;
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::Normal(name) => here = fs::openat(&here, name, way, Mode::empty())?,
+            _ => return Err(Errno::XDEV),
+        }
+    }
+    fs::openat(here, c".", flags, Mode::empty())
+}
+
+#[cfg(test)]
+#[test]
+fn a_walk_stays_inside_and_follows_no_link() {
+    let temp = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(temp.path().join("root/a/b")).unwrap();
+    std::os::unix::fs::symlink("a", temp.path().join("root/link")).unwrap();
+    let root = std::fs::File::open(temp.path().join("root")).unwrap();
+    let open = |path| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        step_by_step(std::os::fd::AsFd::as_fd(&root), Path::new(path), flags).map(drop)
+    };
+    assert_eq!(open("a/b"), Ok(()));
+    assert_eq!(open("."), Ok(()));
+    assert_eq!(open("a/c"), Err(Errno::NOENT));
+    assert_eq!(open("link/b"), Err(Errno::NOTDIR));
+    assert_eq!(open("a/../../root"), Err(Errno::XDEV));
+    assert_eq!(open("/"), Err(Errno::XDEV));
 }

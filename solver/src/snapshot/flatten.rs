@@ -8,8 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{
@@ -18,6 +17,7 @@ use rustix::fs::{
 use sha2::{Digest as _, Sha256};
 
 use super::{Layer, LayerStore, SnapshotError, Stack};
+use crate::dir;
 use crate::root::Tier;
 use crate::tree::{Attributes, Entry, Kind, TreePath};
 
@@ -29,8 +29,11 @@ const DEEP: usize = 120;
 /// stack uses the same directories again.
 const RUN: usize = 64;
 
-/// Layers with more entries than this are never flattened: linking them would cost more than
-/// mounting them.
+/// How many directories a mount may have; the kernel takes 500.
+const MOST: usize = 490;
+
+/// Layers with more entries than this are not flattened while there is another way: linking them
+/// costs more than mounting them.
 const SMALL: usize = 4096;
 
 /// One directory to mount.
@@ -74,17 +77,27 @@ fn plan(layers: Vec<(Layer, bool)>) -> Vec<Lower> {
             .map(|(layer, _)| Lower::Layer(layer))
             .collect();
     }
+    let plan = grouped(&layers, |_, small| small);
+    if plan.len() <= MOST {
+        return plan;
+    }
+    // Large layers are too many or too evenly spread: all but the base are flattened then.
+    grouped(&layers, |at, small| small || at > 0)
+}
+
+/// Makes runs of neighbours that may be flattened.
+fn grouped(layers: &[(Layer, bool)], may: impl Fn(usize, bool) -> bool) -> Vec<Lower> {
     let mut plan = Vec::new();
     let mut run = Vec::new();
-    for (layer, small) in layers {
-        if small {
-            run.push(layer);
+    for (at, (layer, small)) in layers.iter().enumerate() {
+        if may(at, *small) {
+            run.push(layer.clone());
             if run.len() == RUN {
                 plan.push(Lower::Run(std::mem::take(&mut run)));
             }
         } else {
             plan.extend(run.drain(..).map(Lower::Layer));
-            plan.push(Lower::Layer(layer));
+            plan.push(Lower::Layer(layer.clone()));
         }
     }
     plan.extend(run.into_iter().map(Lower::Layer));
@@ -178,28 +191,32 @@ fn remove_below(merged: &mut Merged, path: &TreePath) {
 fn write(store: &LayerStore, run: &[Layer], merged: &Merged, fs: &OwnedFd) -> io::Result<()> {
     let privileged = store.root().tier() == Tier::Root;
     let mut directories = Vec::new();
+    let (mut here, mut there) = (Handle::default(), Handle::default());
     // Bytewise order puts a parent before its children, as their paths begin with its own.
     for (path, (entry, number)) in merged {
-        let at = path.as_relative();
+        if entry.kind == Kind::Directory {
+            directories.push((path, entry));
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.name()) else { continue };
+        let name = dir::name(name);
+        let to = here.open(fs.as_fd(), parent.as_bytes())?;
         match entry.kind {
-            Kind::Directory => {
-                if !path.is_root() {
-                    rustix::fs::mkdirat(fs, at, Mode::from(0o700))?;
-                }
-                directories.push((path, entry));
-            }
+            Kind::Directory => rustix::fs::mkdirat(to, name, Mode::from(0o700))?,
             Kind::Whiteout => {
-                rustix::fs::mknodat(fs, at, FileType::CharacterDevice, Mode::empty(), 0)?;
+                rustix::fs::mknodat(to, name, FileType::CharacterDevice, Mode::empty(), 0)?;
             }
             _ => {
-                let mut from = format!("{}/fs/", run[*number].id()).into_bytes();
-                from.extend_from_slice(path.as_bytes());
-                let from = std::ffi::OsStr::from_bytes(&from);
-                let layers = store.root().layers();
-                match rustix::fs::linkat(layers, from, fs, at, AtFlags::empty()) {
+                let layer = &run[*number];
+                let mut from = format!("{}/fs", layer.id()).into_bytes();
+                if !parent.is_root() {
+                    from.push(b'/');
+                    from.extend_from_slice(parent.as_bytes());
+                }
+                let from = there.open(store.root().layers(), &from)?;
+                match rustix::fs::linkat(from, name, to, name, AtFlags::empty()) {
                     Ok(()) => {}
                     Err(rustix::io::Errno::MLINK | rustix::io::Errno::XDEV) => {
-                        copy(&run[*number], path, entry, fs, privileged)?;
+                        copy(layer, path, entry, to, privileged)?;
                     }
                     Err(error) => return Err(error.into()),
                 }
@@ -213,14 +230,27 @@ fn write(store: &LayerStore, run: &[Layer], merged: &Merged, fs: &OwnedFd) -> io
     Ok(())
 }
 
+/// The directory that was used last, as the next entry is probably in it too.
+#[derive(Default)]
+struct Handle(Option<(Vec<u8>, OwnedFd)>);
+
+impl Handle {
+    fn open(&mut self, root: BorrowedFd<'_>, path: &[u8]) -> io::Result<BorrowedFd<'_>> {
+        let open = match self.0.take() {
+            Some((last, open)) if last == path => open,
+            _ => dir::open_directory(root, path)?,
+        };
+        Ok(self.0.insert((path.to_vec(), open)).1.as_fd())
+    }
+}
+
 fn finish_directory(
     fs: &OwnedFd,
     path: &TreePath,
     entry: &Entry,
     privileged: bool,
 ) -> io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = rustix::fs::openat(fs, path.as_relative(), flags, Mode::empty())?;
+    let dir = dir::open_directory(fs, path.as_bytes())?;
     set_attributes(&dir, &entry.attributes, privileged)?;
     if entry.opaque {
         let name = if privileged {
@@ -238,18 +268,18 @@ fn copy(
     layer: &Layer,
     path: &TreePath,
     entry: &Entry,
-    fs: &OwnedFd,
+    to: BorrowedFd<'_>,
     privileged: bool,
 ) -> io::Result<()> {
-    let at = path.as_relative();
     if entry.kind != Kind::File {
         return Err(io::Error::new(
             io::ErrorKind::Unsupported,
             "too many links to a special file",
         ));
     }
+    let name = dir::name(path.name().unwrap_or_default());
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    let mut to = File::from(rustix::fs::openat(fs, at, flags, Mode::from(0o600))?);
+    let mut to = File::from(rustix::fs::openat(to, name, flags, Mode::from(0o600))?);
     io::copy(&mut layer.files().open(path)?, &mut to)?;
     set_attributes(
         &OwnedFd::from(to.try_clone()?),

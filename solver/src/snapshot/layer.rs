@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, renameat};
+use rustix::fs::{Mode, OFlags, mkdirat, openat, renameat};
 
 use super::{LayerStore, SnapshotError, io_error};
 use crate::id::LayerId;
@@ -308,17 +308,7 @@ impl Files for LayerFiles {
     fn open(&self, path: &TreePath) -> io::Result<File> {
         let mut name = format!("{}/fs/", self.id).into_bytes();
         name.extend_from_slice(path.as_bytes());
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let root = self.store.0.root.layers();
-        let file = File::from(openat2(root, name, flags, Mode::empty(), resolve)?);
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "not a regular file",
-            ));
-        }
-        Ok(file)
+        crate::dir::open_file(self.store.0.root.layers(), &name)
     }
 
     fn directory(&self, path: &TreePath) -> io::Result<Option<OwnedFd>> {

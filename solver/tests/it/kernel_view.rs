@@ -25,7 +25,7 @@ use crate::overlay::{
 
 /// What a generated layer wants at a path; [`normal`] makes a layer of it.
 #[derive(Debug, Clone)]
-enum Want {
+pub(crate) enum Want {
     Directory(u8),
     File(u8),
     /// Files of one number in one layer are hard links.
@@ -48,12 +48,12 @@ fn want() -> impl Strategy<Value = Want> {
     ]
 }
 
-fn path() -> impl Strategy<Value = TreePath> {
+pub(crate) fn path() -> impl Strategy<Value = TreePath> {
     prop::collection::vec(prop_oneof!["a", "b", "a-b", "\u{e9}"], 1..4)
         .prop_map(|parts| TreePath::new(parts.join("/")).unwrap())
 }
 
-fn layers() -> impl Strategy<Value = Vec<BTreeMap<TreePath, Want>>> {
+pub(crate) fn layers() -> impl Strategy<Value = Vec<BTreeMap<TreePath, Want>>> {
     prop::collection::vec(prop::collection::btree_map(path(), want(), 0..10), 2..6)
 }
 
@@ -117,7 +117,7 @@ fn entry(want: &Want) -> Entry {
 }
 
 /// The entries that make sense on `base`, with the parents they need.
-fn normal(wanted: &BTreeMap<TreePath, Want>, base: &View) -> (Index, BTreeMap<TreePath, Want>) {
+pub(crate) fn normal(wanted: &BTreeMap<TreePath, Want>, base: &View) -> (Index, BTreeMap<TreePath, Want>) {
     let mut all: Vec<(TreePath, Option<Want>)> = Vec::new();
     for (path, want) in wanted {
         let parents = std::iter::successors(path.parent(), TreePath::parent);
@@ -160,7 +160,7 @@ fn normal(wanted: &BTreeMap<TreePath, Want>, base: &View) -> (Index, BTreeMap<Tr
 }
 
 /// Writes a layer as a lower directory. Adds marks that only an unprivileged overlay would heed.
-fn write(index: &Index, contents: &BTreeMap<TreePath, Want>, root: &Path) {
+pub(crate) fn write(index: &Index, contents: &BTreeMap<TreePath, Want>, root: &Path) {
     let mut groups: BTreeMap<u32, PathBuf> = BTreeMap::new();
     for (path, entry) in index.entries() {
         let place = root.join(path.as_relative());
@@ -268,7 +268,7 @@ fn stack(layers: &[BTreeMap<TreePath, Want>]) -> Stack {
 }
 
 /// The root of a mount is the topmost directory; its time is nobody's.
-fn without_root_time(mut listing: crate::overlay::Listing) -> crate::overlay::Listing {
+pub(crate) fn without_root_time(mut listing: crate::overlay::Listing) -> crate::overlay::Listing {
     listing.get_mut(&TreePath::root()).unwrap().mtime = None;
     listing
 }
@@ -364,7 +364,7 @@ fn without_directory_times(mut listing: crate::overlay::Listing) -> crate::overl
     listing
 }
 
-fn config(cases: u32) -> ProptestConfig {
+pub(crate) fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
         failure_persistence: None,

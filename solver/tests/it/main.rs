@@ -12,4 +12,5 @@ mod ops_kit;
 mod overlay;
 mod pack_golden;
 mod scheduler;
+mod snapshot;
 mod tar_tree;
