@@ -197,7 +197,9 @@ fn write(store: &LayerStore, run: &[Layer], merged: &Merged, fs: &OwnedFd) -> io
         if entry.kind == Kind::Directory {
             directories.push((path, entry));
         }
-        let (Some(parent), Some(name)) = (path.parent(), path.name()) else { continue };
+        let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
+            continue;
+        };
         let name = dir::name(name);
         let to = here.open(fs.as_fd(), parent.as_bytes())?;
         match entry.kind {

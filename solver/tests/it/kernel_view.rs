@@ -117,7 +117,10 @@ fn entry(want: &Want) -> Entry {
 }
 
 /// The entries that make sense on `base`, with the parents they need.
-pub(crate) fn normal(wanted: &BTreeMap<TreePath, Want>, base: &View) -> (Index, BTreeMap<TreePath, Want>) {
+pub(crate) fn normal(
+    wanted: &BTreeMap<TreePath, Want>,
+    base: &View,
+) -> (Index, BTreeMap<TreePath, Want>) {
     let mut all: Vec<(TreePath, Option<Want>)> = Vec::new();
     for (path, want) in wanted {
         let parents = std::iter::successors(path.parent(), TreePath::parent);

@@ -68,11 +68,19 @@ pub(crate) fn mount_deep(lower: &[PathBuf]) -> rustix::io::Result<OwnedFd> {
     for lower in lower {
         fsconfig_set_string(&context, "lowerdir+", lower)?;
     }
-    for (key, value) in [("redirect_dir", "nofollow"), ("metacopy", "off"), ("xino", "off")] {
+    for (key, value) in [
+        ("redirect_dir", "nofollow"),
+        ("metacopy", "off"),
+        ("xino", "off"),
+    ] {
         fsconfig_set_string(&context, key, value)?;
     }
     fsconfig_create(&context)?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+    fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )
 }
 
 /// Whether this process may mount; says so if not.

@@ -30,7 +30,10 @@ struct Store {
 fn store() -> Store {
     let temp = tempfile::tempdir().unwrap();
     let root = Arc::new(StateRoot::open(temp.path().join("root")).unwrap());
-    Store { layers: LayerStore::new(root, Arc::new(Memory::new())), _temp: temp }
+    Store {
+        layers: LayerStore::new(root, Arc::new(Memory::new())),
+        _temp: temp,
+    }
 }
 
 /// The store of a root that several processes use.
@@ -43,11 +46,17 @@ fn shared(path: &Path) -> LayerStore {
 type Wanted = BTreeMap<TreePath, Want>;
 
 fn wanted<'a>(wants: impl IntoIterator<Item = (&'a str, Want)>) -> Wanted {
-    wants.into_iter().map(|(path, want)| (TreePath::new(path).unwrap(), want)).collect()
+    wants
+        .into_iter()
+        .map(|(path, want)| (TreePath::new(path).unwrap(), want))
+        .collect()
 }
 
 fn described(text: &str) -> LayerDescription {
-    LayerDescription { text: text.to_owned(), ..LayerDescription::default() }
+    LayerDescription {
+        text: text.to_owned(),
+        ..LayerDescription::default()
+    }
 }
 
 /// Makes a layer that is in normal form on `base`.
@@ -63,7 +72,9 @@ fn pushed(store: &LayerStore, stack: &Stack, wanted: &Wanted) -> Stack {
 }
 
 fn stacked(store: &LayerStore, layers: &[Wanted]) -> Stack {
-    layers.iter().fold(Stack::scratch(), |stack, wanted| pushed(store, &stack, wanted))
+    layers.iter().fold(Stack::scratch(), |stack, wanted| {
+        pushed(store, &stack, wanted)
+    })
 }
 
 fn names(path: PathBuf) -> Vec<String> {
@@ -95,7 +106,10 @@ fn a_layer_is_what_was_committed_after_a_restart_too() {
         let wants = wanted([("dir", Want::Directory(1)), ("dir/file", Want::Symlink(7))]);
         let made = layer(&store, &wants, &View::empty());
         let same = store.layer(made.id()).unwrap();
-        assert!(Arc::ptr_eq(&same.content().unwrap(), &made.content().unwrap()));
+        assert!(Arc::ptr_eq(
+            &same.content().unwrap(),
+            &made.content().unwrap()
+        ));
         let stack = Stack::scratch().push(made.clone());
         let row = store.save(&stack).unwrap();
         assert_eq!(store.save(&stack).unwrap(), row);
@@ -104,12 +118,22 @@ fn a_layer_is_what_was_committed_after_a_restart_too() {
     let store = shared(&path);
     let content = store.layer(id).unwrap().content().unwrap();
     assert_eq!(content.1, described("made"));
-    let paths: Vec<String> =
-        content.0.entries().iter().map(|(path, _)| path.to_string()).collect();
+    let paths: Vec<String> = content
+        .0
+        .entries()
+        .iter()
+        .map(|(path, _)| path.to_string())
+        .collect();
     assert_eq!(paths, ["dir", "dir/file"]);
     let stack = store.stack(row).unwrap().unwrap();
     assert_eq!(stack.layer_ids(), [id]);
-    assert!(stack.view().unwrap().lookup(&TreePath::new("dir/file").unwrap()).is_some());
+    assert!(
+        stack
+            .view()
+            .unwrap()
+            .lookup(&TreePath::new("dir/file").unwrap())
+            .is_some()
+    );
     assert_eq!(store.save(&stack).unwrap(), row);
     assert!(store.stack(StackId(row.0 + 1)).unwrap().is_none());
     assert!(store.stack(Stack::SCRATCH).unwrap().unwrap().is_scratch());
@@ -159,10 +183,26 @@ fn data_that_is_gone_or_damaged_says_so() {
 fn a_merge_is_the_layers_of_all() {
     let store = store();
     let store = &store.layers;
-    let base = stacked(store, &[wanted([("a", Want::Directory(1)), ("a/old", Want::Symlink(1))])]);
-    let one = pushed(store, &base, &wanted([("a/old", Want::Whiteout), ("a/x", Want::Symlink(2))]));
+    let base = stacked(
+        store,
+        &[wanted([
+            ("a", Want::Directory(1)),
+            ("a/old", Want::Symlink(1)),
+        ])],
+    );
+    let one = pushed(
+        store,
+        &base,
+        &wanted([("a/old", Want::Whiteout), ("a/x", Want::Symlink(2))]),
+    );
     let two = stacked(store, &[wanted([("a", Want::Symlink(3))])]);
-    let three = stacked(store, &[wanted([("a", Want::Directory(5)), ("a/y", Want::Symlink(4))])]);
+    let three = stacked(
+        store,
+        &[wanted([
+            ("a", Want::Directory(5)),
+            ("a/y", Want::Symlink(4)),
+        ])],
+    );
     let merged = Stack::merge([&Stack::scratch(), &one, &two, &Stack::scratch(), &three]);
     let ids = [one.layer_ids(), two.layer_ids(), three.layer_ids()].concat();
     assert_eq!(merged.layer_ids(), ids);
@@ -188,14 +228,16 @@ fn a_deep_stack_is_saved_opened_and_dropped_without_recursion() {
     let store = shared(&path);
     let made = layer(&store, &wanted([("a", Want::Symlink(1))]), &View::empty());
     let deep = Stack::scratch().push_all(std::iter::repeat_n(made, 10_000));
-    let work = std::thread::Builder::new().stack_size(128 << 10).spawn(move || {
-        let row = store.save(&deep).unwrap();
-        deep.view().unwrap();
-        drop(deep);
-        let again = store.stack(row).unwrap().unwrap();
-        again.view().unwrap();
-        again.depth()
-    });
+    let work = std::thread::Builder::new()
+        .stack_size(128 << 10)
+        .spawn(move || {
+            let row = store.save(&deep).unwrap();
+            deep.view().unwrap();
+            drop(deep);
+            let again = store.stack(row).unwrap().unwrap();
+            again.view().unwrap();
+            again.depth()
+        });
     assert_eq!(work.unwrap().join().unwrap(), 10_000);
 }
 
@@ -205,12 +247,24 @@ fn churn(number: usize) -> Wanted {
     let mut wants = vec![("log", Want::Directory(seed))];
     let name = format!("log/{number}");
     match number % 7 {
-        0 => wants.extend([("dir", Want::Directory(seed)), ("dir/in", Want::Directory(1))]),
-        1 => wants.extend([("dir/in/file", Want::File(seed)), ("dir/in/other", Want::Linked(1))]),
-        2 => wants.extend([("dir/in/one", Want::Linked(0)), ("dir/two", Want::Linked(0))]),
+        0 => wants.extend([
+            ("dir", Want::Directory(seed)),
+            ("dir/in", Want::Directory(1)),
+        ]),
+        1 => wants.extend([
+            ("dir/in/file", Want::File(seed)),
+            ("dir/in/other", Want::Linked(1)),
+        ]),
+        2 => wants.extend([
+            ("dir/in/one", Want::Linked(0)),
+            ("dir/two", Want::Linked(0)),
+        ]),
         3 => wants.push(("dir/in", Want::Whiteout)),
         4 => wants.extend([("dir/in", Want::File(seed)), ("pipe", Want::Fifo(seed))]),
-        5 => wants.extend([("dir/in", Want::Directory(3)), ("dir/in/new", Want::File(seed))]),
+        5 => wants.extend([
+            ("dir/in", Want::Directory(3)),
+            ("dir/in/new", Want::File(seed)),
+        ]),
         _ => wants.push((if number % 2 == 0 { "dir" } else { "pipe" }, Want::Whiteout)),
     }
     wants.push((&name, Want::File(seed)));
@@ -261,7 +315,11 @@ fn large_layers_everywhere_still_mount() {
         stack = if number % 50 == 49 {
             stack.push(large.clone())
         } else {
-            pushed(store, &stack, &wanted([(&*format!("small-{number}"), Want::File(1))]))
+            pushed(
+                store,
+                &stack,
+                &wanted([(&*format!("small-{number}"), Want::File(1))]),
+            )
         };
     }
     assert!(assert_mounts(store, &stack) <= 20);
@@ -295,7 +353,10 @@ fn the_longest_path_is_written_read_and_flattened() {
             parts.push("e".repeat(last));
         }
         let path = TreePath::new(parts.join("/")).unwrap();
-        assert_eq!(path.as_bytes().len(), if last == 255 { 4_095 } else { 4_096 });
+        assert_eq!(
+            path.as_bytes().len(),
+            if last == 255 { 4_095 } else { 4_096 }
+        );
         let mut stack = Stack::scratch();
         for number in 0..130 {
             stack = stack.push(one_file(store, &path, number));
@@ -324,7 +385,10 @@ fn one_file(store: &LayerStore, path: &TreePath, number: usize) -> Layer {
     let mut here = active.fs_handle().unwrap();
     let mut at = TreePath::root();
     let mode = rustix::fs::Mode::from(0o755);
-    let attributes = Attributes { mode: 0o755, ..Attributes::default() };
+    let attributes = Attributes {
+        mode: 0o755,
+        ..Attributes::default()
+    };
     let parts: Vec<&[u8]> = path.components().collect();
     let (name, directories) = parts.split_last().unwrap();
     for part in directories {
@@ -340,7 +404,9 @@ fn one_file(store: &LayerStore, path: &TreePath, number: usize) -> Layer {
     let mut entry = Entry::new(Kind::File, attributes);
     entry.size = text.len() as u64;
     entries.push((path.clone(), entry));
-    active.commit(Index::new(entries).unwrap(), &described("long")).unwrap()
+    active
+        .commit(Index::new(entries).unwrap(), &described("long"))
+        .unwrap()
 }
 
 #[test]
@@ -348,10 +414,15 @@ fn processes_flatten_the_same_run_once() {
     if let Ok(shared_root) = std::env::var(SHARED) {
         let (path, row) = shared_root.split_once(':').unwrap();
         let store = shared(Path::new(row));
-        let stack = store.stack(StackId(path.parse().unwrap())).unwrap().unwrap();
+        let stack = store
+            .stack(StackId(path.parse().unwrap()))
+            .unwrap()
+            .unwrap();
         let lower = store.lower_paths(&stack).unwrap();
         assert!(lower.iter().all(|path| path.is_dir()));
-        let flat = lower.iter().filter(|path| path.to_string_lossy().contains("/flat/"));
+        let flat = lower
+            .iter()
+            .filter(|path| path.to_string_lossy().contains("/flat/"));
         assert_eq!(flat.count(), 4);
         return;
     }
@@ -376,12 +447,19 @@ fn processes_flatten_the_same_run_once() {
         let mut command = Command::new(&binary);
         command.args(["--exact", "snapshot::processes_flatten_the_same_run_once"]);
         command.env(SHARED, format!("{}:{}", row.0, path.display()));
-        command.stdout(std::process::Stdio::piped()).spawn().unwrap()
+        command
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
     };
     let children: Vec<_> = (0..4).map(|_| run()).collect();
     for child in children {
         let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
     }
     assert_eq!(names(path.join("flat")).len(), 4);
     assert_eq!(names(path.join("layers")).len(), 256);
