@@ -34,7 +34,7 @@ fn make_tree(at: &Path, count: usize) {
 }
 
 fn request(source: &Path) -> SolveRequest {
-    let state = llb::scratch().file(copy(&llb::local("context"), "/", "/"));
+    let state = llb::scratch().file(copy(llb::local("context"), "/", "/"));
     SolveRequest::new(marshal(&state)).local("context", source)
 }
 

@@ -102,15 +102,17 @@ impl fmt::Debug for Failure {
 }
 
 /// Why an operation ended without a result.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[expect(
     clippy::exhaustive_enums,
     reason = "an operation fails or is cancelled; there is no third way"
 )]
 pub enum OperationError {
     /// It was cancelled.
+    #[error("cancelled")]
     Cancelled,
     /// It failed.
+    #[error("{0}")]
     Failed(Failure),
 }
 
