@@ -17,6 +17,7 @@ mod network_files;
 mod process;
 mod sandbox;
 mod scripted;
+mod starting;
 
 use std::fmt::Debug;
 

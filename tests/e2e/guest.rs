@@ -68,7 +68,7 @@ impl Footprint {
 
 /// What a library must leave alone: signals, umask, directory, environment.
 fn settings() -> Vec<String> {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap();
     let kept = [
         "Umask",
         "SigBlk",

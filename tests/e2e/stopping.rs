@@ -125,6 +125,39 @@ fn stopping_kills_the_whole_tree() {
     assert_eq!(support::leftovers(&folder.path().join("state")), [""; 0]);
 }
 
+/// Stopped at any moment, also while the step is being started: nothing runs afterwards.
+#[test]
+fn stopping_while_a_step_starts() {
+    let test = "stopping_while_a_step_starts";
+    if skipped(test, &[Need::Root, Need::Tool("busybox")]) {
+        return;
+    }
+    let folder = temp();
+    let base = support::busybox(folder.path());
+    support::runtime().block_on(async {
+        let solver = support::solver(folder.path().join("state"));
+        let prepared = support::request(&support::busybox_state()).local("base", &base);
+        support::solve(&solver, prepared).await;
+        for round in 0..150 {
+            let marker = format!("{test}-{}-{round}-", std::process::id());
+            let step = support::busybox_state().run(["sh", "-c", "sleep 60", &marker]);
+            let request = support::request(&step.root()).local("base", &base);
+            let handle = solver.solve(request);
+            tokio::time::sleep(Duration::from_micros(round * 200)).await;
+            if round % 2 == 0 {
+                handle.cancel();
+                assert_eq!(tree(&marker), BTreeSet::new(), "round {round}");
+                let error = handle.result().await.unwrap_err();
+                assert!(matches!(error, SolveError::Cancelled), "{error:?}");
+            } else {
+                drop(handle);
+            }
+            assert_eq!(tree(&marker), BTreeSet::new(), "round {round}");
+        }
+    });
+    assert_eq!(support::leftovers(&folder.path().join("state")), [""; 0]);
+}
+
 /// One of two solves that share a step is stopped; the other gets the result.
 #[test]
 fn stopping_one_solve_leaves_the_other() {

@@ -14,6 +14,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
 
 use super::network_files::{hosts, resolv_conf};
+use super::starting::Starting;
 use super::{Executor, ExecutorError, ExitStatus, Mount, MountSource, Network, Process};
 use crate::cancel::{Cancel, Cancelled};
 use crate::progress::{Reporter, Stream};
@@ -63,28 +64,28 @@ impl Executor for SandboxExecutor {
         let stdio = Stdio::default().stdout(stdout).stderr(stderr);
         let (spawner, privileged) = (self.spawner.clone(), self.privileged);
         let place = upper.clone();
+        let starting = Arc::new(Starting::default());
+        let _kill = cancel.on_cancel({
+            let starting = starting.clone();
+            move || starting.kill()
+        });
         let started = tokio::task::spawn_blocking(move || {
             let spec = spec(process, privileged)?;
-            spawner.spawn(spec, stdio).map_err(|error| {
-                // The first error says more than one of the clean-up would.
-                let _second = remove_stubs(place.as_deref(), &error.stubs);
-                ExecutorError::Start {
-                    source: error.error,
-                }
+            starting.start(|| {
+                spawner.spawn(spec, stdio).map_err(|error| {
+                    // The first error says more than one of the clean-up would.
+                    let _second = remove_stubs(place.as_deref(), &error.stubs);
+                    ExecutorError::Start {
+                        source: error.error,
+                    }
+                })
             })
         });
-        let child = Arc::new(started.await.map_err(|_| ExecutorError::Interrupted)??);
+        let child = started.await.map_err(|_| ExecutorError::Interrupted)??;
 
         let (sender, exit) = oneshot::channel();
         child.on_exit(move |status| {
             let _unheard = sender.send(status);
-        });
-        let _kill = cancel.on_cancel({
-            let child = child.clone();
-            move || {
-                child.kill();
-                let _status = child.wait();
-            }
         });
         let ended = Cancel::new();
         let work = async {
