@@ -1,0 +1,42 @@
+//! Chains of file ops that run.
+
+use ashlar_solver::solver::SolveRequest;
+
+use crate::no_op::chain;
+use crate::sample::{MOMENTS, Times, definition, runtime, solve, solver};
+use crate::space::Space;
+use crate::table::{Row, time};
+use crate::{Outcome, Size};
+
+pub(crate) fn measure(size: Size) -> Outcome {
+    let runtime = runtime()?;
+    let space = Space::new(1)?;
+    space.announce();
+    let solver = solver(&runtime, &space.path().join("state"))?;
+    solve(
+        &runtime,
+        &solver,
+        SolveRequest::new(definition(&chain("warm", 20))?),
+    )?;
+    for (length, target) in [(100, Some("30 ms")), (1000, None)] {
+        for (moment, durability) in MOMENTS {
+            let mut times = Times::default();
+            for sample in 0..size.pick(5, 2) {
+                let name = format!("{length}-{sample}-{durability:?}");
+                let request = SolveRequest::new(definition(&chain(&name, length))?);
+                let (time, solved) = solve(&runtime, &solver, request.durability(durability))?;
+                assert_eq!(solved.ran(), length, "each op runs");
+                times.add(time);
+            }
+            let what = format!("{length} file ops in a chain, {moment}");
+            let mut row = Row::times(&what, &times);
+            if let Some(target) = target.filter(|_| moment == MOMENTS[0].0) {
+                row = row.target(target);
+            }
+            let per_op = times.per(u32::try_from(length)?);
+            row.peer_value(format!("{} an op", time(per_op.median())))
+                .print();
+        }
+    }
+    Ok(())
+}

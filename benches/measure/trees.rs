@@ -1,0 +1,83 @@
+//! Inputs that are always the same: trees of small files, and a root to run steps in.
+
+use std::fs::{self, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use crate::Outcome;
+
+/// Files per directory.
+const PER_DIRECTORY: usize = 100;
+const WORDS: [&str; 16] = [
+    "vertex ", "layer ", "digest ", "mount ", "key ", "the ", "of ", "and ", "result ", "a ",
+    "stack ", "(", ")\n", "0x", "return ", "tree ",
+];
+
+/// Numbers that look random and are the same each time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+/// Writes files of 0 to 8 KiB, 4 KiB on average, that compress like source text.
+pub(crate) fn small_files(folder: &Path, count: usize) -> Outcome {
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let mut text = Vec::with_capacity(9000);
+    for directory in 0..count.div_ceil(PER_DIRECTORY) {
+        let path = folder.join(format!("group{}/part{directory}", directory / 20));
+        fs::create_dir_all(&path)?;
+        for file in 0..PER_DIRECTORY.min(count - directory * PER_DIRECTORY) {
+            let length = usize::try_from(numbers.next() % 8192)?;
+            text.clear();
+            while text.len() < length {
+                let number = numbers.next();
+                for shift in (0..40).step_by(4) {
+                    let word = usize::try_from(number >> shift & 15)?;
+                    text.extend_from_slice(WORDS[word].as_bytes());
+                }
+                write!(text, "{:x}", number >> 40)?;
+            }
+            fs::write(path.join(format!("file{file}.rs")), &text[..length])?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a root with a shell in which `/bin/true` runs.
+pub(crate) fn small_root(folder: &Path) -> Outcome {
+    fs::create_dir_all(folder.join("bin"))?;
+    for directory in ["proc", "sys", "dev", "tmp", "etc"] {
+        fs::create_dir(folder.join(directory))?;
+    }
+    for program in ["/usr/bin/busybox", "/bin/busybox"] {
+        if is_static(program) {
+            fs::copy(program, folder.join("bin/busybox"))?;
+            symlink("busybox", folder.join("bin/true"))?;
+            return Ok(());
+        }
+    }
+    // No static busybox: a dynamic `true` and what it is linked with.
+    let output = Command::new("ldd").arg("/bin/true").output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for file in text.split_whitespace().filter(|word| word.starts_with('/')) {
+        let target = folder.join(file.trim_start_matches('/'));
+        fs::create_dir_all(target.parent().unwrap_or(folder))?;
+        fs::copy(file, &target)?;
+        fs::set_permissions(&target, Permissions::from_mode(0o755))?;
+    }
+    fs::copy("/bin/true", folder.join("bin/true"))?;
+    Ok(())
+}
+
+fn is_static(program: &str) -> bool {
+    let output = Command::new("ldd").arg(program).output();
+    Path::new(program).exists() && output.is_ok_and(|output| !output.status.success())
+}
