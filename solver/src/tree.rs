@@ -23,6 +23,7 @@ pub mod pack;
 pub mod path;
 pub mod tar;
 pub mod view;
+pub(crate) mod whiteout;
 pub mod writer;
 
 pub use entry::{Attributes, Entry, Kind, Timestamp, Xattrs};

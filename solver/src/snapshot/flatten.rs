@@ -5,20 +5,21 @@
 //! that holds the same files by hard links. It is a cache of the mount, not a layer: nothing
 //! refers to it but its name, which is a hash of the layers it stands for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, XattrFlags,
+    AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, XattrFlags,
 };
 use sha2::{Digest as _, Sha256};
 
 use super::{Layer, LayerStore, SnapshotError, Stack};
 use crate::dir;
 use crate::root::Tier;
+use crate::tree::whiteout::make_whiteout;
 use crate::tree::{Attributes, Entry, Kind, TreePath};
 
 /// Stacks up to this depth are mounted as they are: a step then costs about 2 ms, at 240 lowers
@@ -47,7 +48,7 @@ pub(super) fn lower_paths(
     stack: &Stack,
 ) -> Result<Vec<PathBuf>, SnapshotError> {
     let mut layers = Vec::new();
-    for layer in stack.layers() {
+    for layer in last_of_each(stack.layers()) {
         let content = layer.content()?;
         // A layer that says nothing but the root's attributes changes nothing below it.
         let changes = content.0.entries().iter().any(|(path, _)| !path.is_root());
@@ -67,6 +68,20 @@ pub(super) fn lower_paths(
     }
     paths.reverse();
     Ok(paths)
+}
+
+/// The layers without those that are in the stack once more further up: a merge of trees that
+/// have a base in common has it several times, and the kernel refuses a directory that it has
+/// already. The last one says all that the ones before it say.
+fn last_of_each(layers: Vec<Layer>) -> Vec<Layer> {
+    let mut seen = HashSet::new();
+    let mut kept: Vec<Layer> = layers
+        .into_iter()
+        .rev()
+        .filter(|layer| seen.insert(layer.id()))
+        .collect();
+    kept.reverse();
+    kept
 }
 
 /// Groups layers, bottom first, if there are too many.
@@ -204,9 +219,7 @@ fn write(store: &LayerStore, run: &[Layer], merged: &Merged, fs: &OwnedFd) -> io
         let to = here.open(fs.as_fd(), parent.as_bytes())?;
         match entry.kind {
             Kind::Directory => rustix::fs::mkdirat(to, name, Mode::from(0o700))?,
-            Kind::Whiteout => {
-                rustix::fs::mknodat(to, name, FileType::CharacterDevice, Mode::empty(), 0)?;
-            }
+            Kind::Whiteout => make_whiteout(to, name, privileged)?,
             _ => {
                 let layer = &run[*number];
                 let mut from = format!("{}/fs", layer.id()).into_bytes();

@@ -198,6 +198,7 @@ pub(crate) fn write(index: &Index, contents: &BTreeMap<TreePath, Want>, root: &P
             Kind::Fifo => node(FileType::Fifo, Device::default()),
             Kind::Whiteout => {
                 node(FileType::CharacterDevice, Device::default());
+                set_xattr(place.parent().unwrap(), "trusted.overlay.origin", b"");
                 continue;
             }
         }

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::ApplyOptions;
 use super::staging::{Id, ROOT, Staged};
 use crate::tree::entry::Device;
+use crate::tree::whiteout::make_whiteout;
 use crate::tree::{Attributes, Kind};
 
 /// Directories that are kept open at most; paths can be deeper.
@@ -254,14 +255,8 @@ impl<'a> Disk<'a> {
 
     /// The mark that hides something of the layers below.
     pub(super) fn whiteout(&mut self, tree: &Staged, parent: Id, name: &[u8]) -> Result<(), Errno> {
-        let directory = self.directory(tree, parent)?;
-        mknodat(
-            directory,
-            os(name),
-            FileType::CharacterDevice,
-            Mode::empty(),
-            0,
-        )
+        let privileged = self.options.privileged;
+        make_whiteout(self.directory(tree, parent)?, name, privileged)
     }
 
     /// The mark that hides all of a directory of the layers below.

@@ -575,7 +575,9 @@ fn class_10_truncation_is_noticed_at_every_block() {
     let whole = tar(&["d/", "d/f=some bytes", "l->f"]);
     let end = whole.len() - 1024;
     for cut in (1..end).step_by(100) {
-        if cut % 512 == 0 && cut != 512 * 3 {
+        // Between the ten bytes of the file and the next header nothing is missed.
+        if (512 * 2 + 10..=512 * 3).contains(&cut) {
+            assert_eq!(Jail::new().raw(&whole[..cut]).unwrap().entries(), 2);
             continue;
         }
         let error = Jail::refused(&whole[..cut]);

@@ -3,14 +3,13 @@
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use rustix::fs::{
-    AtFlags, FileType, Mode, Timespec, Timestamps, UTIME_OMIT, futimens, mknodat, unlinkat,
-};
+use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_OMIT, futimens, unlinkat};
 
 use super::upper::{Fix, Upper};
 use super::{CaptureError, CaptureOptions, failed};
 use crate::dir;
 use crate::tree::Timestamp;
+use crate::tree::whiteout::make_whiteout;
 
 /// Does what was written down, from the leaves up, and restores the times of directories.
 pub(super) fn repair(
@@ -44,8 +43,7 @@ fn apply(directory: BorrowedFd<'_>, fix: &Fix, options: &CaptureOptions) -> io::
         Fix::Unlink(name) => unlinkat(directory, dir::name(name), AtFlags::empty())?,
         Fix::RemoveDirectory(name) => unlinkat(directory, dir::name(name), AtFlags::REMOVEDIR)?,
         Fix::MakeWhiteout(name) => {
-            let (kind, device) = (FileType::CharacterDevice, rustix::fs::makedev(0, 0));
-            mknodat(directory, dir::name(name), kind, Mode::empty(), device)?;
+            make_whiteout(directory, &**name, !options.single_id)?;
         }
         Fix::ClearOpaque => dir::remove_xattr(directory, b".", options.opaque_mark())?,
         Fix::SetOpaque => {

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use crate::dir;
 use crate::tree::entry::Attributes;
 use crate::tree::index::is_overlay_xattr;
+use crate::tree::whiteout::make_whiteout;
 use crate::tree::{Entry, Kind, TreePath};
 
 /// Directory handles kept open; a handful of directories is written at a time.
@@ -93,14 +94,7 @@ impl Disk {
 
     pub(super) fn make_whiteout(&mut self, path: &TreePath) -> io::Result<()> {
         let (parent, name) = self.place(path)?;
-        // Linux lets everybody make this one device.
-        mknodat(
-            &*parent,
-            dir::name(name),
-            FileType::CharacterDevice,
-            Mode::empty(),
-            0,
-        )?;
+        make_whiteout(parent.as_fd(), name, self.privileged)?;
         Ok(())
     }
 
