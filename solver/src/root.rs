@@ -175,8 +175,12 @@ impl StateRoot {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = openat(CWD, &path, flags, Mode::empty()).map_err(io("open", &path))?;
         let tier = Tier::current();
+        check_owner(&path, &dir, tier)?;
         match read_small(dir.as_fd(), "format") {
-            Ok(text) => check_format(&path, &text, tier)?,
+            Ok(text) => {
+                check_format(&path, &text, tier)?;
+                close_to_others(&dir).map_err(io("set the mode of", &path))?;
+            }
             Err(rustix::io::Errno::NOENT) => make(&path, dir.as_fd(), tier)?,
             Err(source) => return Err(io("read", &path.join("format"))(source)),
         }
@@ -374,6 +378,32 @@ fn identity(tier: Tier) -> String {
     )
 }
 
+/// Another user's directory is no place for what this one trusts, whatever it says inside.
+fn check_owner(path: &Path, dir: &OwnedFd, tier: Tier) -> Result<(), RootError> {
+    let stat = fstat(dir).map_err(|source| RootError::Io {
+        action: "look at",
+        path: path.to_path_buf(),
+        source: source.into(),
+    })?;
+    if stat.st_uid == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(RootError::Owner {
+        path: path.to_path_buf(),
+        owner: format!("uid {}", stat.st_uid),
+        me: identity(tier),
+    })
+}
+
+/// Takes away what somebody may have allowed others since the root was made.
+fn close_to_others(dir: &OwnedFd) -> rustix::io::Result<()> {
+    let mode = Mode::from_raw_mode(fstat(dir)?.st_mode);
+    if mode.intersects(Mode::RWXG | Mode::RWXO) {
+        fchmod(dir, Mode::RWXU)?;
+    }
+    Ok(())
+}
+
 fn check_format(path: &Path, text: &str, tier: Tier) -> Result<(), RootError> {
     let mut lines = text.lines();
     let found = lines.next().unwrap_or_default();
@@ -450,6 +480,47 @@ mod tests {
         assert_eq!(mode & 0o777, 0o700);
         drop((one, two));
         assert_eq!(std::fs::read_dir(path.join("sessions")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn class_17_nobody_else_gets_in() {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("root");
+        let set = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        std::fs::create_dir(&path).unwrap();
+        set(&path, 0o777);
+        let root = StateRoot::open(&path).unwrap();
+        let mode = |path: &Path| std::fs::symlink_metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode(&path), 0o700);
+        for name in FOLDERS {
+            assert_eq!(mode(&path.join(name)), 0o700, "{name}");
+        }
+        let session = std::fs::read_dir(path.join("sessions")).unwrap().next().unwrap();
+        for file in [path.join("format"), session.unwrap().path()] {
+            assert_eq!(mode(&file), 0o600, "{}", file.display());
+        }
+        drop(root);
+        // What was opened up later is closed again.
+        set(&path, 0o755);
+        drop(StateRoot::open(&path).unwrap());
+        assert_eq!(mode(&path), 0o700);
+        // A directory that another user prepared says that it is ours.
+        let theirs = folder.path().join("theirs");
+        drop(StateRoot::open(&theirs).unwrap());
+        if std::os::unix::fs::chown(&theirs, Some(1000), None).is_ok() {
+            let error = StateRoot::open(&theirs).unwrap_err();
+            assert!(matches!(error, RootError::Owner { .. }), "{error}");
+        }
+        let empty = folder.path().join("empty");
+        std::fs::create_dir(&empty).unwrap();
+        if std::os::unix::fs::chown(&empty, Some(1000), None).is_ok() {
+            let error = StateRoot::open(&empty).unwrap_err();
+            assert!(matches!(error, RootError::Owner { .. }), "{error}");
+            assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod apply_gnu;
 mod golden;
 mod golden_cache_keys;
 mod golden_checksum;
+mod hostile;
 mod kernel_view;
 mod ops_file;
 mod ops_kit;

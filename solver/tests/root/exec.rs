@@ -22,7 +22,7 @@ const PROGRAMS: &[&str] = &[
 ];
 
 #[derive(Debug, Default)]
-struct Logs(Mutex<Vec<(Stream, String)>>);
+pub(crate) struct Logs(Mutex<Vec<(Stream, String)>>);
 
 #[async_trait::async_trait]
 impl Sink for Logs {
@@ -37,7 +37,7 @@ impl Sink for Logs {
 }
 
 impl Logs {
-    fn text(&self, wanted: Stream) -> String {
+    pub(crate) fn text(&self, wanted: Stream) -> String {
         let logs = self.0.lock().unwrap();
         logs.iter()
             .filter(|log| log.0 == wanted)
@@ -46,7 +46,7 @@ impl Logs {
     }
 }
 
-fn kit() -> Kit {
+pub(crate) fn kit() -> Kit {
     assert!(
         rustix::process::geteuid().is_root(),
         "these tests make mounts and need root"
@@ -54,12 +54,12 @@ fn kit() -> Kit {
     Kit::with(Arc::new(SandboxExecutor::new(true).unwrap()))
 }
 
-fn path(text: &str) -> TreePath {
+pub(crate) fn path(text: &str) -> TreePath {
     TreePath::new(text).unwrap()
 }
 
 /// A root file system of busybox.
-fn base(kit: &Kit) -> Ref {
+pub(crate) fn base(kit: &Kit) -> Ref {
     let layer = kit.engine.layers.new_layer().unwrap();
     let options = WriterOptions {
         privileged: true,
@@ -102,7 +102,7 @@ fn base(kit: &Kit) -> Ref {
     Ref::from(Stack::scratch().push(layer))
 }
 
-fn exec(script: &str) -> pb::ExecOp {
+pub(crate) fn exec(script: &str) -> pb::ExecOp {
     let args = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
     let root = pb::Mount {
         dest: "/".into(),
@@ -119,7 +119,7 @@ fn exec(script: &str) -> pb::ExecOp {
     }
 }
 
-fn run_in(
+pub(crate) fn run_in(
     kit: &Kit,
     op: &pb::ExecOp,
     inputs: Vec<Ref>,
@@ -134,7 +134,7 @@ fn run_in(
     kit.runtime.block_on(operation.run(inputs, context))
 }
 
-fn run(kit: &Kit, op: &pb::ExecOp, inputs: Vec<Ref>) -> (Vec<Ref>, Arc<Logs>) {
+pub(crate) fn run(kit: &Kit, op: &pb::ExecOp, inputs: Vec<Ref>) -> (Vec<Ref>, Arc<Logs>) {
     let logs = Arc::new(Logs::default());
     let context = kit.context_of(logs.clone());
     let outputs = run_in(kit, op, inputs, &context);

@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "in a test the failure is the message")]
 
 mod exec;
+mod hostile;
 #[path = "../it/ops_kit.rs"]
 mod ops_kit;
