@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
@@ -59,16 +59,25 @@ pub fn open_directory(root: impl AsFd, path: &[u8]) -> io::Result<OwnedFd> {
 /// # Errors
 /// As the operating system says; [`io::ErrorKind::InvalidData`] for anything but a regular file.
 pub fn open_file(root: impl AsFd, path: &[u8]) -> io::Result<File> {
+    open_file_and_stat(root, path).map(|(file, _)| file)
+}
+
+/// As [`open_file`], with what the system says of the file.
+///
+/// # Errors
+/// As [`open_file`].
+pub fn open_file_and_stat(root: impl AsFd, path: &[u8]) -> io::Result<(File, Stat)> {
     let file = match open_beneath(root.as_fd(), path, FILE) {
         Ok(file) => File::from(file),
         // A symbolic link, a socket or a device without driver: not a regular file.
         Err(Errno::LOOP | Errno::NXIO | Errno::NODEV) => return Err(not_a_file()),
         Err(error) => return Err(error.into()),
     };
-    if !file.metadata()?.is_file() {
+    let stat = fstat(&file)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(not_a_file());
     }
-    Ok(file)
+    Ok((file, stat))
 }
 
 fn not_a_file() -> io::Error {

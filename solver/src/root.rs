@@ -498,7 +498,10 @@ mod tests {
         for name in FOLDERS {
             assert_eq!(mode(&path.join(name)), 0o700, "{name}");
         }
-        let session = std::fs::read_dir(path.join("sessions")).unwrap().next().unwrap();
+        let session = std::fs::read_dir(path.join("sessions"))
+            .unwrap()
+            .next()
+            .unwrap();
         for file in [path.join("format"), session.unwrap().path()] {
             assert_eq!(mode(&file), 0o600, "{}", file.display());
         }

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-use rustix::fs::{AtFlags, Stat, fstat, statat};
+use rustix::fs::{AtFlags, Stat, statat};
 
 use super::known::{Inode, Known, Record, Stamp};
 use crate::dir;
@@ -82,8 +82,7 @@ impl LocalFiles {
 
 impl Files for LocalFiles {
     fn open(&self, path: &TreePath) -> io::Result<File> {
-        let file = dir::open_file(&self.root, path.as_bytes())?;
-        let stat = fstat(&file)?;
+        let (file, stat) = dir::open_file_and_stat(&self.root, path.as_bytes())?;
         let stamp = stamp_of(&stat);
         self.opened.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(stamp.size, Ordering::Relaxed);
@@ -112,13 +111,10 @@ impl Files for LocalFiles {
         let Some(expected) = self.lock().remove(&hash).filter(|expected| expected.opened) else {
             return;
         };
-        let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
+        // Whatever the path leads through by now: only the very inode that was scanned counts.
+        let Ok(now) = statat(&self.root, path.as_relative(), AtFlags::SYMLINK_NOFOLLOW) else {
             return;
         };
-        let now = dir::open_directory(&self.root, parent.as_bytes())
-            .ok()
-            .and_then(|parent| statat(&parent, dir::name(name), AtFlags::SYMLINK_NOFOLLOW).ok());
-        let Some(now) = now else { return };
         let (inode, stamp) = (inode_of(&now), stamp_of(&now));
         // As it was when it was scanned and when it was opened: so it was while it was read.
         if self.hasher.hash_one((inode, &stamp)) == expected.was {

@@ -124,6 +124,10 @@ pub(super) fn digest_with_buffer(
                 Ok(length) => {
                     read += length as u64;
                     hasher.update(&buffer[..length]);
+                    // Less than asked for, and all that there should be: the end.
+                    if read == expected && length < buffer.len() {
+                        break;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
