@@ -66,7 +66,10 @@ fn described(text: &str) -> LayerDescription {
 fn layer(store: &LayerStore, wanted: &Wanted, base: &View) -> Layer {
     let (index, contents) = normal(wanted, base);
     let active = store.new_layer().unwrap();
-    write(&index, &contents, &active.path().join("fs"));
+    // Only mounts look at the disk, and only root mounts here.
+    if store.root().tier() == Tier::Root {
+        write(&index, &contents, &active.path().join("fs"));
+    }
     active.commit(index, &described("made")).unwrap()
 }
 
