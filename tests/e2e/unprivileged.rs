@@ -121,10 +121,10 @@ async fn step(folder: &Path, out: &Path) -> String {
     for number in 0..130 {
         let script = "rm -rf /d /link; mkdir -p /d/sub; echo $0 > /d/sub/$0; echo $0 >> /log; \
                       ln -s $0 /link; chmod 700 /d; echo ran > /result";
-        state = state.run(["sh", "-c", script, &number.to_string()]).root().into();
+        state = state.run(["sh", "-c", script, &number.to_string()]).root();
     }
     let script = "test $(wc -l < /log) = 130 && test \"$(ls /d/sub)\" = 129";
-    let state = llb::merge([state, llb::scratch().file(mkdir("/other")).into()]);
+    let state = llb::merge([state, llb::scratch().file(mkdir("/other"))]);
     let step = State::from(state).run(["sh", "-c", script]);
     let state = llb::scratch().file(copy(step.root(), "/result", "/result"));
     match solver.solve(lent(folder, &state)).result().await {
