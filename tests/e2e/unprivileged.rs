@@ -116,7 +116,16 @@ async fn diff_ids(folder: &Path, out: &Path) -> Vec<String> {
 /// Runs a step: it works, or the error tells that this machine does not let it.
 async fn step(folder: &Path, out: &Path) -> String {
     let solver = support::solver(out.join("state"));
-    let step = support::busybox_state().run(["sh", "-c", "echo ran > /result"]);
+    // More than a mount can have as they are: some become one, by links.
+    let mut state = support::busybox_state();
+    for number in 0..130 {
+        let script = "rm -rf /d /link; mkdir -p /d/sub; echo $0 > /d/sub/$0; echo $0 >> /log; \
+                      ln -s $0 /link; chmod 700 /d; echo ran > /result";
+        state = state.run(["sh", "-c", script, &number.to_string()]).root();
+    }
+    let script = "test $(wc -l < /log) = 130 && test \"$(ls /d/sub)\" = 129";
+    let state = llb::merge([state, llb::scratch().file(mkdir("/other"))]);
+    let step = State::from(state).run(["sh", "-c", script]);
     let state = llb::scratch().file(copy(step.root(), "/result", "/result"));
     match solver.solve(lent(folder, &state)).result().await {
         Ok(solved) => {

@@ -69,6 +69,14 @@ pub enum KeyError {
         /// Destination of the mount.
         destination: String,
     },
+    /// A mount says about content caching what nobody knows.
+    #[error("mount {destination} has the unknown content cache mode {mode}")]
+    UnknownContentCache {
+        /// Destination of the mount.
+        destination: String,
+        /// The number it gives.
+        mode: i32,
+    },
     /// A file action looks at an input that the op does not have.
     #[error("a file action looks at input {input}, but the op has {count}")]
     FileInput {
@@ -102,7 +110,8 @@ impl OpKey {
 /// The key of an exec op for `platform`, which is never absent: loading a graph fills it in.
 ///
 /// # Errors
-/// [`KeyError::MountInput`] and [`KeyError::MountContentCache`].
+/// [`KeyError::MountInput`], [`KeyError::MountContentCache`] and
+/// [`KeyError::UnknownContentCache`].
 pub fn exec(op: &pb::ExecOp, platform: &pb::Platform, inputs: usize) -> Result<OpKey, KeyError> {
     Ok(OpKey {
         preimage: exec::preimage(op, platform),

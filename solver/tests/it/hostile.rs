@@ -244,7 +244,7 @@ fn class_16_every_field_of_an_exec_op_is_in_its_key() {
         ("user", |op| meta(op).user = "v".into()),
         ("host", |op| meta(op).extra_hosts[0].host = "i".into()),
         ("more hosts", |op| {
-            meta(op).extra_hosts.push(pb::HostIp::default())
+            meta(op).extra_hosts.push(pb::HostIp::default());
         }),
         ("hostname", |op| meta(op).hostname = "m".into()),
         ("limit", |op| meta(op).ulimit[0].name = "nproc".into()),
@@ -267,7 +267,7 @@ fn class_16_every_field_of_an_exec_op_is_in_its_key() {
         ("root", |op| op.mounts[0].readonly = true),
         ("order of mounts", |op| op.mounts.swap(0, 1)),
         ("kind", |op| {
-            op.mounts[1].mount_type = MountType::Cache as i32
+            op.mounts[1].mount_type = MountType::Cache as i32;
         }),
         ("no mount", |op| drop(op.mounts.pop())),
         ("size", |op| {
@@ -301,12 +301,12 @@ fn class_16_every_field_of_an_exec_op_is_in_its_key() {
     let kinds: &[Kind] = &[
         ("os", |platform| platform.os = "windows".into()),
         ("architecture", |platform| {
-            platform.architecture = "arm64".into()
+            platform.architecture = "arm64".into();
         }),
         ("variant", |platform| platform.variant = "v8".into()),
         ("version", |platform| platform.os_version = "1".into()),
         ("features", |platform| {
-            platform.os_features = vec!["f".into()]
+            platform.os_features = vec!["f".into()];
         }),
     ];
     seen.extend(kinds.iter().map(|(what, change)| {

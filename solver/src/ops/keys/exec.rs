@@ -118,7 +118,12 @@ fn plan(paths: &[String], by_content: bool) -> InputPlan {
 /// input is shown: otherwise a hit could lack files of the input that were never looked at.
 fn counts_by_content(mount: &pb::Mount, path: &str) -> Result<bool, KeyError> {
     let safe = mount.output == pb::SKIP_OUTPUT || mount.readonly || path == "/";
-    Ok(match mount.content_cache() {
+    let mode = MountContentCache::try_from(mount.content_cache);
+    let mode = mode.map_err(|_| KeyError::UnknownContentCache {
+        destination: mount.dest.clone(),
+        mode: mount.content_cache,
+    })?;
+    Ok(match mode {
         MountContentCache::Off => false,
         MountContentCache::On if !safe => {
             return Err(KeyError::MountContentCache {

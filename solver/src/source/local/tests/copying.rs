@@ -69,8 +69,11 @@ fn a_copy_has_the_checksums_of_the_original() {
     let copied = below_root(&view);
     let other = scan(temp.path(), &LocalCache::default()).unwrap();
     assert_eq!(below_root(other.view()), copied);
-    let copy_tree = scan(fs.path(), &LocalCache::default()).unwrap();
-    assert_eq!(below_root(copy_tree.view()), copied);
+    // Without privileges some modes are in the index alone.
+    if is_root() {
+        let copy_tree = scan(fs.path(), &LocalCache::default()).unwrap();
+        assert_eq!(below_root(copy_tree.view()), copied);
+    }
     let meta = |name: &str| fs::metadata(fs.path().join("d").join(name)).unwrap();
     assert_eq!(meta("a").ino(), meta("sub/a2").ino());
     assert_ne!(
