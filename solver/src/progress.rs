@@ -33,6 +33,12 @@ pub enum Event {
         /// The digests of its inputs.
         inputs: Vec<OpDigest>,
     },
+    /// Some steps do not say which network they want; this is what they get. At most once per
+    /// solve, before anything runs.
+    DefaultNetwork {
+        /// The host's network, rather than an empty one.
+        host: bool,
+    },
     /// Work on a vertex began.
     Started {
         /// Which vertex.

@@ -149,6 +149,16 @@ impl SolverBuilder {
         let root = Arc::new(StateRoot::open(path).map_err(|error| failed(error.into()))?);
         let opened =
             Database::open(root.path(), root.boot_id()).map_err(|error| failed(error.into()))?;
+        if let Some(moved) = &opened.damaged {
+            tracing::warn!(file = %moved.display(), "the cache database was damaged and moved aside");
+        }
+        if opened.dropped > 0 {
+            let records = opened.dropped;
+            tracing::warn!(
+                records,
+                "cache records that a restart of the machine made uncertain were dropped"
+            );
+        }
         let meta: Arc<dyn Meta> = Arc::new(opened.database);
         let blobs = BlobStore::of_root(root.dir()).map_err(|error| failed(error.into()))?;
         let layers = LayerStore::new(root.clone(), meta.clone());

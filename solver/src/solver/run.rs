@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use ashlar_llb::pb::{NetMode, op::Op};
 use ashlar_llb::{Graph, OpDigest, Platform};
 
 use super::{Durability, SolveError, SolveRequest, Solver, SourceLocation};
 use crate::cancel::Cancel;
 use crate::error::{Failure, OperationError};
+use crate::executor::Network;
 use crate::ops::{Engine, operation};
-use crate::progress::Sink;
+use crate::progress::{Event, Sink};
 use crate::refs::Ref;
 use crate::result::BuildResult;
 use crate::scheduler::{self, Edge, SolveContext, Vertex, VertexStatus};
@@ -53,6 +55,10 @@ pub(super) async fn solve(
 ) -> Result<Solved, SolveError> {
     let graph = Graph::load(&request.definition)
         .map_err(|error| SolveError::Definition(Arc::new(error)))?;
+    if graph.vertices().iter().any(takes_default_network) {
+        let host = solver.0.network == Network::Host;
+        sink.control(Event::DefaultNetwork { host });
+    }
     let engine = solver.engine(request.session);
     let (reference, vertices) = match graph.head() {
         Some(_) => run(&solver, &graph, &engine, request.no_cache, cancel, sink).await?,
@@ -66,6 +72,11 @@ pub(super) async fn solve(
     let platform = request.platform.unwrap_or_else(|| platform_of(&graph));
     let result = BuildResult::new(reference, platform, solver.store().clone());
     Ok(Solved { result, vertices })
+}
+
+/// Whether a step leaves it to the solver which network it gets.
+fn takes_default_network(vertex: &ashlar_llb::Vertex) -> bool {
+    matches!(vertex.op(), Op::Exec(exec) if exec.network == NetMode::Unset as i32)
 }
 
 /// The platform of the vertex that the result comes from.

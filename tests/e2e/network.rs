@@ -1,0 +1,62 @@
+//! What network a step gets that does not ask for one, and that the caller is told.
+
+use ashlar_llb::{self as llb, State, mkfile};
+use ashlar_solver::executor::Network;
+use ashlar_solver::progress::Event;
+use ashlar_solver::solver::Solver;
+use futures::StreamExt as _;
+
+use super::support::{self, Need, skipped, temp};
+
+/// Solves with that default; returns what was told, and the network interfaces that a step saw.
+async fn told(network: Network, state: &State) -> (Vec<bool>, String) {
+    let folder = temp();
+    let base = support::busybox(folder.path());
+    let root = folder.path().join("state");
+    let solver = Solver::builder().root(root).network(network).build();
+    let request = support::request(state).local("base", base);
+    let (mut events, outcome) = solver.unwrap().solve(request).split();
+    let (mut networks, mut output) = (Vec::new(), Vec::new());
+    while let Some(event) = events.next().await {
+        match event {
+            Event::DefaultNetwork { host } => networks.push(host),
+            Event::Log { data, .. } => output.extend_from_slice(&data),
+            _ => {}
+        }
+    }
+    outcome.await.unwrap();
+    let output = String::from_utf8(output).unwrap();
+    let names = output.lines().filter_map(|line| line.split_once(':'));
+    let names: Vec<&str> = names.map(|(name, _)| name.trim()).collect();
+    (networks, names.join(" "))
+}
+
+#[test]
+fn the_default_network_is_told_once_and_is_what_steps_get() {
+    let needs = [Need::Root, Need::Tool("busybox")];
+    if skipped(
+        "network::the_default_network_is_told_once_and_is_what_steps_get",
+        &needs,
+    ) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let step = |number: u8| {
+            let step = support::busybox_state().run(["cat", "/proc/net/dev"]);
+            step.env("N", number.to_string()).root()
+        };
+        let both = llb::merge([step(1), step(2)]);
+        let (networks, interfaces) = told(Network::None, &both).await;
+        assert_eq!((networks, &*interfaces), (vec![false], "lo lo"));
+        let (networks, interfaces) = told(Network::Host, &step(1)).await;
+        assert_eq!(networks, [true]);
+        assert!(interfaces.contains("lo"), "{interfaces}");
+        let alone = step(1)
+            .network(llb::Network::None)
+            .run(["cat", "/proc/net/dev"]);
+        let (networks, _) = told(Network::Host, &alone.root()).await;
+        assert_eq!(networks, [true], "its input still takes the default");
+        let file = llb::scratch().file(mkfile("/x", "x"));
+        assert!(told(Network::Host, &file).await.0.is_empty());
+    });
+}
