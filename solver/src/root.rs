@@ -250,11 +250,41 @@ impl StateRoot {
     /// by renaming it into the trash, then for good. What cannot be removed stays in the trash
     /// until the root is next opened.
     pub fn discard(&self, from: BorrowedFd<'_>, name: &str) {
+        if let Ok(grave) = self.bury(from, name) {
+            self.clear(&grave);
+        }
+    }
+
+    /// The first half of [`StateRoot::discard`]: renames into the trash, and returns the name
+    /// there.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn bury(&self, from: BorrowedFd<'_>, name: &str) -> io::Result<String> {
         let number = self.trash_names.fetch_add(1, Ordering::Relaxed);
         let grave = format!("{:05x}-{number}", self.session.prefix);
-        if renameat(from, name, &self.trash, &grave).is_ok() {
-            let _left = remove_tree(self.trash.as_fd(), &grave);
-        }
+        renameat(from, name, &self.trash, &grave)?;
+        Ok(grave)
+    }
+
+    /// The second half: removes what [`StateRoot::bury`] named, for good.
+    pub fn clear(&self, grave: &str) {
+        let _left = remove_tree(self.trash.as_fd(), grave);
+    }
+
+    /// Whether this process made the layer in this session.
+    pub fn is_own(&self, id: LayerId) -> bool {
+        id.bits() >> 20 == u64::from(self.session.prefix)
+    }
+
+    /// Whether the process that made the layer still has the root open, so that it may be about
+    /// to use it.
+    pub fn is_in_session(&self, id: LayerId) -> bool {
+        let name = format!("sessions/{:05x}", id.bits() >> 20);
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        self.is_own(id)
+            || openat(&self.dir, name, flags, Mode::empty())
+                .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
     }
 
     /// Sends the whole file system of the root to disk. Blocks.

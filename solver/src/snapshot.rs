@@ -15,6 +15,8 @@
 //!
 //! Invariants:
 //! - **The index is the commit.** A layer directory without one is nobody's.
+//! - **What is used stays.** The top layer of a loaded stack is pinned by a shared lock on its
+//!   directory, those below by the rows above them, new ones by the session of their maker.
 //! - **Merge is stacking**: an index never depends on layers below other than through its
 //!   explicit whiteouts.
 //! - **A lookup never costs the depth of the stack**: each stack has one merged [`View`](crate::tree::View), which
@@ -33,7 +35,7 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 
-use rustix::fs::{Mode, mkdirat};
+use rustix::fs::{FlockOperation, Mode, mkdirat};
 
 pub use layer::{ActiveLayer, Layer, LayerDescription};
 pub use stack::Stack;
@@ -148,15 +150,15 @@ impl LayerStore {
         }
     }
 
-    /// Opens a committed layer; what it contains is read when first asked for. Blocks.
+    /// Opens a committed layer, which stays while anybody holds it; what it contains is read when
+    /// first asked for. Blocks.
     ///
     /// # Errors
     /// [`SnapshotError::Gone`] if there is no such layer.
     pub fn layer(&self, id: LayerId) -> Result<Layer, SnapshotError> {
-        if let Some(layer) = self.known(id) {
-            return Ok(layer);
-        }
-        Layer::open(self.clone(), id).map(|layer| self.remember(layer))
+        let layer = self.unchecked(id);
+        layer.hold()?;
+        Ok(layer)
     }
 
     /// Opens the stack of that row. Checks that its top layer is there; the layers below are held
@@ -172,7 +174,7 @@ impl LayerStore {
         let Some(&top) = chain.last() else {
             return Ok(None);
         };
-        self.layer(top)?;
+        let _held = self.layer(top)?;
         let layers = chain.into_iter().map(|layer| self.unchecked(layer));
         Ok(Some(Stack::scratch().push_all(layers).with_row(id)))
     }
@@ -183,6 +185,36 @@ impl LayerStore {
     /// [`SnapshotError::Meta`].
     pub fn save(&self, stack: &Stack) -> Result<StackId, SnapshotError> {
         stack.save(&*self.0.meta).map_err(SnapshotError::Meta)
+    }
+
+    /// Removes a layer that nobody uses: no stack stands on it, no process has pinned it, and the
+    /// process that made it is gone. Its rows and the results that point at it go with it.
+    /// Returns whether it was removed. Never waits for a lock. Blocks.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Meta`], [`SnapshotError::Io`].
+    pub fn remove_unused(&self, id: LayerId) -> Result<bool, SnapshotError> {
+        if self.known(id).is_some() || self.0.root.is_in_session(id) {
+            return Ok(false);
+        }
+        if self.0.meta.is_below(id).map_err(SnapshotError::Meta)? {
+            return Ok(false);
+        }
+        let pin = match layer::pin(self, id, FlockOperation::NonBlockingLockExclusive) {
+            Ok(pin) => pin,
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+            Err(error) => return Err(io_error("pin the directory", id)(error.into())),
+        };
+        // First out of reach, then the rows: a row without a layer is a miss, not an error.
+        let grave = self
+            .0
+            .root
+            .bury(self.0.root.layers(), &id.to_string())
+            .map_err(io_error("remove the directory", id))?;
+        self.0.meta.remove_layer(id).map_err(SnapshotError::Meta)?;
+        drop(pin);
+        self.0.root.clear(&grave);
+        Ok(true)
     }
 
     /// The directories to mount for `stack`, top first: those of its layers, without the ones

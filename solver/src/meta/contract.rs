@@ -118,7 +118,10 @@ fn a_removed_layer_takes_what_is_built_on_it() {
             save_result(&*meta, name, stack.0, 1);
         }
         save_result(&*meta, "empty", 0, 1);
+        assert!(meta.is_below(layer(2)).unwrap());
+        assert!(!meta.is_below(layer(3)).unwrap());
         assert_eq!(meta.remove_layer(layer(2)).unwrap(), 2);
+        assert!(!meta.is_below(layer(1)).unwrap());
         assert_eq!(results(&*meta, key("base")), [base.0]);
         assert_eq!(results(&*meta, key("middle")), [] as [i64; 0]);
         assert_eq!(results(&*meta, key("top")), [] as [i64; 0]);

@@ -126,6 +126,17 @@ impl Stacks for Memory {
         Ok(self.lock().chain(id.0))
     }
 
+    fn is_below(&self, layer: LayerId) -> Result<bool, MetaError> {
+        let state = self.lock();
+        let mut parents = state.stacks.values().map(|row| row.value.1);
+        Ok(parents.any(|id| {
+            state
+                .stacks
+                .get(&id)
+                .is_some_and(|row| row.value.0 == layer)
+        }))
+    }
+
     fn remove_layer(&self, layer: LayerId) -> Result<usize, MetaError> {
         let mut state = self.lock();
         let doomed: BTreeSet<i64> = state

@@ -38,6 +38,12 @@ pub trait Stacks: Send + Sync + Debug {
     /// The database cannot be read.
     fn stack_chain(&self, id: StackId) -> Result<Vec<LayerId>, MetaError>;
 
+    /// Whether any stack stands on one whose top layer is `layer`.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn is_below(&self, layer: LayerId) -> Result<bool, MetaError>;
+
     /// Forgets a layer: its blobs, every stack that contains it and every cache result that is
     /// one of these stacks. Returns how many stacks went.
     ///

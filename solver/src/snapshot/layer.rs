@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
-use rustix::fs::{Mode, OFlags, mkdirat, openat, renameat};
+use rustix::fs::{FlockOperation, Mode, OFlags, mkdirat, openat, renameat};
 
 use super::{LayerStore, SnapshotError, io_error};
 use crate::id::LayerId;
@@ -183,6 +183,10 @@ pub(super) struct Inner {
     store: LayerStore,
     id: LayerId,
     content: OnceLock<Arc<(Index, LayerDescription)>>,
+    /// The directory, with a shared lock: whoever wants to remove the layer needs an exclusive
+    /// one. Only for the top layer of a loaded stack. Layers below are held by the rows of what
+    /// stands on them, and new ones by the session of the process that made them.
+    pin: OnceLock<OwnedFd>,
 }
 
 impl Drop for Inner {
@@ -192,21 +196,40 @@ impl Drop for Inner {
 }
 
 impl Layer {
-    pub(super) fn open(store: LayerStore, id: LayerId) -> Result<Self, SnapshotError> {
-        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-        match rustix::fs::statat(store.0.root.layers(), format!("{id}/index"), flags) {
-            Ok(_) => Ok(Self::unchecked(store, id)),
-            Err(rustix::io::Errno::NOENT) => Err(SnapshotError::Gone { layer: id }),
-            Err(error) => Err(io_error("look for the index", id)(error.into())),
-        }
-    }
-
+    /// A layer that may be there.
     pub(super) fn unchecked(store: LayerStore, id: LayerId) -> Self {
         Self(Arc::new(Inner {
             store,
             id,
             content: OnceLock::new(),
+            pin: OnceLock::new(),
         }))
+    }
+
+    /// Makes sure that the layer is there, and that it stays while anybody holds it.
+    pub(super) fn hold(&self) -> Result<(), SnapshotError> {
+        let (store, id) = (&self.0.store, self.0.id);
+        if self.0.pin.get().is_some() {
+            return Ok(());
+        }
+        let held = if store.0.root.is_own(id) {
+            let index = format!("{id}/index");
+            let nofollow = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::statat(store.0.root.layers(), index, nofollow).map(|_| None)
+        } else {
+            pin(store, id, FlockOperation::NonBlockingLockShared).map(Some)
+        };
+        match held {
+            Ok(held) => {
+                let _first = held.map(|pin| self.0.pin.set(pin));
+                Ok(())
+            }
+            // Gone, or just going.
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::WOULDBLOCK) => {
+                Err(SnapshotError::Gone { layer: id })
+            }
+            Err(error) => Err(io_error("pin the directory", id)(error.into())),
+        }
     }
 
     pub(super) fn from_inner(inner: Arc<Inner>) -> Self {
@@ -276,6 +299,28 @@ impl Layer {
             .map_err(|source: IndexError| SnapshotError::Index { layer: id, source })?;
         Ok((index, description))
     }
+}
+
+/// Locks the directory of a committed layer, and makes sure that it is still that directory.
+pub(super) fn pin(
+    store: &LayerStore,
+    id: LayerId,
+    how: FlockOperation,
+) -> rustix::io::Result<OwnedFd> {
+    let (layers, name) = (store.0.root.layers(), id.to_string());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let dir = openat(layers, &name, flags, Mode::empty())?;
+    rustix::fs::flock(&dir, how)?;
+    let nofollow = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::statat(&dir, "index", nofollow)?;
+    let (named, held) = (
+        rustix::fs::statat(layers, &name, nofollow)?,
+        rustix::fs::fstat(&dir)?,
+    );
+    if (named.st_dev, named.st_ino) != (held.st_dev, held.st_ino) {
+        return Err(rustix::io::Errno::NOENT);
+    }
+    Ok(dir)
 }
 
 fn read_description(bytes: &[u8]) -> Option<(LayerDescription, &[u8])> {

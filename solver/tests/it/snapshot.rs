@@ -572,3 +572,53 @@ fn processes_flatten_the_same_run_once() {
         assert_eq!(assert_mounts(&store, &stack), 4);
     }
 }
+
+#[test]
+fn only_a_layer_that_nobody_uses_can_be_removed() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("root");
+    let wants = [
+        wanted([("below", Want::Directory(1))]),
+        wanted([("above", Want::Directory(2))]),
+    ];
+    let maker = shared(&path);
+    let made = stacked(&maker, &wants);
+    let row = maker.save(&made).unwrap();
+    let ids: Vec<LayerId> = made.layer_ids();
+    let (below, top) = (ids[0], ids[1]);
+    let remover = shared(&path);
+    assert!(!maker.remove_unused(top).unwrap(), "it is held");
+    drop(made);
+    assert!(!remover.remove_unused(top).unwrap(), "its maker still runs");
+    drop(maker);
+
+    let user = shared(&path);
+    let used = user.stack(row).unwrap().unwrap();
+    assert!(!remover.remove_unused(top).unwrap(), "it is pinned");
+    assert!(
+        !remover.remove_unused(below).unwrap(),
+        "something stands on it"
+    );
+    assert!(
+        used.view()
+            .unwrap()
+            .lookup(&TreePath::new("below").unwrap())
+            .is_some()
+    );
+    drop(used);
+
+    // A layer that is seen as one of many first is pinned when it is the top of a result.
+    let again = user.stack(row).unwrap().unwrap();
+    let lower = user.save(&again.parent()).unwrap();
+    let held = user.stack(lower).unwrap().unwrap();
+    drop(again);
+    assert!(remover.remove_unused(top).unwrap());
+    assert!(user.stack(row).unwrap().is_none(), "its rows are gone");
+    assert!(!remover.remove_unused(below).unwrap(), "it is pinned");
+    assert_eq!(held.view().unwrap().walk().count(), 1);
+    drop(held);
+    assert!(remover.remove_unused(below).unwrap());
+    assert!(!remover.remove_unused(below).unwrap(), "it is gone");
+    assert_eq!(names(path.join("layers")), [""; 0]);
+    assert_eq!(names(path.join("trash")), [""; 0]);
+}

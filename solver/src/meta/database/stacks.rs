@@ -86,6 +86,17 @@ impl Stacks for Database {
         })
     }
 
+    fn is_below(&self, layer: LayerId) -> Result<bool, MetaError> {
+        self.query("look for what stands on a layer", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM stacks AS below
+                     JOIN stacks AS above ON above.parent = below.id WHERE below.layer = ?1)",
+                )?
+                .query_row([layer_column(layer)], |row| row.get(0))
+        })
+    }
+
     fn remove_layer(&self, layer: LayerId) -> Result<usize, MetaError> {
         self.write("remove a layer", |transaction| {
             let layer = layer_column(layer);
