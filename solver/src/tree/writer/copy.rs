@@ -24,8 +24,9 @@ use crate::tree::{Entry, Files, Kind, Node, TreePath};
 /// Threads that copy. More do not help: the file system is the limit.
 const THREADS: usize = 2;
 
-/// Objects that a thread takes at once.
-const BATCH: usize = 64;
+/// Objects that a thread takes at once: most directories whole, because two threads that make files
+/// in one directory wait for each other.
+const BATCH: usize = 1024;
 
 /// From this size on it is worth looking whether a file has holes.
 const SPARSE: u64 = 64 << 10;
