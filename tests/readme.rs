@@ -37,6 +37,7 @@ fn links_lead_to_files() {
         "CHANGELOG.md",
         "SECURITY.md",
         "examples/README.md",
+        "benches/README.md",
     ] {
         let text = text(name);
         for link in text.split("](").skip(1) {
