@@ -31,7 +31,7 @@ const BUSY: Duration = Duration::from_secs(20);
 
 /// Pages in the log before a commit also copies them into the file, which waits for the disk.
 /// Far more than accumulates between two syncs, each of which does it in the background.
-const LOG_PAGES: i64 = 4096;
+const LOG_PAGES: i64 = 16384;
 
 /// Statements kept prepared: all that this module has.
 const STATEMENTS: usize = 64;
@@ -210,6 +210,8 @@ fn connect(path: &Path) -> Result<Connection, MetaError> {
         let connection = Connection::open(path)?;
         connection.busy_timeout(BUSY)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        // Plans that depend on bound values are made anew whenever other values are bound.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         // Closing must not wait for the disk.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
