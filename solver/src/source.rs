@@ -5,6 +5,7 @@
 //!
 //! Leaves to others: when content is fetched and what its key is good for (`ops`).
 
+pub mod image;
 pub mod local;
 pub mod oci_keys;
 pub mod oci_layout;

@@ -67,9 +67,34 @@ impl Compression {
 }
 
 enum Decoder<R: Read> {
-    Plain(BufReader<R>),
-    Gzip(Box<MultiGzDecoder<BufReader<R>>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<R>>>),
+    Plain(BufReader<Below<R>>),
+    Gzip(Box<MultiGzDecoder<BufReader<Below<R>>>>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<Below<R>>>>),
+}
+
+/// The reader of the blob, which remembers that it failed: its errors are not the decoder's.
+struct Below<R> {
+    reader: R,
+    failed: bool,
+}
+
+impl<R: Read> Read for Below<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer);
+        let failed = |error: &io::Error| error.kind() != io::ErrorKind::Interrupted;
+        self.failed |= read.as_ref().is_err_and(failed);
+        read
+    }
+}
+
+impl<R: Read> Decoder<R> {
+    fn below(&mut self) -> &mut BufReader<Below<R>> {
+        match self {
+            Self::Plain(plain) => plain,
+            Self::Gzip(gzip) => gzip.get_mut(),
+            Self::Zstd(zstd) => zstd.get_mut(),
+        }
+    }
 }
 
 /// Inflates a layer as it is read, hashes the tar stream for its diff id, and fails when it
@@ -100,7 +125,11 @@ impl<R: Read> Inflate<R> {
     /// # Errors
     /// [`ContentError::Inflate`] if a decoder cannot be made.
     pub fn new(blob: R, compression: Compression, limit: u64) -> Result<Self, ContentError> {
-        let input = BufReader::with_capacity(BUFFER, blob);
+        let below = Below {
+            reader: blob,
+            failed: false,
+        };
+        let input = BufReader::with_capacity(BUFFER, below);
         let decoder = match compression {
             Compression::Uncompressed => Decoder::Plain(input),
             Compression::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(input))),
@@ -141,12 +170,8 @@ impl<R: Read> Inflate<R> {
     }
 
     /// Errors of a decoder are about the stream; those of the blob below pass through.
-    fn failed(&self, source: io::Error) -> io::Error {
-        let own = source
-            .get_ref()
-            .is_some_and(|inner| inner.is::<ContentError>());
-        let system = source.raw_os_error().is_some();
-        if own || system || self.compression == Compression::Uncompressed {
+    fn failed(&mut self, source: io::Error) -> io::Error {
+        if self.decoder.below().get_ref().failed || self.compression == Compression::Uncompressed {
             return source;
         }
         ContentError::Inflate {
@@ -170,12 +195,7 @@ impl<R: Read> Read for Inflate<R> {
         let length = length.map_err(|error| self.failed(error))?;
         if length == 0 {
             // A decoder may stop before the end of the blob; what follows counts for its digest.
-            let rest: &mut dyn Read = match &mut self.decoder {
-                Decoder::Plain(plain) => plain,
-                Decoder::Gzip(gzip) => gzip.get_mut(),
-                Decoder::Zstd(zstd) => zstd.get_mut(),
-            };
-            io::copy(rest, &mut io::sink())?;
+            io::copy(self.decoder.below(), &mut io::sink())?;
             self.ended = true;
             return Ok(0);
         }

@@ -7,12 +7,10 @@
 //! Invariants:
 //! - **Every byte is verified** against the digest and size of the descriptor that led to it, and
 //!   every layer against the diff id of the config, before anything made of it is of use.
-//! - **A document is what its descriptor says it is.** One that could be read as manifest and as
-//!   index is refused, as is one whose own media type is another than the descriptor's.
 //! - Memory is bounded: documents by [`crate::limits::Limits::manifest_bytes`], layers are
 //!   streamed.
 //!
-//! Leaves to others: storing layers (`snapshot`), caching (`ops`), and registries (`registry`).
+//! Leaves to others: what documents mean and how a layer is unpacked ([`super::image`]), storing layers (`snapshot`), caching (`ops`), and registries (`registry`).
 
 mod error;
 mod layout;
@@ -21,7 +19,7 @@ mod unpack;
 
 pub use error::OciLayoutError;
 pub use layout::Layout;
-pub use resolve::{ImageLayer, LayoutReference, ResolvedImage};
+pub use resolve::LayoutReference;
 
 #[cfg(test)]
 mod tests;

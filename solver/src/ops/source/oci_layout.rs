@@ -20,8 +20,9 @@ use crate::progress::Reporter;
 use crate::refs::Ref;
 use crate::result::SOURCE_BLOB;
 use crate::snapshot::{ActiveLayer, LayerDescription, Stack};
+use crate::source::image::{ImageLayer, ResolvedImage};
 use crate::source::oci_keys::{chain_key, manifest_key};
-use crate::source::oci_layout::{ImageLayer, Layout, LayoutReference, ResolvedImage};
+use crate::source::oci_layout::{Layout, LayoutReference};
 use crate::tree::apply::{ApplyOptions, RawLayer};
 
 /// Where the database notes which stack an image's layers were unpacked to, by chain id.

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use super::OciLayoutError;
 use crate::content::{ContentError, Verify};
 use crate::oci::{Descriptor, Index};
+use crate::source::image::ImageError;
 
 /// Bytes of the file `oci-layout`: a few words.
 const MARKER_BYTES: u64 = 4096;
@@ -79,16 +80,16 @@ impl Layout {
                 path: self.path.clone(),
                 problem: "the file index.json is missing",
             })?;
-        serde_json::from_slice(&bytes).map_err(|source| OciLayoutError::Document {
-            name: name.to_owned(),
-            source,
+        serde_json::from_slice(&bytes).map_err(|source| {
+            let name = name.to_owned();
+            ImageError::Document { name, source }.into()
         })
     }
 
     /// Opens a blob. It is verified as it is read.
     ///
     /// # Errors
-    /// [`OciLayoutError::MissingBlob`], [`OciLayoutError::Io`], and [`OciLayoutError::Content`] if
+    /// [`OciLayoutError::MissingBlob`], [`OciLayoutError::Io`], and [`ImageError::Content`] if
     /// its size is another than the descriptor says.
     pub fn blob(&self, descriptor: &Descriptor) -> Result<Verify<File>, OciLayoutError> {
         let Descriptor { digest, size, .. } = *descriptor;
@@ -125,7 +126,7 @@ impl Layout {
         let name = descriptor.digest.to_string();
         if descriptor.size > limit {
             let size = descriptor.size;
-            return Err(OciLayoutError::DocumentTooLarge { name, size, limit });
+            return Err(ImageError::DocumentTooLarge { name, size, limit }.into());
         }
         let mut bytes = Vec::new();
         let read = self.blob(descriptor)?.read_to_end(&mut bytes);
@@ -141,11 +142,12 @@ impl Layout {
         let read = file.take(limit.saturating_add(1)).read_to_end(&mut bytes);
         read.map_err(|source| io_error(name.to_owned(), source))?;
         if bytes.len() as u64 > limit {
-            return Err(OciLayoutError::DocumentTooLarge {
+            return Err(ImageError::DocumentTooLarge {
                 name: name.to_owned(),
                 size,
                 limit,
-            });
+            }
+            .into());
         }
         Ok(Some(bytes))
     }
@@ -165,10 +167,11 @@ impl Layout {
         };
         let stat = fstat(&fd).map_err(failed)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(OciLayoutError::Confusing {
+            return Err(ImageError::Confusing {
                 name: name.to_owned(),
                 problem: "it is not a regular file".to_owned(),
-            });
+            }
+            .into());
         }
         Ok(Some((fd.into(), u64::try_from(stat.st_size).unwrap_or(0))))
     }

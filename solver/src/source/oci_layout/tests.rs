@@ -10,6 +10,7 @@ use super::*;
 use crate::cancel::Cancel;
 use crate::content::ContentError;
 use crate::limits::Limits;
+use crate::source::image::{ImageError, ResolvedImage};
 use crate::source::oci_keys::{chain_key, manifest_key};
 use crate::tree::apply::ApplyOptions;
 use crate::tree::{Entry, Files, Index, Kind, TreePath, View};
@@ -268,7 +269,7 @@ fn class_11_a_document_that_could_be_two_is_refused() {
         built.index(&built.document(media_type, document));
         let error = built.resolve().unwrap_err();
         assert!(
-            matches!(error, OciLayoutError::Confusing { .. }),
+            matches!(error, OciLayoutError::Image(ImageError::Confusing { .. })),
             "{media_type} {error}"
         );
     }
@@ -288,7 +289,7 @@ fn class_11_wrong_bytes_fail_closed() {
     built.index(&built.document(MANIFEST, &built.image(&layer, &other)));
     assert!(matches!(
         built.unpack().unwrap_err(),
-        OciLayoutError::DiffId { .. }
+        OciLayoutError::Image(ImageError::DiffId { .. })
     ));
     // Another byte in the layer.
     built.index(&built.document(MANIFEST, &manifest));
@@ -302,7 +303,10 @@ fn class_11_wrong_bytes_fail_closed() {
     std::fs::write(&path, bad).unwrap();
     let error = built.unpack().unwrap_err();
     assert!(
-        matches!(error, OciLayoutError::Content(ContentError::Digest { .. })),
+        matches!(
+            error,
+            OciLayoutError::Image(ImageError::Content(ContentError::Digest { .. }))
+        ),
         "{error:?}"
     );
     // A byte more.
@@ -310,7 +314,7 @@ fn class_11_wrong_bytes_fail_closed() {
     let error = built.unpack().unwrap_err();
     assert!(matches!(
         error,
-        OciLayoutError::Content(ContentError::Size { .. })
+        OciLayoutError::Image(ImageError::Content(ContentError::Size { .. }))
     ));
     // More layers than diff ids.
     let mut more = manifest.clone();
@@ -318,7 +322,7 @@ fn class_11_wrong_bytes_fail_closed() {
     built.index(&built.document(MANIFEST, &more));
     assert!(matches!(
         built.resolve().unwrap_err(),
-        OciLayoutError::Image { .. }
+        OciLayoutError::Image(ImageError::Image { .. })
     ));
 }
 
@@ -331,13 +335,13 @@ fn class_12_large_documents_and_pipes_are_refused() {
     std::fs::write(built.0.path().join("index.json"), index).unwrap();
     assert!(matches!(
         built.resolve().unwrap_err(),
-        OciLayoutError::DocumentTooLarge { .. }
+        OciLayoutError::Image(ImageError::DocumentTooLarge { .. })
     ));
     let path = built.0.path().join("index.json");
     std::fs::write(&path, vec![b' '; 9 << 20]).unwrap();
     assert!(matches!(
         built.resolve().unwrap_err(),
-        OciLayoutError::DocumentTooLarge { .. }
+        OciLayoutError::Image(ImageError::DocumentTooLarge { .. })
     ));
     std::fs::remove_file(&path).unwrap();
     rustix::fs::mknodat(
@@ -350,6 +354,6 @@ fn class_12_large_documents_and_pipes_are_refused() {
     .unwrap();
     assert!(matches!(
         built.resolve().unwrap_err(),
-        OciLayoutError::Confusing { .. }
+        OciLayoutError::Image(ImageError::Confusing { .. })
     ));
 }
