@@ -49,6 +49,59 @@ pub enum Capability {
     CheckpointRestore = 40,
 }
 
+const NAMES: [(Capability, &str); 41] = [
+    (Capability::Chown, "CAP_CHOWN"),
+    (Capability::DacOverride, "CAP_DAC_OVERRIDE"),
+    (Capability::DacReadSearch, "CAP_DAC_READ_SEARCH"),
+    (Capability::Fowner, "CAP_FOWNER"),
+    (Capability::Fsetid, "CAP_FSETID"),
+    (Capability::Kill, "CAP_KILL"),
+    (Capability::Setgid, "CAP_SETGID"),
+    (Capability::Setuid, "CAP_SETUID"),
+    (Capability::Setpcap, "CAP_SETPCAP"),
+    (Capability::LinuxImmutable, "CAP_LINUX_IMMUTABLE"),
+    (Capability::NetBindService, "CAP_NET_BIND_SERVICE"),
+    (Capability::NetBroadcast, "CAP_NET_BROADCAST"),
+    (Capability::NetAdmin, "CAP_NET_ADMIN"),
+    (Capability::NetRaw, "CAP_NET_RAW"),
+    (Capability::IpcLock, "CAP_IPC_LOCK"),
+    (Capability::IpcOwner, "CAP_IPC_OWNER"),
+    (Capability::SysModule, "CAP_SYS_MODULE"),
+    (Capability::SysRawio, "CAP_SYS_RAWIO"),
+    (Capability::SysChroot, "CAP_SYS_CHROOT"),
+    (Capability::SysPtrace, "CAP_SYS_PTRACE"),
+    (Capability::SysPacct, "CAP_SYS_PACCT"),
+    (Capability::SysAdmin, "CAP_SYS_ADMIN"),
+    (Capability::SysBoot, "CAP_SYS_BOOT"),
+    (Capability::SysNice, "CAP_SYS_NICE"),
+    (Capability::SysResource, "CAP_SYS_RESOURCE"),
+    (Capability::SysTime, "CAP_SYS_TIME"),
+    (Capability::SysTtyConfig, "CAP_SYS_TTY_CONFIG"),
+    (Capability::Mknod, "CAP_MKNOD"),
+    (Capability::Lease, "CAP_LEASE"),
+    (Capability::AuditWrite, "CAP_AUDIT_WRITE"),
+    (Capability::AuditControl, "CAP_AUDIT_CONTROL"),
+    (Capability::Setfcap, "CAP_SETFCAP"),
+    (Capability::MacOverride, "CAP_MAC_OVERRIDE"),
+    (Capability::MacAdmin, "CAP_MAC_ADMIN"),
+    (Capability::Syslog, "CAP_SYSLOG"),
+    (Capability::WakeAlarm, "CAP_WAKE_ALARM"),
+    (Capability::BlockSuspend, "CAP_BLOCK_SUSPEND"),
+    (Capability::AuditRead, "CAP_AUDIT_READ"),
+    (Capability::Perfmon, "CAP_PERFMON"),
+    (Capability::Bpf, "CAP_BPF"),
+    (Capability::CheckpointRestore, "CAP_CHECKPOINT_RESTORE"),
+];
+
+impl Capability {
+    /// The name of capabilities(7): `CAP_CHOWN`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let found = NAMES.iter().find(|(known, _)| *known == self);
+        found.map_or("", |(_, name)| name)
+    }
+}
+
 /// A set of capabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct CapabilitySet(u64);
@@ -98,6 +151,12 @@ impl CapabilitySet {
         self.0 & 1 << capability as u64 != 0
     }
 
+    /// The capabilities in the set, in the kernel's order.
+    pub fn iter(self) -> impl Iterator<Item = Capability> {
+        let all = NAMES.iter().map(|&(capability, _)| capability);
+        all.filter(move |&capability| self.contains(capability))
+    }
+
     /// The set as the kernel writes it in `/proc/<pid>/status`: bit n is capability number n.
     #[must_use]
     pub const fn bits(self) -> u64 {
@@ -122,6 +181,15 @@ mod tests {
             CapabilitySet::containerd_default().bits(),
             0x0000_0000_a804_25fb
         );
+    }
+
+    #[test]
+    fn every_capability_has_its_name() {
+        assert_eq!(CapabilitySet::ALL.iter().count(), 41);
+        let names: Vec<_> = CapabilitySet::ALL.iter().map(Capability::name).collect();
+        assert_eq!(names.first(), Some(&"CAP_CHOWN"));
+        assert!(names.contains(&"CAP_SYS_RAWIO") && names.contains(&"CAP_MAC_OVERRIDE"));
+        assert_eq!(names.last(), Some(&"CAP_CHECKPOINT_RESTORE"));
     }
 
     #[test]

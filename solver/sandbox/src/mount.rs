@@ -60,7 +60,7 @@ pub struct Mount {
     /// What is mounted.
     pub source: Source,
     /// File or directory inside the source to mount; `None`: the source itself. Not available for
-    /// [`Source::Tmpfs`], [`Source::File`] and [`Source::Device`].
+    /// [`Source::Tmpfs`], [`Source::Cgroup`], [`Source::File`] and [`Source::Device`].
     pub selector: Option<PathBuf>,
     /// Makes the mount, and whatever is mounted below its source, read-only.
     pub readonly: bool,
@@ -129,6 +129,9 @@ pub enum Source {
         /// Limit in bytes; `None`: the kernel's default, half of the memory.
         size: Option<u64>,
     },
+    /// The unified cgroup hierarchy as far as the process may see it, read-only and `nosuid`. For
+    /// container runtimes, which want to find one.
+    Cgroup,
     /// A regular file with the given content that exists in memory only and is gone with the
     /// process: `/etc/hosts`, `/etc/resolv.conf`, secrets.
     File {
@@ -160,6 +163,7 @@ impl std::fmt::Debug for Source {
             Self::Bind { path } => f.debug_struct("Bind").field("path", path).finish(),
             Self::Device { path } => f.debug_struct("Device").field("path", path).finish(),
             Self::Tmpfs { size } => f.debug_struct("Tmpfs").field("size", size).finish(),
+            Self::Cgroup => f.write_str("Cgroup"),
             Self::File {
                 contents,
                 mode,

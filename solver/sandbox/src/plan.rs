@@ -9,7 +9,7 @@
 mod build;
 mod failure;
 
-pub(crate) use build::{Host, build};
+pub(crate) use build::{Host, build, check};
 
 use crate::Step;
 use crate::overlay::OverlayPlan;
@@ -80,6 +80,17 @@ pub(crate) struct PlannedMount {
     pub(crate) fd: c_int,
 }
 
+/// A root that is prepared beside the one of the process.
+pub(crate) struct Inner {
+    pub(crate) root: PlannedMount,
+    /// The first is `/proc`, which is there only while paths are looked up.
+    pub(crate) mounts: Vec<PlannedMount>,
+    pub(crate) cwd: CString,
+    pub(crate) cwd_object: Object,
+    /// Of a working directory that has to be made.
+    pub(crate) owner: (u32, u32),
+}
+
 /// What the child tells.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Report {
@@ -96,7 +107,9 @@ pub(crate) struct Plan {
     pub(crate) namespaces: u64,
     /// Descriptors that become 0, 1 and 2; -1: `/dev/null` of the sandbox.
     pub(crate) stdio: [c_int; 3],
-    /// A pidfd of the host process, above 2. It also holds the place of missing streams until there
+    /// What becomes descriptor 3; -1: nothing.
+    pub(crate) messages: c_int,
+    /// A pidfd of the host process, above 3. It also holds the place of missing streams until there
     /// is a `/dev/null`.
     pub(crate) host: c_int,
     /// Lines for `uid_map` and `gid_map`.
@@ -104,6 +117,7 @@ pub(crate) struct Plan {
     pub(crate) root: PlannedMount,
     pub(crate) root_readonly: bool,
     pub(crate) mounts: Vec<PlannedMount>,
+    pub(crate) inner: Option<Inner>,
     pub(crate) masked: Vec<(CString, Object)>,
     pub(crate) readonly: Vec<(CString, Object)>,
     pub(crate) hostname: Option<Vec<u8>>,

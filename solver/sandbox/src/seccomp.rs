@@ -8,9 +8,12 @@
 
 mod bpf;
 mod profile;
+mod rules;
 mod table;
 #[cfg(test)]
 mod tests;
+
+pub use rules::{SeccompAction, SeccompCompare, SeccompRule};
 
 use crate::CapabilitySet;
 use std::sync::{Arc, OnceLock};
@@ -19,6 +22,7 @@ use std::sync::{Arc, OnceLock};
 #[derive(Clone)]
 pub struct SeccompProfile {
     program: Arc<[libc::sock_filter]>,
+    capabilities: CapabilitySet,
 }
 
 impl SeccompProfile {
@@ -40,7 +44,20 @@ impl SeccompProfile {
     fn compiled(capabilities: CapabilitySet) -> Self {
         Self {
             program: bpf::compile(&sections(capabilities)).into(),
+            capabilities,
         }
+    }
+
+    /// The same as rules by name, for container runtimes: the first that fits a call decides, and
+    /// without one the answer is EPERM. They say nothing of calls that are newer than the profile.
+    #[must_use]
+    pub fn rules(&self) -> Vec<SeccompRule> {
+        let columns = if cfg!(target_arch = "aarch64") {
+            [table::AARCH64, table::ARM]
+        } else {
+            [table::X86_64, table::X86]
+        };
+        rules::rules(&columns, self.capabilities)
     }
 
     pub(crate) fn program(&self) -> Arc<[libc::sock_filter]> {

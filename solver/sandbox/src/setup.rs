@@ -57,6 +57,7 @@ fn run(plan: &mut Plan) -> Result<std::convert::Infallible, Failed> {
     let mut parts = mounts::enter_root(plan)?;
     plan.report.step = Step::Attach.code();
     mounts::attach_all(plan, &mut parts)?;
+    mounts::prepare_inner(plan, &mut parts)?;
     identity::null_streams(plan)?;
     identity::name_and_network(plan)?;
     plan.report.step = Step::Cwd.code();

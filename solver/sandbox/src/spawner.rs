@@ -162,20 +162,20 @@ impl fmt::Debug for Spawner {
     }
 }
 
-/// The same descriptor above 2, so that setting up streams, here or in the host, cannot overwrite
+/// The same descriptor above 3, so that setting up streams, here or in the host, cannot overwrite
 /// it.
 fn high(fd: OwnedFd) -> io::Result<OwnedFd> {
-    if fd.as_raw_fd() > 2 {
+    if fd.as_raw_fd() > 3 {
         return Ok(fd);
     }
-    Ok(rustix::io::fcntl_dupfd_cloexec(&fd, 3)?)
+    Ok(rustix::io::fcntl_dupfd_cloexec(&fd, 4)?)
 }
 
 /// What runs on the thread.
 struct Worker {
     inbox: Receiver<Request>,
     wake: Arc<OwnedFd>,
-    /// A pidfd of the host process, above 2.
+    /// A pidfd of the host process, above 3.
     host: OwnedFd,
     poll: OwnedFd,
     stack: Stack,
@@ -241,6 +241,11 @@ impl Worker {
                 *slot = fd.as_raw_fd();
                 kept.push(fd);
             }
+        }
+        if let Some(fd) = stdio.messages {
+            let fd = high(fd).map_err(|source| SandboxError::Clone { source })?;
+            plan.messages = fd.as_raw_fd();
+            kept.push(fd);
         }
         plan.host = self.host.as_raw_fd();
         let dumpable = dumpable();

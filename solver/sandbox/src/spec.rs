@@ -35,6 +35,9 @@ const READONLY_PATHS: &[&str] = &[
     "/proc/sysrq-trigger",
 ];
 
+/// Where [`Spec::inner`] is made ready.
+pub const INNER_ROOT: &str = "/dev/inner";
+
 /// Everything the sandbox needs to know about one process.
 ///
 /// [`Spec::new`] gives BuildKit's sandbox: containerd's default capabilities, seccomp profile,
@@ -91,6 +94,12 @@ pub struct Spec {
     pub host_devices: bool,
     /// File mode creation mask of the process.
     pub umask: u32,
+    /// A process that the program, a container runtime, starts by itself. Its root with all its
+    /// mounts but `/proc`, and its working directory, are ready at [`INNER_ROOT`] before the
+    /// program begins; [`Child::stubs`](crate::Child::stubs) are those of this root. Of its other
+    /// fields nothing is done here: the runtime has to be told. It has the namespaces of the outer
+    /// process, and mounts of its own cannot have devices that the outer one has not.
+    pub inner: Option<Box<Self>>,
 }
 
 impl Spec {
@@ -119,7 +128,19 @@ impl Spec {
             writable_sys: false,
             host_devices: false,
             umask: 0o022,
+            inner: None,
         }
+    }
+
+    /// Tells whether the values can be used at all, as [`Spawner::spawn`] does.
+    ///
+    /// # Errors
+    /// [`SandboxError::InvalidSpec`] names the field.
+    ///
+    /// [`Spawner::spawn`]: crate::Spawner::spawn
+    /// [`SandboxError::InvalidSpec`]: crate::SandboxError::InvalidSpec
+    pub fn check(&self) -> Result<(), crate::SandboxError> {
+        crate::plan::check(self)
     }
 }
 
@@ -304,6 +325,8 @@ pub struct Stdio {
     pub stdout: Option<OwnedFd>,
     /// Standard error; `None`: `/dev/null`.
     pub stderr: Option<OwnedFd>,
+    /// Becomes descriptor 3; `None`: there is none. For programs that are told about it.
+    pub messages: Option<OwnedFd>,
 }
 
 impl Stdio {
@@ -325,6 +348,13 @@ impl Stdio {
     #[must_use]
     pub fn stderr(mut self, fd: impl Into<OwnedFd>) -> Self {
         self.stderr = Some(fd.into());
+        self
+    }
+
+    /// Descriptor 3.
+    #[must_use]
+    pub fn messages(mut self, fd: impl Into<OwnedFd>) -> Self {
+        self.messages = Some(fd.into());
         self
     }
 }

@@ -1,6 +1,6 @@
 //! Checks a [`Spec`] and turns it into a [`Plan`].
 
-use super::{Object, Parameter, Plan, PlannedMount, PlannedSource, Report, TargetRule};
+use super::{Inner, Object, Parameter, Plan, PlannedMount, PlannedSource, Report, TargetRule};
 use crate::overlay::{self, MAX_LOWER, Writable};
 use crate::setup::mount_api::{
     ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, ParameterKind,
@@ -77,11 +77,11 @@ pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
         objects: vec![OsString::new()],
         files: 0,
     };
-    let root = builder.root()?;
-    let mut mounts = builder.system_mounts(host)?;
-    for mount in &spec.mounts {
-        mounts.push(builder.mount(mount)?);
-    }
+    let (root, mounts) = builder.tree(host)?;
+    let inner = match &spec.inner {
+        Some(inner) => Some(builder.inner(inner, host)?),
+        None => None,
+    };
     let masked = builder.paths("masked_paths", &spec.masked_paths)?;
     let readonly = builder.paths("readonly_paths", &spec.readonly_paths)?;
     let strings = |field, list: &[OsString]| -> Built<Vec<CString>> {
@@ -101,6 +101,7 @@ pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
     Ok(Plan {
         namespaces: namespaces(spec),
         stdio: [-1; 3],
+        messages: -1,
         host: -1,
         id_map: spec.namespaces.user.map(|map| {
             let line = |inside: u32, outside: u32| format!("{inside} {outside} 1").into_bytes();
@@ -109,6 +110,7 @@ pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
         root,
         root_readonly: spec.root.readonly,
         mounts,
+        inner,
         masked,
         readonly,
         hostname: (spec.namespaces.uts && !spec.hostname.is_empty())
@@ -145,7 +147,8 @@ pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
     })
 }
 
-fn check(spec: &Spec) -> Built<()> {
+/// Whether the values can be used at all.
+pub(crate) fn check(spec: &Spec) -> Built<()> {
     if spec.args.first().is_none_or(|program| program.is_empty()) {
         return invalid("args", "there is no program");
     }
@@ -224,6 +227,40 @@ impl Builder<'_> {
             .collect()
     }
 
+    /// The root and everything below it.
+    fn tree(&mut self, host: &Host) -> Built<(PlannedMount, Vec<PlannedMount>)> {
+        let root = self.root()?;
+        let mut mounts = self.system_mounts(host)?;
+        let spec = self.spec;
+        for mount in &spec.mounts {
+            mounts.push(self.mount(mount)?);
+        }
+        Ok((root, mounts))
+    }
+
+    /// The same for the process that a runtime will start.
+    fn inner(&mut self, spec: &Spec, host: &Host) -> Built<Inner> {
+        check(spec)?;
+        if spec.inner.is_some() {
+            return invalid("inner", "it has an inner process itself");
+        }
+        let mut builder = Builder {
+            spec,
+            objects: std::mem::take(&mut self.objects),
+            files: self.files,
+        };
+        let (root, mounts) = builder.tree(host)?;
+        let cwd_object = builder.object(spec.cwd.as_os_str());
+        self.objects = builder.objects;
+        Ok(Inner {
+            root,
+            mounts,
+            cwd: absolute("cwd", &spec.cwd)?,
+            cwd_object,
+            owner: (spec.uid, spec.gid),
+        })
+    }
+
     fn root(&mut self) -> Built<PlannedMount> {
         let spec = self.spec;
         if matches!(
@@ -273,7 +310,7 @@ impl Builder<'_> {
         let user_namespace = self.spec.namespaces.user.is_some();
         let single = matches!(
             source,
-            Source::Tmpfs { .. } | Source::File { .. } | Source::Device { .. }
+            Source::Tmpfs { .. } | Source::Cgroup | Source::File { .. } | Source::Device { .. }
         );
         if single && selector.is_some() {
             return invalid("selector", "the source has nothing to select from");
@@ -314,6 +351,10 @@ impl Builder<'_> {
                 attributes |= ATTR_NOSUID;
                 let size = size.map(|bytes| bytes.to_string());
                 (tmpfs("1777", size.as_deref()), OsStr::new("tmpfs"))
+            }
+            Source::Cgroup => {
+                attributes |= ATTR_NOSUID | ATTR_NOEXEC | ATTR_RDONLY;
+                (fs(c"cgroup2"), OsStr::new("cgroup2"))
             }
             Source::File {
                 contents,

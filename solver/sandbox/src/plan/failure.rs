@@ -90,7 +90,9 @@ impl Plan {
     }
 
     fn planned(&self) -> impl Iterator<Item = &super::PlannedMount> {
-        std::iter::once(&self.root).chain(&self.mounts)
+        let inner = self.inner.iter();
+        let inner = inner.flat_map(|it| std::iter::once(&it.root).chain(&it.mounts));
+        std::iter::once(&self.root).chain(&self.mounts).chain(inner)
     }
 
     fn selector_at(&self, target: &OsStr) -> PathBuf {

@@ -102,7 +102,7 @@ const NO_NAMESPACES: &[Test] = &[Test {
 const ARM_PRIVATE: u32 = 0x0f_0000;
 
 impl When {
-    fn verdict(self, capabilities: CapabilitySet) -> Verdict {
+    pub(super) fn verdict(self, capabilities: CapabilitySet) -> Verdict {
         let admin = capabilities.contains(Capability::SysAdmin);
         match self {
             Self::Always => Verdict::Allow,

@@ -18,6 +18,9 @@ pub(super) fn isolate(plan: &Plan) -> Done {
         let source = if fd >= 0 { fd } else { plan.host };
         sys::dup3(source, number).at(Step::Start, 0)?;
     }
+    if plan.messages >= 0 {
+        sys::dup3(plan.messages, 3).at(Step::Start, 0)?;
+    }
     // SAFETY: both calls take integers only.
     unsafe {
         // A new session: no controlling terminal, no process group of the host.

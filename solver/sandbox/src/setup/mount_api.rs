@@ -137,6 +137,13 @@ pub(crate) fn make_all_private() -> Result<()> {
     unsafe { call!(libc::SYS_mount, none, c"/", none, flags, none) }.map(drop)
 }
 
+/// Takes away what is mounted at `path`, which is no link.
+pub(crate) fn detach(path: &CStr) -> Result<()> {
+    let flags = libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW;
+    // SAFETY: the path is a valid C string.
+    unsafe { call!(libc::SYS_umount2, path, flags) }.map(drop)
+}
+
 /// Makes the current directory, the root of the mount `id`, the root of the process and drops
 /// everything of the old root.
 pub(crate) fn pivot_into_current(id: u64) -> Result<()> {

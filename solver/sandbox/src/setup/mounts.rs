@@ -4,7 +4,7 @@
 //! and the host's tree is gone before the first mount point is touched.
 
 use super::mount_api::{self as api, ParameterKind};
-use super::walk::Create;
+use super::walk::{Create, Walker};
 use super::{At, Failed};
 use crate::Step;
 use crate::overlay::OverlayPlan;
@@ -15,6 +15,10 @@ use crate::sys;
 use std::ffi::{CStr, c_int};
 
 type Done = Result<(), Failed>;
+
+/// [`crate::INNER_ROOT`], and where its `/proc` is.
+const INNER: &CStr = c"/dev/inner";
+const INNER_PROC: &CStr = c"/dev/inner/proc";
 
 const OVERLAY_MAGIC: i64 = 0x794c_7630;
 
@@ -40,6 +44,7 @@ const LINKS: [(&CStr, &CStr); 6] = [
 /// Detached mounts that are made before the host's tree goes away.
 pub(super) struct Parts {
     nodes: [c_int; NODES.len()],
+    nodes_are_attached: bool,
     /// An empty directory, for masking.
     empty: c_int,
     empty_is_attached: bool,
@@ -54,12 +59,18 @@ pub(super) fn enter_root(plan: &mut Plan) -> Result<Parts, Failed> {
     for mount in &mut plan.mounts {
         mount.fd = prepare(mount, scratch, classic, false)?;
     }
+    if let Some(inner) = &mut plan.inner {
+        for mount in std::iter::once(&mut inner.root).chain(&mut inner.mounts) {
+            mount.fd = prepare(mount, scratch, classic, false)?;
+        }
+    }
     // The root comes last: it may already be attached, above everything else.
     let root = prepare(&plan.root, scratch, classic, true)?;
     sys::fchdir(root).at(Step::PivotRoot, plan.root.source_object)?;
     let id = sys::stat(root).at(Step::PivotRoot, 0)?.mount;
     api::pivot_into_current(id).at(Step::PivotRoot, plan.root.source_object)?;
-    plan.walker.root_mount = id;
+    // With an inner root, what is made in the outer one is nobody's business.
+    plan.walker.root_mount = if plan.inner.is_some() { 0 } else { id };
     plan.root.fd = root;
     Ok(parts)
 }
@@ -98,6 +109,7 @@ fn parts(scratch: c_int, user_namespace: bool) -> Result<Parts, Failed> {
     }
     Ok(Parts {
         nodes,
+        nodes_are_attached: false,
         empty,
         empty_is_attached: false,
     })
@@ -287,13 +299,48 @@ fn modern_overlay(
 
 /// Attaches everything below the root, then hides and protects.
 pub(super) fn attach_all(plan: &mut Plan, parts: &mut Parts) -> Done {
-    let Plan { mounts, walker, .. } = plan;
-    for mount in mounts.iter() {
+    attach_mounts(&plan.mounts, &mut plan.walker, parts)?;
+    for &(ref path, object) in &plan.readonly {
+        make_readonly(path).at(Step::ReadOnly, object)?;
+    }
+    for &(ref path, object) in &plan.masked {
+        mask(path, parts).at(Step::Mask, object)?;
+    }
+    Ok(())
+}
+
+/// Makes the root of the inner process ready, if there is one.
+pub(super) fn prepare_inner(plan: &mut Plan, parts: &mut Parts) -> Done {
+    let Plan { inner, walker, .. } = plan;
+    let Some(inner) = inner else { return Ok(()) };
+    let object = inner.root.source_object;
+    // What was mounted is a directory: nothing else can be attached to one.
+    sys::mkdir_at(libc::AT_FDCWD, INNER, 0o700).at(Step::Target, object)?;
+    api::attach_at(inner.root.fd, libc::AT_FDCWD, INNER).at(Step::Attach, object)?;
+    let mount = sys::stat(inner.root.fd).at(Step::Attach, object)?.mount;
+    walker.enter_root(inner.root.fd, mount);
+    attach_mounts(&inner.mounts, walker, parts)?;
+    let create = Create {
+        file: false,
+        owner: Some(inner.owner),
+        record: false,
+    };
+    let cwd = walker
+        .open(&inner.cwd, create)
+        .at(Step::Cwd, inner.cwd_object)?;
+    sys::close(cwd);
+    // It was needed to tell the links of procfs from others; the runtime mounts one that belongs
+    // to its own namespace.
+    api::detach(INNER_PROC).at(Step::Attach, inner.mounts[0].target_object)
+}
+
+fn attach_mounts(mounts: &[PlannedMount], walker: &mut Walker, parts: &mut Parts) -> Done {
+    for mount in mounts {
         let is_directory = sys::stat(mount.fd)
             .at(Step::Attach, mount.target_object)?
             .is(libc::S_IFDIR);
         if let TargetRule::OrdinaryDirectory { .. } = mount.rule {
-            refuse_link(mount).at(Step::Target, mount.target_object)?;
+            refuse_link(mount, walker).at(Step::Target, mount.target_object)?;
         }
         let create = Create {
             file: !is_directory,
@@ -306,17 +353,11 @@ pub(super) fn attach_all(plan: &mut Plan, parts: &mut Parts) -> Done {
         api::attach(mount.fd, target).at(Step::Attach, mount.target_object)?;
         sys::close(target);
         if let TargetRule::OrdinaryDirectory { magic } = mount.rule {
-            verify(mount, magic).at(Step::Attach, mount.target_object)?;
+            verify(mount, walker, magic).at(Step::Attach, mount.target_object)?;
         }
         if mount.is_dev {
             fill_dev(mount.fd, parts).at(Step::Devices, mount.target_object)?;
         }
-    }
-    for &(ref path, object) in &plan.readonly {
-        make_readonly(path).at(Step::ReadOnly, object)?;
-    }
-    for &(ref path, object) in &plan.masked {
-        mask(path, parts).at(Step::Mask, object)?;
     }
     Ok(())
 }
@@ -332,13 +373,8 @@ pub(super) fn protect_root(plan: &Plan) -> Done {
 
 /// Kernel file systems go onto ordinary directories only: an image in which `/proc` leads
 /// elsewhere would make later writes to `/proc` land in a file of its choice.
-fn refuse_link(mount: &PlannedMount) -> sys::Result<()> {
-    match sys::open_at(
-        libc::AT_FDCWD,
-        &mount.target,
-        libc::O_PATH | libc::O_NOFOLLOW,
-        0,
-    ) {
+fn refuse_link(mount: &PlannedMount, walker: &Walker) -> sys::Result<()> {
+    match open_name(mount, walker) {
         Ok(found) => {
             let stat = sys::stat(found);
             sys::close(found);
@@ -353,10 +389,20 @@ fn refuse_link(mount: &PlannedMount) -> sys::Result<()> {
     }
 }
 
+/// Opens the mount point by its name, which is directly below the root.
+fn open_name(mount: &PlannedMount, walker: &Walker) -> sys::Result<c_int> {
+    let bytes = mount.target.to_bytes_with_nul();
+    let bytes = bytes.strip_prefix(b"/").unwrap_or(bytes);
+    let name = CStr::from_bytes_until_nul(bytes).unwrap_or(c"");
+    let root = walker.open_root()?;
+    let found = sys::open_at(root, name, libc::O_PATH | libc::O_NOFOLLOW, 0);
+    sys::close(root);
+    found
+}
+
 /// Looks again by name whether the path now leads to what was mounted.
-fn verify(mount: &PlannedMount, magic: i64) -> sys::Result<()> {
-    let flags = libc::O_PATH | libc::O_NOFOLLOW;
-    let found = sys::open_at(libc::AT_FDCWD, &mount.target, flags, 0)?;
+fn verify(mount: &PlannedMount, walker: &Walker, magic: i64) -> sys::Result<()> {
+    let found = open_name(mount, walker)?;
     let same = sys::stat(found)?.mount == sys::stat(mount.fd)?.mount;
     let kind = sys::file_system(found)?;
     sys::close(found);
@@ -367,14 +413,21 @@ fn verify(mount: &PlannedMount, magic: i64) -> sys::Result<()> {
     }
 }
 
-fn fill_dev(dev: c_int, parts: &Parts) -> sys::Result<()> {
+fn fill_dev(dev: c_int, parts: &mut Parts) -> sys::Result<()> {
     for (&(name, ..), &node) in NODES.iter().zip(&parts.nodes) {
         sys::mknod_at(dev, name, libc::S_IFREG | 0o666, 0)?;
-        api::attach_at(node, dev, name)?;
+        if parts.nodes_are_attached {
+            let copy = api::clone_tree(node, c"")?;
+            api::attach_at(copy, dev, name)?;
+            sys::close(copy);
+        } else {
+            api::attach_at(node, dev, name)?;
+        }
     }
     for (name, target) in LINKS {
         sys::symlink_at(target, dev, name)?;
     }
+    parts.nodes_are_attached = true;
     Ok(())
 }
 

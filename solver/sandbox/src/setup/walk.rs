@@ -53,6 +53,9 @@ pub(crate) struct Walker {
     arena_length: usize,
     records: [Record; RECORDS],
     record_count: usize,
+    /// Whether walks start at and stay in the directory `root` instead of `/` of the process.
+    rooted: bool,
+    root: c_int,
     /// Mount id of the root; creations elsewhere are not recorded.
     pub(crate) root_mount: u64,
 }
@@ -86,7 +89,7 @@ impl Walker {
     /// Opens `path` inside the root as an `O_PATH` descriptor, creating what is missing.
     pub(crate) fn open(&mut self, path: &CStr, create: Create) -> Result<c_int> {
         self.start(path.to_bytes())?;
-        let mut dir = sys::open_at(libc::AT_FDCWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+        let mut dir = self.open_root()?;
         let mut links = 0;
         while let Some(last) = self.next_name()? {
             let next = match self.step(dir, last, create, &mut links) {
@@ -102,6 +105,22 @@ impl Walker {
             dir = next;
         }
         Ok(dir)
+    }
+
+    /// Lets walks start at and stay in the directory `root`, the root of the mount of that id.
+    pub(crate) fn enter_root(&mut self, root: c_int, mount: u64) {
+        (self.rooted, self.root) = (true, root);
+        self.root_mount = mount;
+    }
+
+    /// A new descriptor of the root.
+    pub(crate) fn open_root(&self) -> Result<c_int> {
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        if self.rooted {
+            sys::open_at(self.root, c".", flags, 0)
+        } else {
+            sys::open_at(libc::AT_FDCWD, c"/", flags, 0)
+        }
     }
 
     fn start(&mut self, path: &[u8]) -> Result<()> {
@@ -139,6 +158,8 @@ impl Walker {
     fn step(&mut self, dir: c_int, last: bool, create: Create, links: &mut u32) -> Result<c_int> {
         match self.name().to_bytes() {
             b"." => return Ok(dir),
+            // Above the root is the root.
+            b".." if self.here_length == 0 => return Ok(dir),
             b".." => {
                 let parent = sys::open_at(dir, c"..", libc::O_PATH | libc::O_DIRECTORY, 0)?;
                 let here = self.here.get(..self.here_length).unwrap_or_default();
@@ -166,11 +187,7 @@ impl Walker {
             *links += 1;
             let followed = self.follow(found, *links);
             sys::close(found);
-            return if followed? {
-                sys::open_at(libc::AT_FDCWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)
-            } else {
-                Ok(dir)
-            };
+            return if followed? { self.open_root() } else { Ok(dir) };
         }
         if !last && !stat.is(libc::S_IFDIR) {
             sys::close(found);

@@ -3,6 +3,7 @@
 
 mod fixture;
 mod identity;
+mod inner;
 mod isolated;
 mod lifecycle;
 mod mounts;
