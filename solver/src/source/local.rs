@@ -261,8 +261,10 @@ impl LocalTree {
     /// # Errors
     /// As the operating system says; nothing is lost but time.
     pub fn store_stat_cache(&self, cache: &LocalCache) -> io::Result<()> {
-        let seen = scan::inodes(&self.folder);
-        cache.store(&self.shared, &|inode| seen.contains_key(&inode))
+        cache.store(&self.shared, || {
+            let seen = scan::inodes(&self.folder);
+            move |inode| seen.binary_search(&inode).is_ok()
+        })
     }
 }
 

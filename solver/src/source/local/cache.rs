@@ -138,11 +138,16 @@ impl LocalCache {
             file.take(MAX_FILE).read_to_end(&mut bytes)?;
             Ok(bytes)
         };
-        Known::decode(&read().unwrap_or_default())
+        Known::decode(read().unwrap_or_default())
     }
 
     /// Writes what is known of a directory, if there is something new.
-    pub(super) fn store(&self, shared: &Shared, seen: &dyn Fn(Inode) -> bool) -> io::Result<()> {
+    /// `seen` makes the set of inodes that are there; only then is it needed.
+    pub(super) fn store<S: Fn(Inode) -> bool>(
+        &self,
+        shared: &Shared,
+        seen: impl FnOnce() -> S,
+    ) -> io::Result<()> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let Some(store) = &self.store else {
             return Ok(());
@@ -153,10 +158,10 @@ impl LocalCache {
                 .known
                 .write()
                 .unwrap_or_else(PoisonError::into_inner);
-            if !std::mem::take(&mut known.new) {
+            if !known.new {
                 return Ok(());
             }
-            known.encode(seen)
+            known.encode(&seen())
         };
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let new = format!("{}.{}.{count}", shared.name, std::process::id());

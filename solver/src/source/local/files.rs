@@ -7,7 +7,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use rustix::fs::{AtFlags, Stat, statat};
 
@@ -49,6 +49,11 @@ impl LocalFiles {
             opened: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         }
+    }
+
+    /// What is known of files now. Nothing new is noted while it is held.
+    pub(super) fn known(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn root(&self) -> &OwnedFd {
@@ -126,8 +131,7 @@ impl Files for LocalFiles {
                 age: 0,
             };
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            known.records.insert(inode, record);
-            known.new = true;
+            known.learn(inode, record);
         }
     }
 }

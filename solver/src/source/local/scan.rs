@@ -1,6 +1,5 @@
 //! The stat walk of a lent directory, with two threads.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +12,7 @@ use super::LocalError;
 use super::files::{LocalFiles, Pending, inode_of, stamp_of};
 use super::filter::{Filter, Matches};
 use super::folder::{Folder, Item, Leaf, Seen, assemble};
-use super::known::{Inode, Stamp};
+use super::known::{Inode, Known, Near, Stamp};
 use crate::cancel::Cancel;
 use crate::dir;
 use crate::tree::entry::Device;
@@ -66,12 +65,49 @@ struct Queue {
     error: Option<LocalError>,
 }
 
+/// The names in a directory, in one piece of memory.
+#[derive(Default)]
+struct Names {
+    bytes: Vec<u8>,
+    names: Vec<Name>,
+}
+
 /// A name in a directory.
 struct Name {
-    name: Vec<u8>,
+    /// Where it begins, and where it ends.
+    place: (usize, usize),
     directory: bool,
     keep: bool,
     matches: Matches,
+}
+
+/// What a thread keeps from directory to directory.
+struct Worker {
+    listing: Vec<u8>,
+    names: Names,
+    pending: Vec<(u64, Pending)>,
+    near: Near,
+}
+
+/// What the files of a directory are looked up in, and noted in.
+struct Leaves<'a> {
+    known: &'a Known,
+    near: &'a mut Near,
+    pending: &'a mut Vec<(u64, Pending)>,
+}
+
+impl Leaves<'_> {
+    /// Whether the checksum of a file, if there is one, is of the bytes that belong to its stamp.
+    /// What was read may have been another file that was under its path only for a moment.
+    fn confirm(&mut self, leaf: &Leaf) -> bool {
+        let entry = leaf.node.entry();
+        let bytes = entry.kind == Kind::File && entry.size > 0;
+        let Some(digest) = leaf.node.digest_memo().get().filter(|_| bytes) else {
+            return true;
+        };
+        let known = self.known.lookup(leaf.inode, &leaf.stamp, self.near);
+        known.is_some_and(|(known, _)| known == *digest)
+    }
 }
 
 impl Scan<'_> {
@@ -131,8 +167,12 @@ impl Scan<'_> {
     ) -> Vec<(usize, Option<Listed>)> {
         let lock = || queue.lock().unwrap_or_else(PoisonError::into_inner);
         let mut done = Vec::new();
-        let mut buffer = Vec::with_capacity(LISTING);
-        let mut pending = Vec::new();
+        let mut worker = Worker {
+            listing: Vec::with_capacity(LISTING),
+            names: Names::default(),
+            pending: Vec::new(),
+            near: Near::default(),
+        };
         loop {
             let mut waiting = lock();
             let task = loop {
@@ -144,13 +184,13 @@ impl Scan<'_> {
                     break task;
                 }
                 if waiting.busy == 0 {
-                    self.files.expect(std::mem::take(&mut pending));
+                    self.files.expect(std::mem::take(&mut worker.pending));
                     return done;
                 }
                 waiting = wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
             };
             drop(waiting);
-            let result = self.list(&task, entries, &mut buffer, &mut pending);
+            let result = self.list(&task, entries, &mut worker);
             let mut waiting = lock();
             waiting.busy -= 1;
             match result {
@@ -183,15 +223,15 @@ impl Scan<'_> {
         &self,
         task: &Task,
         entries: &AtomicU64,
-        buffer: &mut Vec<u8>,
-        pending: &mut Vec<(u64, Pending)>,
+        worker: &mut Worker,
     ) -> Result<(Option<Listed>, Vec<Task>), LocalError> {
         self.cancel.check()?;
         let directory = match dir::open_directory(self.files.root(), task.path.as_bytes()) {
             Ok(directory) => directory,
             Err(error) => return self.closed(task, error).map(|listed| (listed, Vec::new())),
         };
-        let names = self.names(task, &directory, buffer)?;
+        self.names(task, &directory, worker)?;
+        let Names { bytes, names } = std::mem::take(&mut worker.names);
         let count = names.len() as u64;
         if entries.fetch_add(count, Ordering::Relaxed) + count > self.most {
             return Err(LocalError::TooMany {
@@ -202,33 +242,40 @@ impl Scan<'_> {
         let mut items = Vec::with_capacity(names.len());
         let mut below = Vec::new();
         let mut old = task.old.iter().flat_map(|folder| &folder.items).peekable();
+        let known = self.files.known();
+        let mut leaves = Leaves {
+            known: &known,
+            near: &mut worker.near,
+            pending: &mut worker.pending,
+        };
         for Name {
-            name,
+            place: (start, end),
             directory: is_directory,
             keep,
             matches,
         } in names
         {
+            let name = &bytes[start..end];
             while old.next_if(|item| *item.name < *name).is_some() {}
             let old = old.next_if(|item| *item.name == *name);
-            let stat = match statat(&directory, dir::name(&name), AtFlags::SYMLINK_NOFOLLOW) {
+            let stat = match statat(&directory, dir::name(name), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
                 Err(Errno::NOENT) => continue,
-                Err(error) => return Err(self.failed("look at", task, &name, error.into())),
+                Err(error) => return Err(self.failed("look at", task, name, error.into())),
             };
             let kind = FileType::from_raw_mode(stat.st_mode);
             if (kind == FileType::Directory) != is_directory || kind == FileType::Socket {
                 // Exchanged since it was listed, or a socket, which is nothing to be copied.
                 continue;
             }
-            let shared_name = old.map_or_else(|| Arc::from(&*name), |item| item.name.clone());
+            let shared_name = old.map_or_else(|| Arc::from(name), |item| item.name.clone());
             let seen = if is_directory {
-                let path = task.path.join(&name).map_err(|_| self.too_long(task))?;
+                let path = task.path.join(name).map_err(|_| self.too_long(task))?;
                 let old = match old.map(|item| &item.seen) {
                     Some(Seen::Folder(folder)) => Some(folder.clone()),
                     _ => None,
                 };
-                let entry = self.directory_entry(&stat, &directory, &name, task)?;
+                let entry = self.directory_entry(&stat, &directory, name, task)?;
                 let id = below.len();
                 below.push(Task {
                     id,
@@ -243,7 +290,7 @@ impl Scan<'_> {
                     keep,
                 }
             } else {
-                let Some(leaf) = self.leaf(task, &directory, &name, &stat, old, pending)? else {
+                let Some(leaf) = self.leaf(task, &directory, name, &stat, old, &mut leaves)? else {
                     continue;
                 };
                 leaf
@@ -253,6 +300,8 @@ impl Scan<'_> {
                 seen,
             });
         }
+        drop(known);
+        worker.names.bytes = bytes;
         Ok((
             Some(Listed {
                 items,
@@ -288,15 +337,18 @@ impl Scan<'_> {
         &self,
         task: &Task,
         directory: &OwnedFd,
-        buffer: &mut Vec<u8>,
-    ) -> Result<Vec<Name>, LocalError> {
-        let mut names = Vec::new();
+        worker: &mut Worker,
+    ) -> Result<(), LocalError> {
+        let Worker { listing, names, .. } = worker;
+        let Names { bytes, names } = names;
+        bytes.clear();
+        names.clear();
         let mut path = task.path.as_bytes().to_vec();
         if !path.is_empty() {
             path.push(b'/');
         }
         let length = path.len();
-        let mut listing = RawDir::new(directory, buffer.spare_capacity_mut());
+        let mut listing = RawDir::new(directory, listing.spare_capacity_mut());
         while let Some(entry) = listing.next() {
             let entry = match entry {
                 Ok(entry) => entry,
@@ -323,7 +375,7 @@ impl Scan<'_> {
                 kind => kind == FileType::Directory,
             };
             let mut found = Name {
-                name: name.to_vec(),
+                place: (bytes.len(), bytes.len() + name.len()),
                 directory,
                 keep: true,
                 matches: Matches::default(),
@@ -342,10 +394,12 @@ impl Scan<'_> {
                 found.keep = verdict.keep;
                 found.matches = verdict.matches;
             }
+            bytes.extend_from_slice(name);
             names.push(found);
         }
-        names.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        Ok(names)
+        let text = |name: &Name| &bytes[name.place.0..name.place.1];
+        names.sort_unstable_by(|a, b| text(a).cmp(text(b)));
+        Ok(())
     }
 
     fn leaf(
@@ -355,7 +409,7 @@ impl Scan<'_> {
         name: &[u8],
         stat: &Stat,
         old: Option<&Item>,
-        pending: &mut Vec<(u64, Pending)>,
+        leaves: &mut Leaves<'_>,
     ) -> Result<Option<Seen>, LocalError> {
         let (inode, stamp) = (inode_of(stat), stamp_of(stat));
         // Groups of hard links are numbered anew each time.
@@ -368,7 +422,7 @@ impl Scan<'_> {
             && (leaf.inode, leaf.stamp) == (inode, stamp)
             && leaf.settled
             && !(linked || leaf.linked)
-            && self.confirmed(leaf)
+            && leaves.confirm(leaf)
         {
             return Ok(Some(Seen::Leaf(leaf.clone())));
         }
@@ -407,19 +461,14 @@ impl Scan<'_> {
                 }
             }
         }
-        let known = self
-            .files
-            .known
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(record) = known
-            .lookup(inode, &stamp)
-            .filter(|_| entry.kind == Kind::File)
-        {
-            entry.attributes.xattrs = record.xattrs.clone();
-            entry.digest = Some(record.digest);
+        let known = match entry.kind {
+            Kind::File => leaves.known.lookup(inode, &stamp, leaves.near),
+            _ => None,
+        };
+        if let Some((digest, xattrs)) = known {
+            entry.attributes.xattrs = xattrs;
+            entry.digest = Some(digest);
         } else {
-            drop(known);
             entry.attributes.xattrs = match self.xattrs(directory, name) {
                 Ok(xattrs) => xattrs,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -429,7 +478,9 @@ impl Scan<'_> {
             };
             if settled && entry.kind == Kind::File {
                 let path = task.path.join(name).map_err(|_| self.too_long(task))?;
-                pending.push(self.files.pending(path.as_bytes(), inode, &stamp));
+                leaves
+                    .pending
+                    .push(self.files.pending(path.as_bytes(), inode, &stamp));
             }
         }
         let files: Arc<dyn Files> = self.files.clone();
@@ -441,24 +492,6 @@ impl Scan<'_> {
             settled,
             linked,
         })))
-    }
-
-    /// Whether the checksum of a file, if there is one, is of the bytes that belong to its stamp.
-    /// What was read may have been another file that was under its path only for a moment.
-    fn confirmed(&self, leaf: &Leaf) -> bool {
-        let entry = leaf.node.entry();
-        let bytes = entry.kind == Kind::File && entry.size > 0;
-        let Some(digest) = leaf.node.digest_memo().get().filter(|_| bytes) else {
-            return true;
-        };
-        let known = self
-            .files
-            .known
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        known
-            .lookup(leaf.inode, &leaf.stamp)
-            .is_some_and(|record| record.digest == *digest)
     }
 
     fn directory_entry(
@@ -542,18 +575,19 @@ impl Scan<'_> {
     }
 }
 
-/// The inodes of all files of a tree.
-pub(super) fn inodes(top: &Arc<Folder>) -> HashMap<Inode, ()> {
-    let mut found = HashMap::new();
+/// The inodes of all files of a tree, sorted.
+pub(super) fn inodes(top: &Arc<Folder>) -> Vec<Inode> {
+    let mut found = Vec::new();
     let mut todo = vec![top];
     while let Some(folder) = todo.pop() {
         for item in &folder.items {
             match &item.seen {
-                Seen::Leaf(leaf) => drop(found.insert(leaf.inode, ())),
+                Seen::Leaf(leaf) => found.push(leaf.inode),
                 Seen::Folder(folder) => todo.push(folder),
                 Seen::Pending { .. } => {}
             }
         }
     }
+    found.sort_unstable();
     found
 }
