@@ -1,7 +1,7 @@
 //! Runs processes of exec ops.
 //!
-//! Owns the [`Executor`] seam, what a process is given ([`Process`]), who it runs as
-//! ([`find_user`]) and the network files it sees. [`SandboxExecutor`] needs nothing installed;
+//! Owns the [`Executor`] seam, what a process is given ([`Process`]), what it is connected to
+//! ([`Streams`]), who it runs as ([`find_user`]) and the network files it sees. [`SandboxExecutor`] needs nothing installed;
 //! [`ScriptedExecutor`] is the double of tests.
 //!
 //! Invariants:
@@ -15,9 +15,11 @@
 mod accounts;
 mod network_files;
 mod process;
+mod relay;
 mod sandbox;
 mod scripted;
 mod starting;
+mod streams;
 
 use std::fmt::Debug;
 
@@ -28,10 +30,11 @@ pub use accounts::{AccountError, User, find_user};
 pub use process::{Mount, MountSource, Network, Process, ResourceLimit, Root};
 pub use sandbox::SandboxExecutor;
 pub use scripted::{Effect, Script, ScriptedExecutor};
+pub use streams::{Control, Output, Streams, TerminalSize};
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::error::{Blame, Fault};
-use crate::progress::Reporter;
+use crate::progress::Usage;
 use ashlar_sandbox::SandboxError;
 
 /// How a process ended.
@@ -54,6 +57,33 @@ impl ExitStatus {
     }
 }
 
+/// How a process ended, and what it took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Exit {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it used; `None` if that cannot be told.
+    pub usage: Option<Usage>,
+}
+
+impl Exit {
+    /// An end of which no more is known.
+    pub fn new(status: ExitStatus) -> Self {
+        Self {
+            status,
+            usage: None,
+        }
+    }
+
+    /// Sets what was used.
+    #[must_use]
+    pub fn usage(mut self, usage: Option<Usage>) -> Self {
+        self.usage = usage;
+        self
+    }
+}
+
 /// A process cannot be run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -65,9 +95,9 @@ pub enum ExecutorError {
         #[source]
         source: SandboxError,
     },
-    /// Its output cannot be read.
-    #[error("cannot read the output of the process")]
-    Output {
+    /// There are no pipes or no terminal for it, or they fail.
+    #[error("cannot carry the streams of the process")]
+    Streams {
         /// What the system said.
         #[source]
         source: std::io::Error,
@@ -111,7 +141,7 @@ impl Blame for ExecutorError {
             },
             Self::UnknownLimit { .. } => Fault::Input,
             Self::Unscripted { .. } | Self::Interrupted => Fault::Bug,
-            Self::Output { .. } | Self::StatusLost | Self::Cancelled(_) => Fault::Environment,
+            Self::Streams { .. } | Self::StatusLost | Self::Cancelled(_) => Fault::Environment,
         }
     }
 }
@@ -121,19 +151,20 @@ impl Blame for ExecutorError {
 /// Must be called on a tokio runtime with I/O enabled.
 #[async_trait]
 pub trait Executor: Send + Sync + Debug {
-    /// Runs `process` to its end. Its output goes to `reporter`; its input is empty. Mount points
-    /// that had to be made in a writable root are gone again afterwards.
+    /// Runs `process` to its end, connected to `streams`. All it wrote was taken when this returns.
+    /// Mount points that had to be made in a writable root are gone again afterwards.
     ///
     /// # Errors
     /// [`ExecutorError`] if it could not be run. Ending with a code other than 0 is no error.
     ///
     /// # Cancellation
-    /// When `cancel` is raised, the process and all it started are killed, and the call returns
-    /// [`ExecutorError::Cancelled`] within a second. Dropping the future kills them too.
+    /// When `cancel` is raised, the process and all it started are killed with SIGKILL, without a
+    /// warning, as BuildKit does; they are gone when [`Cancel::cancel`] returns, within a second,
+    /// and the call returns [`ExecutorError::Cancelled`]. Dropping the future kills them too.
     async fn run(
         &self,
         process: Process,
-        reporter: &Reporter,
+        streams: Streams,
         cancel: &Cancel,
-    ) -> Result<ExitStatus, ExecutorError>;
+    ) -> Result<Exit, ExecutorError>;
 }

@@ -5,7 +5,7 @@
 //! clipped and memory stays bounded.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ashlar_llb::OpDigest;
 use bytes::Bytes;
@@ -70,6 +70,26 @@ pub enum Event {
         /// When.
         at: SystemTime,
     },
+    /// The process of a vertex starts: all it waited for is there. A vertex without a process
+    /// never sends this; one whose process cannot be started sends no
+    /// [`Event::ProcessEnded`].
+    ProcessStarted {
+        /// Which vertex.
+        digest: OpDigest,
+        /// When.
+        at: SystemTime,
+    },
+    /// The process of a vertex ended by itself, after its last [`Event::Log`].
+    ProcessEnded {
+        /// Which vertex.
+        digest: OpDigest,
+        /// Its exit code; 128 and the signal if one killed it.
+        code: i32,
+        /// What it used; `None` if that cannot be told.
+        usage: Option<Usage>,
+        /// When.
+        at: SystemTime,
+    },
     /// A process of a vertex wrote something.
     Log {
         /// Which vertex.
@@ -105,6 +125,23 @@ pub enum Outcome {
     Failed(String),
     /// It was cancelled before it ended.
     Cancelled,
+}
+
+/// What a process and those it started used, as far as they were waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Processor time in programs.
+    pub user: Duration,
+    /// Processor time in the kernel.
+    pub system: Duration,
+    /// Memory at its peak, in bytes: of all processes together where they have a control group of
+    /// their own, else of the largest of them. `None` if that cannot be told.
+    pub peak_memory: Option<u64>,
+    /// Bytes read from storage, not from the page cache. `None` if that cannot be told.
+    pub read: Option<u64>,
+    /// Bytes for storage that they made. `None` if that cannot be told.
+    pub written: Option<u64>,
 }
 
 /// The receiving side of progress: implemented by the solve's event stream and by doubles.
@@ -169,6 +206,24 @@ impl Reporter {
                 at,
             })
             .await;
+    }
+
+    /// Reports that the process starts.
+    pub fn process_started(&self) {
+        self.sink.control(Event::ProcessStarted {
+            digest: self.digest,
+            at: self.clock.now(),
+        });
+    }
+
+    /// Reports that the process ended.
+    pub fn process_ended(&self, code: i32, usage: Option<Usage>) {
+        self.sink.control(Event::ProcessEnded {
+            digest: self.digest,
+            code,
+            usage,
+            at: self.clock.now(),
+        });
     }
 
     /// Reports something the user should know.

@@ -2,7 +2,7 @@
 
 use crate::Stub;
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,12 +30,17 @@ pub struct ResourceUsage {
     pub system: Duration,
     /// Largest resident set of one process, in bytes.
     pub max_resident: u64,
+    /// Bytes read from storage, not from the page cache.
+    pub read: u64,
+    /// Bytes for storage that they made.
+    pub written: u64,
 }
 
 /// A process in its sandbox. Dropping it kills the whole tree and waits until it is gone.
 pub struct Child {
     shared: Arc<Shared>,
     stubs: Vec<Stub>,
+    terminal: Option<OwnedFd>,
 }
 
 /// What the handle and the spawner's thread both know.
@@ -80,6 +85,19 @@ impl Shared {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
     }
 
+    fn signal(&self, number: i32) {
+        // SAFETY: the call takes no pointer but that to the information, which may be null.
+        unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.pidfd.as_raw_fd(),
+                number,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            );
+        }
+    }
+
     /// Publishes the outcome; called once, by the spawner's thread.
     pub(crate) fn finish(&self, status: ExitStatus, usage: Option<ResourceUsage>) {
         let callbacks = {
@@ -96,8 +114,19 @@ impl Shared {
 }
 
 impl Child {
-    pub(crate) fn new(shared: Arc<Shared>, stubs: Vec<Stub>) -> Self {
-        Self { shared, stubs }
+    pub(crate) fn new(shared: Arc<Shared>, stubs: Vec<Stub>, terminal: Option<OwnedFd>) -> Self {
+        Self {
+            shared,
+            stubs,
+            terminal,
+        }
+    }
+
+    /// The master side of the terminal, if [`Spec::terminal`](crate::Spec::terminal) asked for one.
+    /// Reading from it fails with EIO once no process has the terminal open.
+    #[must_use]
+    pub fn terminal(&self) -> Option<BorrowedFd<'_>> {
+        self.terminal.as_ref().map(AsFd::as_fd)
     }
 
     /// The process id in the host's PID namespace. It may name another process once this one has
@@ -122,6 +151,13 @@ impl Child {
     /// Kills the process and everything it started with SIGKILL. Does nothing if it has ended.
     pub fn kill(&self) {
         self.shared.kill();
+    }
+
+    /// Sends a signal, by the kernel's number, to the process alone. Does nothing if it has ended or
+    /// there is no such signal. To the init process of a PID namespace the kernel passes only
+    /// signals it has a handler for, SIGKILL and SIGSTOP.
+    pub fn signal(&self, number: i32) {
+        self.shared.signal(number);
     }
 
     /// Waits until the process and everything it started is gone. May be called from many threads

@@ -192,6 +192,8 @@ steps! {
     ReadOnly = "make read-only",
     /// The loopback interface.
     Loopback = "bring up the loopback interface",
+    /// The controlling terminal.
+    Terminal = "make the terminal",
     /// The host name.
     Hostname = "set the host name",
     /// Resource limits.

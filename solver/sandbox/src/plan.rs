@@ -112,6 +112,10 @@ pub(crate) struct Plan {
     /// A pidfd of the host process, above 3. It also holds the place of missing streams until there
     /// is a `/dev/null`.
     pub(crate) host: c_int,
+    /// Rows and columns of the terminal to make.
+    pub(crate) terminal: Option<[u16; 2]>,
+    /// The socket that takes the master side of the terminal; -1: none.
+    pub(crate) console: c_int,
     /// Lines for `uid_map` and `gid_map`.
     pub(crate) id_map: Option<(Vec<u8>, Vec<u8>)>,
     pub(crate) root: PlannedMount,

@@ -69,6 +69,9 @@ fn resource_usage(usage: &libc::rusage) -> ResourceUsage {
         system: duration(usage.ru_stime),
         // The kernel counts kibibytes.
         max_resident: usage.ru_maxrss.unsigned_abs() * 1024,
+        // The kernel counts blocks of 512 bytes.
+        read: usage.ru_inblock.unsigned_abs() * 512,
+        written: usage.ru_oublock.unsigned_abs() * 512,
     }
 }
 

@@ -7,6 +7,7 @@
 mod identity;
 pub(crate) mod mount_api;
 mod mounts;
+mod terminal;
 pub(crate) mod walk;
 
 use crate::Step;
@@ -59,6 +60,7 @@ fn run(plan: &mut Plan) -> Result<std::convert::Infallible, Failed> {
     mounts::attach_all(plan, &mut parts)?;
     mounts::prepare_inner(plan, &mut parts)?;
     identity::null_streams(plan)?;
+    terminal::make(plan)?;
     identity::name_and_network(plan)?;
     plan.report.step = Step::Cwd.code();
     enter_directory(plan)?;

@@ -13,10 +13,15 @@ use crate::setup::child_main;
 use crate::{Child, SandboxError, SpawnError, Spec, Stdio};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
+    recvmsg, socketpair,
+};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -171,6 +176,38 @@ fn high(fd: OwnedFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(&fd, 4)?)
 }
 
+/// The way of the master side of a terminal from the new process to the host.
+struct Console {
+    ours: OwnedFd,
+    theirs: OwnedFd,
+}
+
+impl Console {
+    fn new() -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        Ok(Self {
+            ours: high(ours)?,
+            theirs: high(theirs)?,
+        })
+    }
+
+    /// What was sent.
+    fn terminal(self) -> io::Result<OwnedFd> {
+        let mut byte = [0];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let data = &mut [io::IoSliceMut::new(&mut byte)];
+        recvmsg(&self.ours, data, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let mut fds = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        });
+        let fd = fds.next().and_then(|mut fds| fds.next());
+        high(fd.ok_or(io::ErrorKind::UnexpectedEof)?)
+    }
+}
+
 /// What runs on the thread.
 struct Worker {
     inbox: Receiver<Request>,
@@ -248,6 +285,13 @@ impl Worker {
             kept.push(fd);
         }
         plan.host = self.host.as_raw_fd();
+        let console = match plan.terminal {
+            Some(_) => Some(Console::new().map_err(|source| SandboxError::Clone { source })?),
+            None => None,
+        };
+        if let Some(console) = &console {
+            plan.console = console.theirs.as_raw_fd();
+        }
         let dumpable = dumpable();
         let argument = (&raw mut *plan).cast();
         let namespaces = plan.namespaces;
@@ -261,12 +305,24 @@ impl Worker {
         drop(kept);
         let (pid, pidfd) = cloned.map_err(|source| SandboxError::Clone { source })?;
         let stubs = plan.stubs();
+        // Sent before the program started, if it did.
+        let terminal = console.map(Console::terminal).transpose();
         let shared = Arc::new(Shared::new(pid, pidfd));
         if let Some(error) = plan.failure() {
             shared.kill();
             wait_for(&shared);
             return Err(SpawnError { error, stubs });
         }
+        let terminal = match terminal {
+            Ok(terminal) => terminal,
+            Err(source) => {
+                shared.kill();
+                wait_for(&shared);
+                let what = "terminal";
+                let error = SandboxError::Spawner { what, source };
+                return Err(SpawnError { error, stubs });
+            }
+        };
         let number = self.next;
         let (data, events) = (epoll::EventData::new_u64(number), epoll::EventFlags::IN);
         if let Err(errno) = epoll::add(&self.poll, shared.pidfd(), data, events) {
@@ -280,7 +336,7 @@ impl Worker {
         }
         self.next += 1;
         self.children.insert(number, Arc::clone(&shared));
-        Ok(Child::new(shared, stubs))
+        Ok(Child::new(shared, stubs, terminal))
     }
 
     fn collect(&mut self, number: u64) {

@@ -100,6 +100,10 @@ pub struct Spec {
     /// fields nothing is done here: the runtime has to be told. It has the namespaces of the outer
     /// process, and mounts of its own cannot have devices that the outer one has not.
     pub inner: Option<Box<Self>>,
+    /// Gives the process a controlling terminal of this size, made in the `/dev/pts` of its own
+    /// and owned by its user, as its standard streams, in place of those of [`Stdio`].
+    /// [`Child::terminal`](crate::Child::terminal) is the other side.
+    pub terminal: Option<WindowSize>,
 }
 
 impl Spec {
@@ -129,6 +133,7 @@ impl Spec {
             host_devices: false,
             umask: 0o022,
             inner: None,
+            terminal: None,
         }
     }
 
@@ -141,6 +146,24 @@ impl Spec {
     /// [`SandboxError::InvalidSpec`]: crate::SandboxError::InvalidSpec
     pub fn check(&self) -> Result<(), crate::SandboxError> {
         crate::plan::check(self)
+    }
+}
+
+/// How large a terminal is, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+}
+
+impl WindowSize {
+    /// A size.
+    #[must_use]
+    pub const fn new(rows: u16, columns: u16) -> Self {
+        Self { rows, columns }
     }
 }
 

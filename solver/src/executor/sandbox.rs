@@ -1,26 +1,24 @@
 //! The executor that needs nothing installed: [`ashlar_sandbox`].
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ashlar_sandbox as sandbox;
 use ashlar_sandbox::{Child, IdMap, Resource, Rlimit, SandboxError, Spawner, Spec, Stdio, Stub};
 use async_trait::async_trait;
-use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
-use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
 
 use super::network_files::{hosts, resolv_conf};
+use super::relay::Relay;
 use super::starting::Starting;
-use super::{Executor, ExecutorError, ExitStatus, Mount, MountSource, Network, Process};
+use super::{
+    Executor, ExecutorError, Exit, ExitStatus, Mount, MountSource, Network, Process, Streams,
+};
 use crate::cancel::{Cancel, Cancelled};
-use crate::progress::{Reporter, Stream};
-
-/// Bytes read from a stream at once: what a pipe holds.
-const CHUNK: usize = 64 << 10;
+use crate::progress::Usage;
 
 /// Bytes of the host's `/etc/resolv.conf` that are read at most.
 const MAX_RESOLV_CONF: u64 = 1 << 20;
@@ -53,15 +51,24 @@ impl Executor for SandboxExecutor {
     async fn run(
         &self,
         process: Process,
-        reporter: &Reporter,
+        streams: Streams,
         cancel: &Cancel,
-    ) -> Result<ExitStatus, ExecutorError> {
+    ) -> Result<Exit, ExecutorError> {
         cancel.check()?;
-        let output = |source| ExecutorError::Output { source };
-        let (out, stdout) = pipe().map_err(output)?;
-        let (err, stderr) = pipe().map_err(output)?;
+        let failed = |source| ExecutorError::Streams { source };
+        let (pipes, stdio) = match streams.terminal {
+            Some(_) => (None, Stdio::default()),
+            None => {
+                let (relay, ends) = Relay::pipes(streams.stdin.is_some()).map_err(failed)?;
+                let mut stdio = Stdio::default().stdout(ends.stdout).stderr(ends.stderr);
+                stdio.stdin = ends.stdin;
+                (Some(relay), stdio)
+            }
+        };
+        let terminal = streams
+            .terminal
+            .map(|size| sandbox::WindowSize::new(size.rows, size.columns));
         let upper = upper_directory(&process);
-        let stdio = Stdio::default().stdout(stdout).stderr(stderr);
         let (spawner, privileged) = (self.spawner.clone(), self.privileged);
         let place = upper.clone();
         let starting = Arc::new(Starting::default());
@@ -70,7 +77,8 @@ impl Executor for SandboxExecutor {
             move || starting.kill()
         });
         let started = tokio::task::spawn_blocking(move || {
-            let spec = spec(process, privileged)?;
+            let mut spec = spec(process, privileged)?;
+            spec.terminal = terminal;
             starting.start(|| {
                 spawner.spawn(spec, stdio).map_err(|error| {
                     // The first error says more than one of the clean-up would.
@@ -82,6 +90,11 @@ impl Executor for SandboxExecutor {
             })
         });
         let child = started.await.map_err(|_| ExecutorError::Interrupted)??;
+        let relay = match (pipes, child.terminal()) {
+            (Some(relay), _) => relay,
+            (None, Some(master)) => Relay::terminal(master).map_err(failed)?,
+            (None, None) => unreachable!("BUG: the sandbox makes the terminal it is asked for"),
+        };
 
         let (sender, exit) = oneshot::channel();
         child.on_exit(move |status| {
@@ -94,63 +107,33 @@ impl Executor for SandboxExecutor {
                 ended.cancel();
                 Ok(status)
             };
-            let out = forward(&out, Stream::Stdout, reporter, &ended);
-            let err = forward(&err, Stream::Stderr, reporter, &ended);
-            futures::try_join!(exit, out, err).map(|(status, (), ())| status)
+            let carried = relay.carry(streams, &ended, |signal| child.signal(signal));
+            futures::try_join!(exit, carried).map(|(status, ())| status)
         };
         let status = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Cancelled.into()),
-            status = work => status.map_err(output)?,
+            status = work => status.map_err(failed)?,
         };
         cancel.check()?;
+        let status = match status {
+            sandbox::ExitStatus::Exited(code) => ExitStatus::Exited(code),
+            sandbox::ExitStatus::Signaled(signal) => ExitStatus::Signaled(signal),
+            _ => return Err(ExecutorError::StatusLost),
+        };
+        let usage = child.usage().map(usage);
         finish(child, upper).await?;
-        match status {
-            sandbox::ExitStatus::Exited(code) => Ok(ExitStatus::Exited(code)),
-            sandbox::ExitStatus::Signaled(signal) => Ok(ExitStatus::Signaled(signal)),
-            _ => Err(ExecutorError::StatusLost),
-        }
+        Ok(Exit::new(status).usage(usage))
     }
 }
 
-/// A pipe whose read end belongs to the runtime.
-fn pipe() -> io::Result<(Receiver, OwnedFd)> {
-    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    Ok((Receiver::from_owned_fd(read)?, write))
-}
-
-/// Sends a stream on, until it ends or the process has ended and nothing is left in the pipe:
-/// something outside may still hold the other end.
-async fn forward(
-    from: &Receiver,
-    stream: Stream,
-    reporter: &Reporter,
-    ended: &Cancel,
-) -> io::Result<()> {
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        let over = tokio::select! {
-            biased;
-            ready = from.readable() => {
-                ready?;
-                false
-            }
-            () = ended.cancelled() => true,
-        };
-        loop {
-            match from.try_read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(length) => {
-                    reporter
-                        .log(stream, Bytes::copy_from_slice(&buffer[..length]))
-                        .await;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && over => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
+fn usage(used: sandbox::ResourceUsage) -> Usage {
+    Usage {
+        user: used.user,
+        system: used.system,
+        peak_memory: Some(used.max_resident),
+        read: Some(used.read),
+        written: Some(used.written),
     }
 }
 

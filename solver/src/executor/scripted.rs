@@ -7,9 +7,9 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Executor, ExecutorError, ExitStatus, Process};
+use super::{Executor, ExecutorError, Exit, ExitStatus, Process, Streams};
 use crate::cancel::{Cancel, Cancelled};
-use crate::progress::{Reporter, Stream};
+use crate::progress::{Stream, Usage};
 
 /// What a run does to files.
 pub type Effect = Box<dyn FnOnce(&Process) + Send>;
@@ -23,6 +23,10 @@ pub struct Script {
     pub effect: Option<Effect>,
     /// How it ends; `None`: it runs until it is cancelled.
     pub status: Option<ExitStatus>,
+    /// What it says it used.
+    pub usage: Option<Usage>,
+    /// Whether it writes what it reads, after the rest of its output, until its input ends.
+    pub echoes: bool,
 }
 
 impl Script {
@@ -32,6 +36,8 @@ impl Script {
             output: Vec::new(),
             effect: None,
             status: Some(ExitStatus::Exited(code)),
+            usage: None,
+            echoes: false,
         }
     }
 
@@ -41,6 +47,8 @@ impl Script {
             output: Vec::new(),
             effect: None,
             status: None,
+            usage: None,
+            echoes: false,
         }
     }
 
@@ -48,6 +56,20 @@ impl Script {
     #[must_use]
     pub fn writes(mut self, stream: Stream, data: impl Into<Bytes>) -> Self {
         self.output.push((stream, data.into()));
+        self
+    }
+
+    /// Sets what it used.
+    #[must_use]
+    pub fn uses(mut self, usage: Usage) -> Self {
+        self.usage = Some(usage);
+        self
+    }
+
+    /// Writes what it reads.
+    #[must_use]
+    pub fn echoes(mut self) -> Self {
+        self.echoes = true;
         self
     }
 
@@ -106,26 +128,35 @@ impl Executor for ScriptedExecutor {
     async fn run(
         &self,
         process: Process,
-        reporter: &Reporter,
+        mut streams: Streams,
         cancel: &Cancel,
-    ) -> Result<ExitStatus, ExecutorError> {
+    ) -> Result<Exit, ExecutorError> {
         cancel.check()?;
         let script = self.next(&process);
         let script = script.ok_or(ExecutorError::Unscripted {
             args: process.args.clone(),
         })?;
-        for (stream, data) in script.output {
-            reporter.log(stream, data).await;
-        }
-        if let Some(effect) = script.effect {
-            effect(&process);
-        }
-        match script.status {
-            Some(status) => Ok(status),
-            None => {
-                cancel.cancelled().await;
-                Err(Cancelled.into())
+        let play = async {
+            for (stream, data) in script.output {
+                streams.output.write(stream, data).await;
             }
+            if let Some(stdin) = streams.stdin.as_mut().filter(|_| script.echoes) {
+                while let Some(data) = stdin.recv().await {
+                    streams.output.write(Stream::Stdout, data).await;
+                }
+            }
+            if let Some(effect) = script.effect {
+                effect(&process);
+            }
+            match script.status {
+                Some(status) => Exit::new(status).usage(script.usage),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(Cancelled.into()),
+            exit = play => Ok(exit),
         }
     }
 }

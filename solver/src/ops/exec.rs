@@ -27,7 +27,7 @@ use super::keys::{self, OpKey};
 use super::{Engine, checksum_input, unblock};
 use crate::cancel::Cancel;
 use crate::error::OperationError;
-use crate::executor::{ExecutorError, Process, find_user};
+use crate::executor::{ExecutorError, Process, Streams, find_user};
 use crate::id::ContentDigest;
 use crate::operation::{CacheMap, Context, Operation};
 use crate::refs::Ref;
@@ -156,16 +156,17 @@ impl Operation<Ref> for ExecOperation {
         .await?;
         let process = self.process(&mounts)?;
         let command = self.meta.args.join(" ");
-        let status = self
-            .engine
-            .executor
-            .run(process, &context.reporter, &context.cancel)
-            .await;
-        let status = match status {
-            Ok(status) => status,
+        let reporter = &context.reporter;
+        reporter.process_started();
+        let streams = Streams::new(Arc::new(reporter.clone()));
+        let executor = &self.engine.executor;
+        let exit = match executor.run(process, streams, &context.cancel).await {
+            Ok(exit) => exit,
             Err(ExecutorError::Cancelled(_)) => return Err(OperationError::Cancelled),
             Err(source) => return Err(ExecError::Run { command, source }.into()),
         };
+        let status = exit.status;
+        reporter.process_ended(status.code(), exit.usage);
         let (engine, name) = (self.engine.clone(), self.name.clone());
         let outputs = unblock(&context.cancel, move |cancel| {
             commit(mounts, &engine, &name, &cancel)

@@ -113,6 +113,8 @@ pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
         inner,
         masked,
         readonly,
+        terminal: spec.terminal.map(|size| [size.rows, size.columns]),
+        console: -1,
         hostname: (spec.namespaces.uts && !spec.hostname.is_empty())
             .then(|| spec.hostname.as_bytes().to_vec()),
         loopback: spec.namespaces.network == Network::None,

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 const PROGRAMS: &[&str] = &[
     "sh", "cat", "ls", "id", "echo", "env", "pwd", "hostname", "sleep", "true", "false", "stat",
     "find", "ifconfig", "mkdir", "rm", "ln", "chmod", "mknod", "touch", "unshare", "mount", "wc",
-    "grep", "kill", "sed", "tr", "sort", "readlink", "head", "dd", "umount", "chroot", "mv",
+    "grep", "kill", "stty", "tty", "sed", "tr", "sort", "readlink", "head", "dd", "umount",
+    "chroot", "mv",
 ];
 
 pub(crate) struct Fixture {

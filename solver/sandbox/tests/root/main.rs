@@ -9,4 +9,5 @@ mod lifecycle;
 mod mounts;
 mod security;
 mod speed;
+mod terminal;
 mod user_namespace;
