@@ -209,6 +209,18 @@ impl Constraints {
         self
     }
 
+    /// Returns the platform of ops without one of their own.
+    #[must_use]
+    pub fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
+    /// Tells whether the engine has a capability; nothing if that is not known.
+    #[must_use]
+    pub fn supports(&self, cap: &str) -> Option<bool> {
+        self.supported.as_ref().map(|caps| caps.contains(cap))
+    }
+
     fn options_mut(&mut self) -> &mut OpConstraints {
         &mut self.defaults
     }

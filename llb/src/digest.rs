@@ -18,14 +18,14 @@ const TEXT_LENGTH: usize = PREFIX.len() + 64;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseDigestError {
-    /// The text does not start with `sha256:`.
-    #[error("digest {text:?} does not start with \"sha256:\"")]
+    /// The text does not start with the name of an algorithm that is known here.
+    #[error("digest {text:?} does not start with \"sha256:\" or what else is known")]
     Algorithm {
         /// The text, cut to a readable length.
         text: String,
     },
-    /// There are not exactly 64 digits.
-    #[error("digest {text:?} does not have 64 hexadecimal digits")]
+    /// There are not exactly as many digits as the algorithm yields.
+    #[error("digest {text:?} does not have the hexadecimal digits of its algorithm")]
     Length {
         /// The text, cut to a readable length.
         text: String,
@@ -167,6 +167,90 @@ digest_type!(
     /// Names a stack of layers, as the OCI image specification's chain id.
     ChainId
 );
+
+/// A digest that downloads are checked against: sha256, sha384 or sha512.
+///
+/// Engines name what they store by SHA-256, but verify what they fetch by any of the three. The
+/// text form is the algorithm, a colon and as many lower-case hexadecimal digits as it yields.
+///
+/// ```
+/// use ashlar_llb::digest::{BlobDigest, Checksum};
+///
+/// let long: Checksum = format!("sha384:{}", "0".repeat(96)).parse()?;
+/// assert_eq!(long.algorithm(), "sha384");
+/// let usual = Checksum::from(BlobDigest::of(b""));
+/// assert_eq!(usual.blob_digest(), Some(BlobDigest::of(b"")));
+/// # Ok::<(), ashlar_llb::digest::ParseDigestError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Checksum(String);
+
+impl Checksum {
+    /// Returns the text form.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the name of the algorithm.
+    #[must_use]
+    pub fn algorithm(&self) -> &str {
+        self.0.split(':').next().unwrap_or_default()
+    }
+
+    /// Returns the digest if its algorithm is sha256.
+    #[must_use]
+    pub fn blob_digest(&self) -> Option<BlobDigest> {
+        self.0.parse().ok()
+    }
+}
+
+impl std::str::FromStr for Checksum {
+    type Err = ParseDigestError;
+
+    fn from_str(text: &str) -> Result<Self, ParseDigestError> {
+        let (algorithm, hex) = text.split_once(':').unwrap_or((text, ""));
+        let length = match algorithm {
+            "sha256" => 64,
+            "sha384" => 96,
+            "sha512" => 128,
+            _ => {
+                return Err(ParseDigestError::Algorithm {
+                    text: excerpt(text),
+                });
+            }
+        };
+        if hex.len() != length {
+            return Err(ParseDigestError::Length {
+                text: excerpt(text),
+            });
+        }
+        if hex.bytes().any(|byte| VALUES[usize::from(byte)] == 255) {
+            return Err(ParseDigestError::Digit {
+                text: excerpt(text),
+            });
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl From<BlobDigest> for Checksum {
+    fn from(digest: BlobDigest) -> Self {
+        Self(digest.to_string())
+    }
+}
+
+impl fmt::Display for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
 
 #[cfg(test)]
 mod tests {

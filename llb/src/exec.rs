@@ -14,9 +14,10 @@ use std::sync::Arc;
 pub use lent::{Secret, Ssh};
 
 use crate::constraints::{OpConstraints, op_options};
-use crate::state::Values;
+use crate::state::{Setting, Values};
+use crate::vertex::Link;
 use crate::vertex::{Output, Port, Unusable, Vertex, VertexOp};
-use crate::{Mount, Network, Platform, Security, State, pb};
+use crate::{Mount, Network, Platform, Security, State, UlimitName, pb};
 
 /// An exec op in the making.
 #[derive(Clone)]
@@ -106,8 +107,8 @@ impl Run {
         &mut Arc::make_mut(&mut self.vertex).constraints
     }
 
-    fn set(self, change: impl FnOnce(&mut Values)) -> Self {
-        self.change(|exec| change(Arc::make_mut(&mut exec.values)))
+    fn set(self, setting: Setting) -> Self {
+        self.change(|exec| Arc::make_mut(&mut exec.values).set(setting))
     }
 
     /// Mounts a state, a [`Cache`](crate::Cache), a [`Tmpfs`](crate::Tmpfs) or a [`Mount`] at
@@ -167,55 +168,61 @@ impl Run {
     /// Sets an environment variable of this step.
     #[must_use]
     pub fn env(self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.set(|values| values.set_env(key.into(), value.into()))
+        self.set(Setting::Env(key.into(), value.into()))
     }
 
     /// Sets the working directory of this step.
     #[must_use]
     pub fn dir(self, path: impl AsRef<str>) -> Self {
-        self.set(|values| values.set_dir(path.as_ref()))
+        self.set(Setting::Dir(path.as_ref().to_owned()))
     }
 
     /// Sets the user of this step: `user[:group]`, names or numbers.
     #[must_use]
     pub fn user(self, user: impl Into<String>) -> Self {
-        self.set(|values| values.user = user.into())
+        self.set(Setting::User(user.into()))
     }
 
     /// Sets the host name this step sees.
     #[must_use]
     pub fn hostname(self, hostname: impl Into<String>) -> Self {
-        self.set(|values| values.hostname = hostname.into())
+        self.set(Setting::Hostname(hostname.into()))
     }
 
     /// Sets the network of this step.
     #[must_use]
     pub fn network(self, network: Network) -> Self {
-        self.set(|values| values.network = network)
+        self.set(Setting::Network(network))
     }
 
     /// Sets how far this step is confined.
     #[must_use]
     pub fn security(self, security: Security) -> Self {
-        self.set(|values| values.security = security)
+        self.set(Setting::Security(security))
     }
 
     /// Adds a host name to the `/etc/hosts` of this step.
     #[must_use]
     pub fn extra_host(self, host: impl Into<String>, ip: IpAddr) -> Self {
-        self.set(|values| values.add_host(host.into(), ip))
+        self.set(Setting::Host(host.into(), Some(ip)))
+    }
+
+    /// Adds a host name that has no address; see [`State::extra_host_without_address`].
+    #[must_use]
+    pub fn extra_host_without_address(self, host: impl Into<String>) -> Self {
+        self.set(Setting::Host(host.into(), None))
     }
 
     /// Adds a limit of the processes of this step; see [`State::ulimit`].
     #[must_use]
-    pub fn ulimit(self, name: impl Into<String>, soft: i64, hard: i64) -> Self {
-        self.set(|values| values.add_ulimit(name.into(), soft, hard))
+    pub fn ulimit(self, name: UlimitName, soft: i64, hard: i64) -> Self {
+        self.set(Setting::Ulimit(name.limit(soft, hard)))
     }
 
     /// Sets the cgroup under which this step gets its own.
     #[must_use]
     pub fn cgroup_parent(self, parent: impl Into<String>) -> Self {
-        self.set(|values| values.cgroup_parent = parent.into())
+        self.set(Setting::CgroupParent(parent.into()))
     }
 
     /// Sets the platform of this step, as it is written. Unlike [`State::platform`], the
@@ -253,24 +260,48 @@ impl Run {
         self.state.with_output(output)
     }
 
+    /// Returns the program and its arguments.
+    #[must_use]
+    pub fn args(&self) -> &[String] {
+        &self.exec().args
+    }
+
+    /// Tells whether there is a mount at `target`; the root always is one.
+    #[must_use]
+    pub fn has_mount(&self, target: &str) -> bool {
+        target == pb::ROOT_MOUNT || self.exec().mounts.iter().any(|(known, _)| known == target)
+    }
+
     /// Returns what the step leaves at the mount `target`, as a state with fresh settings; the
     /// first of several such mounts. For a read-only mount that is what was mounted. If there
     /// is no such mount, or it has no result, marshalling the state fails.
+    ///
+    /// BuildKit's Go client gives scratch for a mount that does not exist; whoever wants that
+    /// asks [`Run::has_mount`].
     #[must_use]
     pub fn output(&self, target: &str) -> State {
-        let exec = self.exec();
-        if target == pb::ROOT_MOUNT {
-            return State::new(self.root().output);
-        }
-        let found = exec.mounts.iter().position(|(known, _)| known == target);
-        let Some(position) = found else {
+        let outputs = self.outputs(target);
+        outputs.into_iter().next().unwrap_or_else(|| {
             let target = target.to_owned();
-            return State::new(Some(
+            State::new(Some(
                 self.output_at(Port::Unusable(Unusable::NoMount { target })),
-            ));
-        };
-        let mount = &exec.mounts[position].1;
-        let target = target.to_owned();
+            ))
+        })
+    }
+
+    /// Returns what the step leaves at each of the mounts at `target`, in the order in which
+    /// they were added; see [`Run::output`].
+    #[must_use]
+    pub fn outputs(&self, target: &str) -> Vec<State> {
+        let root = (target == pb::ROOT_MOUNT).then(|| State::new(self.root().output));
+        let mounts = self.exec().mounts.iter().enumerate();
+        let mounts = mounts.filter(|(_, (known, _))| known == target);
+        let outputs = mounts.map(|(position, (_, mount))| self.mount_output(position, mount));
+        root.into_iter().chain(outputs).collect()
+    }
+
+    fn mount_output(&self, position: usize, mount: &Mount) -> State {
+        let target = self.exec().mounts[position].0.clone();
         let port = if mount.readonly {
             return State::new(mount.source.output.clone());
         } else if mount.tmpfs_opt().is_some() {
@@ -341,12 +372,12 @@ impl ExecVertex {
         i64::try_from(outputs).unwrap_or(i64::MAX)
     }
 
-    pub(crate) fn take_inputs(&mut self, outputs: &mut Vec<Output>) {
-        outputs.extend(self.root.take());
-        outputs.extend(
-            self.mounts
-                .drain(..)
-                .filter_map(|(_, mount)| mount.source.output),
-        );
+    /// Moves everything the step keeps alive to `links`.
+    pub(crate) fn unlink(&mut self, links: &mut Vec<Link>) {
+        Values::unlink(&mut self.values, links);
+        links.extend(self.root.take().map(|output| Link::Vertex(output.vertex)));
+        for (_, mount) in self.mounts.drain(..) {
+            mount.source.unlink(links);
+        }
     }
 }

@@ -129,9 +129,7 @@ impl fmt::Debug for FileVertex {
 fn unlink_action(action: &mut Action, links: &mut Vec<Link>) {
     if let Action::Copy(copy) = action {
         match copy.take_input() {
-            CopyInput::State(state) => {
-                links.extend(state.output.map(|output| Link::Vertex(output.vertex)));
-            }
+            CopyInput::State(state) => state.unlink(links),
             CopyInput::Tree(tree) => links.push(Link::Chain(tree.chain)),
         }
     }

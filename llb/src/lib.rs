@@ -58,6 +58,7 @@
 //!   build graphs use, with BuildKit's exact meaning.
 
 mod constraints;
+mod deferred;
 mod definition;
 pub mod digest;
 pub mod encode;
@@ -83,8 +84,9 @@ mod vertex;
 mod wire;
 
 pub use constraints::{Constraints, SourceMap, SourceRange};
+pub use deferred::DeferredError;
 pub use definition::{DecodeError, Definition};
-pub use digest::{BlobDigest, ChainId, DiffId, OpDigest};
+pub use digest::{BlobDigest, ChainId, Checksum, DiffId, OpDigest};
 pub use exec::{Run, Secret, Ssh};
 pub use file::{
     CopyInput, CopyPath, FileActions, FileTree, MakeDirectory, MakeFile, MakeSymlink, Owner,
@@ -101,9 +103,10 @@ pub use platform::Platform;
 pub use reference::Reference;
 pub use shlex::shlex;
 pub use source::{
-    Blob, Differ, Git, GitModifiedTime, Http, Image, InvalidSource, Local, OciLayout, RawSource,
-    ResolveMode, git, http, image, image_blob, local, oci_layout, oci_layout_blob, raw_source,
+    Blob, Differ, Git, GitModifiedTime, Http, Image, ImageRequest, ImageResolver, InvalidSource,
+    Local, OciBlob, OciLayout, RawSource, ResolveMode, ResolvedImage, git, http, image, image_blob,
+    local, oci_layout, oci_layout_blob, raw_source,
 };
-pub use state::{ImageConfig, Network, Security, State, scratch};
+pub use state::{ImageConfig, Network, Security, State, UlimitName, scratch};
 pub use vertex::Unusable;
 pub use wire::WireError;

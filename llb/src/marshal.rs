@@ -7,12 +7,15 @@
 mod error;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 pub use error::MarshalError;
 
 use crate::constraints::{OpConstraints, SourceMapCollector, extend, merge_metadata};
+use crate::deferred::Resolver;
+use crate::state::Values;
 use crate::vertex::{Output, Port, Unusable, Vertex, VertexOp};
 use crate::{Constraints, Definition, OpDigest, encode, pb};
 
@@ -21,13 +24,19 @@ pub(crate) fn definition(
     output: Option<&Output>,
     constraints: &Constraints,
 ) -> Result<Definition, MarshalError> {
+    let resolver = Resolver::new(constraints);
+    let Some(output) = output.map(|output| resolver.output(output)).transpose()? else {
+        return Ok(Definition::default());
+    };
     let Some(output) = output else {
         return Ok(Definition::default());
     };
     let mut marshaller = Marshaller {
         context: MarshalContext {
             constraints,
+            resolver,
             digests: HashMap::new(),
+            aliases: HashMap::new(),
         },
         description: constraints.defaults.metadata.description.clone(),
         written: HashSet::new(),
@@ -35,8 +44,8 @@ pub(crate) fn definition(
         metadata: BTreeMap::new(),
         sources: SourceMapCollector::default(),
     };
-    marshaller.walk(&output.vertex)?;
-    marshaller.finish(output)
+    marshaller.walk(Arc::clone(&output.vertex))?;
+    marshaller.finish(&output)
 }
 
 /// The name of a run step: its command line, cut to a readable length.
@@ -48,8 +57,11 @@ pub(crate) fn run_name(args: &[String]) -> String {
 #[derive(Debug)]
 pub(crate) struct MarshalContext<'a> {
     pub(crate) constraints: &'a Constraints,
+    resolver: Resolver<'a>,
     /// Digests of the vertices written so far, by identity.
     digests: HashMap<*const Vertex, OpDigest>,
+    /// What stands for vertices that had nothing left to do once their inputs were known.
+    aliases: HashMap<*const Vertex, Option<Output>>,
 }
 
 impl MarshalContext<'_> {
@@ -72,16 +84,47 @@ impl MarshalContext<'_> {
         }
     }
 
-    /// Writes a reference to an output, as an input of `user`.
-    pub(crate) fn input(&self, output: &Output, user: &Vertex) -> Result<pb::Input, MarshalError> {
+    /// Writes a reference to an output, as an input of `user`; nothing for scratch.
+    pub(crate) fn input(
+        &self,
+        output: &Output,
+        user: &Vertex,
+    ) -> Result<Option<pb::Input>, MarshalError> {
         self.reference(output, || user.name())
+    }
+
+    /// The settings behind deferred ones.
+    pub(crate) fn values(&self, values: &Arc<Values>) -> Result<Arc<Values>, MarshalError> {
+        self.resolver.values(values)
+    }
+
+    /// The output that is written for `output`; nothing for scratch.
+    fn target(&self, output: &Output) -> Result<Option<Output>, MarshalError> {
+        let mut target = self.resolver.output(output)?;
+        if self.aliases.is_empty() {
+            return Ok(target);
+        }
+        while let Some(output) = &target {
+            let vertex: *const Vertex = &*output.vertex;
+            let Some(alias) = self.aliases.get(&vertex) else {
+                break;
+            };
+            target = match alias {
+                Some(output) => self.resolver.output(output)?,
+                None => None,
+            };
+        }
+        Ok(target)
     }
 
     fn reference(
         &self,
         output: &Output,
         user: impl FnOnce() -> String,
-    ) -> Result<pb::Input, MarshalError> {
+    ) -> Result<Option<pb::Input>, MarshalError> {
+        let Some(output) = self.target(output)? else {
+            return Ok(None);
+        };
         let index = match (&output.port, &output.vertex.op) {
             (Port::Index(index), _) => *index,
             (Port::Mount(mount), VertexOp::Exec(exec)) => exec.output_index(*mount),
@@ -96,10 +139,10 @@ impl MarshalContext<'_> {
         };
         let vertex: *const Vertex = &*output.vertex;
         let digest = self.digests[&vertex];
-        Ok(pb::Input {
+        Ok(Some(pb::Input {
             digest: digest.to_string(),
             index,
-        })
+        }))
     }
 }
 
@@ -130,9 +173,19 @@ impl InputList {
 }
 
 /// A vertex whose inputs are being written.
-struct Frame<'a> {
-    vertex: &'a Vertex,
-    inputs: std::vec::IntoIter<&'a Output>,
+struct Frame {
+    vertex: Arc<Vertex>,
+    inputs: std::vec::IntoIter<Output>,
+}
+
+impl Frame {
+    fn new(vertex: Arc<Vertex>) -> Self {
+        let inputs: Vec<Output> = vertex.inputs().into_iter().cloned().collect();
+        Self {
+            vertex,
+            inputs: inputs.into_iter(),
+        }
+    }
 }
 
 struct Marshaller<'a> {
@@ -147,22 +200,19 @@ struct Marshaller<'a> {
 }
 
 impl Marshaller<'_> {
-    fn walk(&mut self, root: &Vertex) -> Result<(), MarshalError> {
-        let frame = |vertex| Frame {
-            vertex,
-            inputs: Vertex::inputs(vertex).into_iter(),
-        };
-        let mut stack = vec![frame(root)];
+    fn walk(&mut self, root: Arc<Vertex>) -> Result<(), MarshalError> {
+        let mut stack = vec![Frame::new(root)];
         while let Some(top) = stack.last_mut() {
             if let Some(input) = top.inputs.next() {
+                let Some(input) = self.context.target(&input)? else {
+                    continue;
+                };
                 let identity: *const Vertex = &*input.vertex;
                 if !self.context.digests.contains_key(&identity) {
-                    stack.push(frame(&input.vertex));
+                    stack.push(Frame::new(input.vertex));
                 }
-            } else {
-                let vertex = top.vertex;
-                stack.pop();
-                self.write(vertex)?;
+            } else if let Some(done) = stack.pop() {
+                self.write(&done.vertex)?;
             }
         }
         Ok(())
@@ -173,6 +223,10 @@ impl Marshaller<'_> {
             let metadata = vertex.constraints.metadata.clone();
             (imported.digest, imported.bytes.clone(), metadata)
         } else {
+            if let Some(alias) = self.nothing_to_do(vertex)? {
+                self.context.aliases.insert(vertex, alias);
+                return Ok(());
+            }
             let mut constraints = vertex.constraints.clone();
             let op = self.op(vertex, &mut constraints)?;
             let bytes = Bytes::from(encode::op_bytes(&op));
@@ -188,6 +242,25 @@ impl Marshaller<'_> {
         Ok(())
     }
 
+    /// What stands for a merge or difference of which deferred inputs turned out to be scratch,
+    /// if there is nothing left to do. The constructors see to inputs that were known then.
+    fn nothing_to_do(&self, vertex: &Vertex) -> Result<Option<Option<Output>>, MarshalError> {
+        match &vertex.op {
+            VertexOp::Merge { inputs } => {
+                let mut left = Vec::with_capacity(inputs.len());
+                for input in inputs {
+                    left.extend(self.context.target(input)?);
+                }
+                Ok((left.len() < 2).then(|| left.pop()))
+            }
+            VertexOp::Diff {
+                lower: Some(lower),
+                upper,
+            } if self.context.target(lower)?.is_none() => Ok(Some(upper.clone())),
+            _ => Ok(None),
+        }
+    }
+
     /// The metadata of an op with the defaults of the definition.
     fn joined(&mut self, own: &pb::OpMetadata) -> pb::OpMetadata {
         let mut metadata = self.context.constraints.defaults.metadata.clone();
@@ -201,11 +274,11 @@ impl Marshaller<'_> {
 
     fn op(&self, vertex: &Vertex, constraints: &mut OpConstraints) -> Result<pb::Op, MarshalError> {
         let context = &self.context;
+        // Scratch is left out.
         let inputs = |outputs: &[Output]| -> Result<Vec<pb::Input>, MarshalError> {
-            outputs
-                .iter()
-                .map(|output| context.input(output, vertex))
-                .collect()
+            let inputs = outputs.iter();
+            let inputs = inputs.filter_map(|output| context.input(output, vertex).transpose());
+            inputs.collect()
         };
         match &vertex.op {
             VertexOp::Source(source) => source.write(vertex, context, constraints),
@@ -222,10 +295,11 @@ impl Marshaller<'_> {
             VertexOp::Diff { lower, upper } => {
                 let mut list = Vec::new();
                 let mut add = |side: &Option<Output>| -> Result<i64, MarshalError> {
-                    let Some(output) = side else {
+                    let input = side.as_ref().map(|output| context.input(output, vertex));
+                    let Some(input) = input.transpose()?.flatten() else {
                         return Ok(pb::EMPTY);
                     };
-                    list.push(context.input(output, vertex)?);
+                    list.push(input);
                     Ok(i64::try_from(list.len() - 1).unwrap_or(i64::MAX))
                 };
                 let lower = pb::LowerDiffInput { input: add(lower)? };
@@ -237,12 +311,13 @@ impl Marshaller<'_> {
                 Ok(context.op(pb::op::Op::Diff(diff), list, constraints, false))
             }
             VertexOp::Build { input, filename } => {
-                let Some(input) = input else {
+                let input = input.as_ref().map(|output| context.input(output, vertex));
+                let Some(input) = input.transpose()?.flatten() else {
                     return Err(MarshalError::NoInput {
                         step: vertex.name(),
                     });
                 };
-                let inputs = vec![context.input(input, vertex)?];
+                let inputs = vec![input];
                 let build = build_op(filename);
                 Ok(context.op(pb::op::Op::Build(build), inputs, constraints, true))
             }
@@ -251,18 +326,28 @@ impl Marshaller<'_> {
                 inputs: outputs,
                 outputs: handed_on,
             } => {
-                let passthrough = passthrough_op(vertex, id, outputs, handed_on)?;
                 let inputs = inputs(outputs)?;
+                if inputs.len() != outputs.len() {
+                    return Err(MarshalError::NoInput {
+                        step: vertex.name(),
+                    });
+                }
+                let passthrough = passthrough_op(vertex, id, outputs, handed_on)?;
                 let op = pb::op::Op::Passthrough(passthrough);
                 Ok(context.op(op, inputs, constraints, false))
             }
-            VertexOp::Imported(_) => unreachable!("BUG: imported ops are written as they are"),
+            VertexOp::Imported(_) | VertexOp::Deferred(_) => {
+                unreachable!("BUG: imported ops are written as they are, deferred ones resolved")
+            }
         }
     }
 
     /// Adds the terminal op, its metadata and the source maps.
     fn finish(mut self, output: &Output) -> Result<Definition, MarshalError> {
         let input = self.context.reference(output, || "the result".to_owned())?;
+        let Some(input) = input else {
+            return Ok(Definition::default());
+        };
         let op = pb::Op {
             inputs: vec![input],
             ..pb::Op::default()

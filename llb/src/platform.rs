@@ -62,6 +62,54 @@ impl Platform {
         Self::new("linux", "arm64")
     }
 
+    /// Linux on 32-bit ARM of version 7.
+    #[must_use]
+    pub fn linux_armhf() -> Self {
+        Self::new("linux", "arm").with_variant("v7")
+    }
+
+    /// Linux on 32-bit ARM of version 6.
+    #[must_use]
+    pub fn linux_armel() -> Self {
+        Self::new("linux", "arm").with_variant("v6")
+    }
+
+    /// Linux on IBM Z.
+    #[must_use]
+    pub fn linux_s390x() -> Self {
+        Self::new("linux", "s390x")
+    }
+
+    /// Linux on big-endian POWER.
+    #[must_use]
+    pub fn linux_ppc64() -> Self {
+        Self::new("linux", "ppc64")
+    }
+
+    /// Linux on little-endian POWER.
+    #[must_use]
+    pub fn linux_ppc64le() -> Self {
+        Self::new("linux", "ppc64le")
+    }
+
+    /// Linux on 64-bit RISC-V.
+    #[must_use]
+    pub fn linux_riscv64() -> Self {
+        Self::new("linux", "riscv64")
+    }
+
+    /// macOS on x86-64, which is what BuildKit's client calls Darwin.
+    #[must_use]
+    pub fn darwin() -> Self {
+        Self::new("darwin", "amd64")
+    }
+
+    /// Windows on x86-64.
+    #[must_use]
+    pub fn windows() -> Self {
+        Self::new("windows", "amd64")
+    }
+
     /// The platform this library was compiled for. Variants are not known at compile time.
     #[must_use]
     pub fn of_target() -> Self {

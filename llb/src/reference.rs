@@ -6,8 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::BlobDigest;
-use crate::digest::excerpt;
+use crate::digest::{BlobDigest, Checksum, excerpt};
 
 /// Registry of references that name none.
 pub const DEFAULT_DOMAIN: &str = "docker.io";
@@ -200,8 +199,8 @@ impl Reference {
 
     /// Replaces the digest.
     #[must_use]
-    pub fn with_digest(mut self, digest: BlobDigest) -> Self {
-        self.digest = Some(digest.to_string());
+    pub fn with_digest(mut self, digest: impl Into<Checksum>) -> Self {
+        self.digest = Some(digest.into().to_string());
         self
     }
 

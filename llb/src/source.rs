@@ -12,16 +12,18 @@ mod image;
 mod local;
 mod oci_layout;
 mod raw;
+mod resolver;
 
 use std::collections::BTreeMap;
 
-pub use blob::{Blob, image_blob, oci_layout_blob};
+pub use blob::{Blob, OciBlob, image_blob, oci_layout_blob};
 pub use git::{Git, GitModifiedTime, git};
 pub use http::{Http, http};
 pub use image::{Image, ResolveMode, image};
 pub use local::{Differ, Local, local};
 pub use oci_layout::{OciLayout, oci_layout};
 pub use raw::{RawSource, raw_source};
+pub use resolver::{ImageRequest, ImageResolver, ResolvedImage};
 
 use crate::constraints::OpConstraints;
 use crate::marshal::MarshalContext;
@@ -112,6 +114,34 @@ macro_rules! source_builder {
                 self
             }
 
+            /// Sets or, with an empty value, removes an attribute; with it the capability.
+            #[allow(dead_code, reason = "not every source has such attributes")]
+            fn text(mut self, key: &str, value: impl Into<String>, cap: Option<&str>) -> Self {
+                let value = value.into();
+                if !value.is_empty() {
+                    return self.attr(key, value, cap);
+                }
+                self.source_mut().attrs.remove(key);
+                if let Some(cap) = cap {
+                    self.options_mut().metadata.caps.remove(cap);
+                }
+                self
+            }
+
+            /// Sets an attribute by its name in the protocol: for those that there is no
+            /// method for.
+            #[must_use]
+            pub fn attribute(self, key: impl AsRef<str>, value: impl Into<String>) -> Self {
+                self.attr(key.as_ref(), value, None)
+            }
+
+            /// Records that an engine needs this capability.
+            #[must_use]
+            pub fn capability(mut self, cap: impl AsRef<str>) -> Self {
+                self.options_mut().need(cap.as_ref());
+                self
+            }
+
             /// Sets the platform of this source, as it is written, in place of the marshal's.
             /// Steps on its tree inherit it.
             #[must_use]
@@ -133,6 +163,14 @@ macro_rules! source_builder {
 pub(crate) use source_builder;
 
 impl SourceVertex {
+    /// Name in error messages.
+    pub(crate) fn name(&self) -> String {
+        if self.identifier.is_empty() {
+            return "source without identifier".to_owned();
+        }
+        self.identifier.clone()
+    }
+
     pub(crate) fn write(
         &self,
         vertex: &Vertex,
@@ -152,6 +190,7 @@ impl SourceVertex {
         let mut attrs = self.attrs.clone();
         if self.identifier.starts_with("local://") && !attrs.contains_key("local.session") {
             let own = constraints.local_unique_id.as_ref();
+            let own = own.filter(|id| !id.is_empty());
             if let Some(id) = own.or(context.constraints.local_unique_id.as_ref()) {
                 attrs.insert("local.unique".to_owned(), id.clone());
                 constraints.need("source.local.unique");

@@ -10,9 +10,9 @@ mod values;
 use std::fmt;
 use std::sync::Arc;
 
-pub use values::{ImageConfig, Network, Security};
+pub use values::{ImageConfig, Network, Security, UlimitName};
 
-pub(crate) use values::Values;
+pub(crate) use values::{Setting, Values};
 
 use std::net::IpAddr;
 
@@ -78,15 +78,15 @@ impl State {
         if let Some(platform) = output.as_ref().and_then(|output| output.platform.as_ref()) {
             let platform = platform.clone().normalised();
             if values.platform.as_ref() != Some(&platform) {
-                Arc::make_mut(&mut values).platform = Some(platform);
+                Arc::make_mut(&mut values).set(Setting::Platform(platform));
             }
         }
         Self { output, values }
     }
 
-    fn set(&self, change: impl FnOnce(&mut Values)) -> Self {
+    fn set(&self, setting: Setting) -> Self {
         let mut state = self.clone();
-        change(Arc::make_mut(&mut state.values));
+        Arc::make_mut(&mut state.values).set(setting);
         state
     }
 
@@ -94,7 +94,7 @@ impl State {
     /// the end of the list.
     #[must_use]
     pub fn env(&self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.set(|values| values.set_env(key.into(), value.into()))
+        self.set(Setting::Env(key.into(), value.into()))
     }
 
     /// Sets the working directory of the steps that follow, and of relative paths in file
@@ -102,64 +102,80 @@ impl State {
     /// as it is written. `/` by default.
     #[must_use]
     pub fn dir(&self, path: impl AsRef<str>) -> Self {
-        self.set(|values| values.set_dir(path.as_ref()))
+        self.set(Setting::Dir(path.as_ref().to_owned()))
     }
 
     /// Sets the user of the steps that follow: `user[:group]`, names or numbers. The engine
     /// decides by default.
     #[must_use]
     pub fn user(&self, user: impl Into<String>) -> Self {
-        self.set(|values| values.user = user.into())
+        self.set(Setting::User(user.into()))
     }
 
     /// Sets the host name the steps that follow see.
     #[must_use]
     pub fn hostname(&self, hostname: impl Into<String>) -> Self {
-        self.set(|values| values.hostname = hostname.into())
+        self.set(Setting::Hostname(hostname.into()))
     }
 
     /// Sets the network of the steps that follow; [`Network::Sandbox`] by default.
     #[must_use]
     pub fn network(&self, network: Network) -> Self {
-        self.set(|values| values.network = network)
+        self.set(Setting::Network(network))
     }
 
     /// Sets how far the steps that follow are confined; [`Security::Sandbox`] by default.
     #[must_use]
     pub fn security(&self, security: Security) -> Self {
-        self.set(|values| values.security = security)
+        self.set(Setting::Security(security))
     }
 
     /// Sets the platform of the steps that follow, normalised. Without one they take the
     /// platform of the marshal.
     #[must_use]
     pub fn platform(&self, platform: Platform) -> Self {
-        self.set(|values| values.platform = Some(platform.normalised()))
+        self.set(Setting::Platform(platform))
     }
 
     /// Adds a host name to the `/etc/hosts` of the steps that follow.
     #[must_use]
     pub fn extra_host(&self, host: impl Into<String>, ip: IpAddr) -> Self {
-        self.set(|values| values.add_host(host.into(), ip))
+        self.set(Setting::Host(host.into(), Some(ip)))
     }
 
-    /// Adds a limit (`nofile`, `nproc` and so on; see setrlimit) of the processes of the steps
-    /// that follow. -1 means unlimited.
+    /// Adds a host name that has no address, as BuildKit's Go client does when it is given none:
+    /// the address is written as `<nil>`, which engines refuse. [`State::extra_host`] is the
+    /// one to use; this one is for graphs that have to equal that client's to the byte.
     #[must_use]
-    pub fn ulimit(&self, name: impl Into<String>, soft: i64, hard: i64) -> Self {
-        self.set(|values| values.add_ulimit(name.into(), soft, hard))
+    pub fn extra_host_without_address(&self, host: impl Into<String>) -> Self {
+        self.set(Setting::Host(host.into(), None))
+    }
+
+    /// Adds a limit of the processes of the steps that follow; see setrlimit. -1 means
+    /// unlimited.
+    ///
+    /// ```
+    /// use ashlar_llb as llb;
+    /// use llb::UlimitName;
+    ///
+    /// let state = llb::image("alpine").ulimit(UlimitName::NOFILE, 1024, 4096);
+    /// # let _ = state;
+    /// ```
+    #[must_use]
+    pub fn ulimit(&self, name: UlimitName, soft: i64, hard: i64) -> Self {
+        self.set(Setting::Ulimit(name.limit(soft, hard)))
     }
 
     /// Sets the cgroup under which the steps that follow get theirs.
     #[must_use]
     pub fn cgroup_parent(&self, parent: impl Into<String>) -> Self {
-        self.set(|values| values.cgroup_parent = parent.into())
+        self.set(Setting::CgroupParent(parent.into()))
     }
 
     /// Takes environment, working directory and platform from an image's configuration.
     #[must_use]
     pub fn image_config(&self, config: &ImageConfig) -> Self {
-        self.set(|values| values.apply_image_config(config))
+        self.set(Setting::ImageConfig(config.clone()))
     }
 
     /// Applies `change`; for settings that are kept in functions of their own.
@@ -195,7 +211,7 @@ impl State {
             .as_ref()
             .is_none_or(|output| output.platform.is_none())
         {
-            Arc::make_mut(&mut state.values).dir = "/".to_owned();
+            Arc::make_mut(&mut state.values).set(Setting::Dir("/".to_owned()));
         }
         state
     }
@@ -259,6 +275,9 @@ impl State {
     }
 
     /// Returns the value of an environment variable.
+    ///
+    /// This and the other methods that ask for settings know of a deferred state
+    /// ([`State::defer`]) only what was set after it; [`State::resolve`] finds out the rest.
     #[must_use]
     pub fn env_value(&self, key: &str) -> Option<&str> {
         self.values.env_value(key)
@@ -282,7 +301,32 @@ impl State {
         self.values.platform.as_ref()
     }
 
-    /// Tells whether this is the empty tree.
+    /// Returns the user, empty if none was set.
+    #[must_use]
+    pub fn user_value(&self) -> &str {
+        &self.values.user
+    }
+
+    /// Returns the host name, empty if none was set.
+    #[must_use]
+    pub fn hostname_value(&self) -> &str {
+        &self.values.hostname
+    }
+
+    /// Returns the network of the steps that follow.
+    #[must_use]
+    pub fn network_value(&self) -> Network {
+        self.values.network
+    }
+
+    /// Returns how far the steps that follow are confined.
+    #[must_use]
+    pub fn security_value(&self) -> Security {
+        self.values.security
+    }
+
+    /// Tells whether this is the empty tree. A deferred state is not, whatever it turns out to
+    /// be.
     #[must_use]
     pub fn is_scratch(&self) -> bool {
         self.output.is_none()

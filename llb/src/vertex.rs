@@ -10,6 +10,7 @@ use std::mem;
 use std::sync::Arc;
 
 use crate::constraints::OpConstraints;
+use crate::deferred::Deferred;
 use crate::exec::ExecVertex;
 use crate::file::{ActionChain, FileVertex};
 use crate::import::Imported;
@@ -48,6 +49,7 @@ pub(crate) enum VertexOp {
         outputs: Vec<usize>,
     },
     Imported(Imported),
+    Deferred(Box<Deferred>),
 }
 
 /// One result of a vertex.
@@ -122,7 +124,7 @@ impl Vertex {
     /// The vertices this one consumes, in the order in which they are to be written.
     pub(crate) fn inputs(&self) -> Vec<&Output> {
         match &self.op {
-            VertexOp::Source(_) => Vec::new(),
+            VertexOp::Source(_) | VertexOp::Deferred(_) => Vec::new(),
             VertexOp::Exec(exec) => exec.inputs(),
             VertexOp::File(file) => file.inputs(),
             VertexOp::Merge { inputs } | VertexOp::Passthrough { inputs, .. } => {
@@ -141,14 +143,19 @@ impl Vertex {
             return name.clone();
         }
         match &self.op {
-            VertexOp::Source(source) => source.identifier.clone(),
+            VertexOp::Source(source) => source.name(),
+            VertexOp::Exec(exec) if exec.args.is_empty() => "run without arguments".to_owned(),
             VertexOp::Exec(exec) => marshal::run_name(&exec.args),
-            VertexOp::File(file) => file.name(),
+            VertexOp::File(file) => match file.name() {
+                name if name.is_empty() => "file step without actions".to_owned(),
+                name => name,
+            },
             VertexOp::Merge { .. } => "merge".to_owned(),
             VertexOp::Diff { .. } => "diff".to_owned(),
             VertexOp::Build { .. } => "build".to_owned(),
             VertexOp::Passthrough { id, .. } => format!("passthrough {id}"),
             VertexOp::Imported(imported) => imported.digest.to_string(),
+            VertexOp::Deferred(deferred) => deferred.name(),
         }
     }
 
@@ -157,7 +164,8 @@ impl Vertex {
         let mut outputs = Vec::new();
         match &mut self.op {
             VertexOp::Source(_) => {}
-            VertexOp::Exec(exec) => exec.take_inputs(&mut outputs),
+            VertexOp::Exec(exec) => exec.unlink(links),
+            VertexOp::Deferred(deferred) => deferred.unlink(links),
             VertexOp::File(file) => links.extend(file.take_chain().map(Link::Chain)),
             VertexOp::Merge { inputs } | VertexOp::Passthrough { inputs, .. } => {
                 outputs = mem::take(inputs);

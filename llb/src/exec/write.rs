@@ -7,6 +7,7 @@ use crate::constraints::OpConstraints;
 use crate::exec::{ExecVertex, ROOT};
 use crate::marshal::{InputList, MarshalContext};
 use crate::mount::ContentCache;
+use crate::state::Values;
 use crate::vertex::Vertex;
 use crate::{MarshalError, Network, Security, pb};
 
@@ -28,27 +29,33 @@ impl ExecVertex {
                 step: vertex.name(),
             });
         }
-        let env = self.env(context, constraints);
-        let network = match self.values.network {
+        let values = context.values(&self.values)?;
+        let env = self.env(&values, context, constraints);
+        let network = match values.network {
             Network::Sandbox => pb::NetMode::Unset,
             Network::Host => pb::NetMode::Host,
             Network::None => pb::NetMode::None,
         };
-        let security = match self.values.security {
+        let security = match values.security {
             Security::Sandbox => pb::SecurityMode::Sandbox,
             Security::Insecure => pb::SecurityMode::Insecure,
         };
-        self.need_caps(constraints);
+        self.need_caps(&values, constraints);
         if constraints.platform.is_none() {
-            constraints.platform.clone_from(&self.values.platform);
+            constraints.platform.clone_from(&values.platform);
         }
         let mut inputs = InputList::default();
         let mut mounts = self.mounts(vertex, context, &mut inputs)?;
+        let bind = i32::from(pb::MountType::Bind);
+        let is_bind = |mount: &pb::Mount| mount.mount_type == bind && mount.input != pb::EMPTY;
+        if mounts.iter().any(is_bind) {
+            constraints.need("exec.mount.bind");
+        }
         mounts.extend(self.secrets.iter().filter_map(|secret| secret.mount_pb()));
         let agents = self.ssh.iter().enumerate();
         mounts.extend(agents.map(|(number, agent)| agent.mount_pb(number)));
         let exec = pb::ExecOp {
-            meta: Some(self.meta(env)),
+            meta: Some(self.meta(&values, env)),
             mounts,
             network: network.into(),
             security: security.into(),
@@ -62,27 +69,32 @@ impl ExecVertex {
         Ok(context.op(pb::op::Op::Exec(exec), inputs.into_vec(), constraints, true))
     }
 
-    fn meta(&self, env: Vec<String>) -> pb::Meta {
+    fn meta(&self, values: &Values, env: Vec<String>) -> pb::Meta {
         pb::Meta {
             args: self.args.clone(),
             env,
-            cwd: self.values.dir.clone(),
-            user: self.values.user.clone(),
+            cwd: values.dir.clone(),
+            user: values.user.clone(),
             proxy_env: self.proxy.clone(),
-            extra_hosts: self.values.extra_hosts.clone(),
-            hostname: self.values.hostname.clone(),
-            ulimit: self.values.ulimits.clone(),
-            cgroup_parent: self.values.cgroup_parent.clone(),
+            extra_hosts: values.extra_hosts.clone(),
+            hostname: values.hostname.clone(),
+            ulimit: values.ulimits.clone(),
+            cgroup_parent: values.cgroup_parent.clone(),
             remove_mount_stubs_recursive: true,
             valid_exit_codes: self.valid_exit_codes.clone().unwrap_or_default(),
         }
     }
 
-    fn env(&self, context: &MarshalContext<'_>, constraints: &mut OpConstraints) -> Vec<String> {
-        let own = self.values.env.iter();
+    fn env(
+        &self,
+        values: &Values,
+        context: &MarshalContext<'_>,
+        constraints: &mut OpConstraints,
+    ) -> Vec<String> {
+        let own = values.env.iter();
         let mut env: Vec<String> = own.map(|(key, value)| format!("{key}={value}")).collect();
         if let Some(agent) = self.ssh.first()
-            && self.values.env_value(SSH_AUTH_SOCK).is_none()
+            && values.env_value(SSH_AUTH_SOCK).is_none()
         {
             env.push(format!("{SSH_AUTH_SOCK}={}", agent.path(0)));
         }
@@ -90,7 +102,7 @@ impl ExecVertex {
             if supported.contains(SETS_DEFAULT_PATH) {
                 constraints.need(SETS_DEFAULT_PATH);
             } else if context.constraints.platform.os != "windows"
-                && self.values.env_value("PATH").is_none()
+                && values.env_value("PATH").is_none()
             {
                 env.push(format!("PATH={DEFAULT_PATH}"));
             }
@@ -98,21 +110,17 @@ impl ExecVertex {
         env
     }
 
-    fn need_caps(&self, constraints: &mut OpConstraints) {
+    fn need_caps(&self, values: &Values, constraints: &mut OpConstraints) {
         let mut need = |condition: bool, cap: &str| {
             if condition {
                 constraints.need(cap);
             }
         };
         need(self.valid_exit_codes.is_some(), "exec.validexitcode");
-        need(!self.values.ulimits.is_empty(), "exec.meta.ulimit");
-        need(self.values.network != Network::Sandbox, "exec.meta.network");
-        need(
-            self.values.security != Security::Sandbox,
-            "exec.meta.security",
-        );
+        need(!values.ulimits.is_empty(), "exec.meta.ulimit");
+        need(values.network != Network::Sandbox, "exec.meta.network");
+        need(values.security != Security::Sandbox, "exec.meta.security");
         need(self.proxy.is_some(), "exec.meta.proxyenv");
-        need(self.root.is_some(), "exec.mount.bind");
         for (_, mount) in &self.mounts {
             need(!mount.selector.is_empty(), "exec.mount.selector");
             if mount.is_cache() {
@@ -121,8 +129,6 @@ impl ExecVertex {
             } else if let Some(tmpfs) = mount.tmpfs_opt() {
                 need(true, "exec.mount.tmpfs");
                 need(tmpfs.size > 0, "exec.mount.tmpfs.size");
-            } else {
-                need(mount.source.output.is_some(), "exec.mount.bind");
             }
             let decided = mount.content_cache != ContentCache::Default;
             need(decided, "exec.mount.cache.content");
@@ -150,7 +156,10 @@ impl ExecVertex {
         let mut mounts = Vec::with_capacity(self.mounts.len() + 1);
         for position in self.sorted() {
             let input = match self.source(position) {
-                Some(source) => inputs.add(context.input(source, vertex)?),
+                Some(source) => match context.input(source, vertex)? {
+                    Some(input) => inputs.add(input),
+                    None => pb::EMPTY,
+                },
                 None => pb::EMPTY,
             };
             let output = if self.has_output(position) {
@@ -198,7 +207,7 @@ impl ExecVertex {
         out.tmpfs_opt = mount.tmpfs_opt();
         if out.tmpfs_opt.is_some() {
             out.mount_type = pb::MountType::Tmpfs.into();
-            if !mount.source.is_scratch() {
+            if out.input != pb::EMPTY {
                 return Err(MarshalError::TmpfsSource {
                     step: vertex.name(),
                     target: target.clone(),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::{Action, unlink_action};
 use crate::State;
+use crate::state::Values;
 use crate::vertex::{Link, Output, release};
 
 /// Where a [`copy`](crate::copy()) takes its files from: a state, or the outcome of file
@@ -62,7 +63,7 @@ impl fmt::Debug for FileTree {
 /// Actions and the tree and directory they start from.
 pub(crate) struct ActionChain {
     pub(super) base: Option<Output>,
-    pub(super) dir: String,
+    pub(super) values: Arc<Values>,
     pub(super) actions: Vec<Action>,
 }
 
@@ -70,7 +71,7 @@ impl ActionChain {
     pub(crate) fn new(state: &State, actions: Vec<Action>) -> Self {
         Self {
             base: state.output.clone(),
-            dir: state.working_dir().to_owned(),
+            values: Arc::clone(&state.values),
             actions,
         }
     }
@@ -108,6 +109,7 @@ impl ActionChain {
 
     /// Moves everything the chain keeps alive to `links`.
     pub(crate) fn unlink(&mut self, links: &mut Vec<Link>) {
+        Values::unlink(&mut self.values, links);
         links.extend(self.base.take().map(|output| Link::Vertex(output.vertex)));
         for action in &mut self.actions {
             unlink_action(action, links);

@@ -9,7 +9,7 @@ use super::actions::{Attributes, CopyMode, CopyPath};
 use super::{Action, ActionChain, CopyInput, FileVertex};
 use crate::constraints::OpConstraints;
 use crate::marshal::{InputList, MarshalContext};
-use crate::vertex::Vertex;
+use crate::vertex::{Output, Vertex};
 use crate::{MarshalError, path, pb};
 
 /// An input of an action.
@@ -62,21 +62,30 @@ impl FileVertex {
         let mut inputs = InputList::default();
         let planned = plan(chain, vertex, context, &mut inputs)?;
         let last = planned.len() - 1;
-        let actions = planned
-            .iter()
-            .enumerate()
-            .map(|(position, planned)| pb::FileAction {
+        let mut actions = Vec::with_capacity(planned.len());
+        for (position, planned) in planned.iter().enumerate() {
+            actions.push(pb::FileAction {
                 input: planned.first.index(inputs.len()),
                 secondary_input: planned.second.index(inputs.len()),
                 output: if position == last { 0 } else { pb::SKIP_OUTPUT },
-                action: Some(planned.write()),
+                action: Some(planned.write(context)?),
             });
-        let file = pb::FileOp {
-            actions: actions.collect(),
-        };
+        }
+        let file = pb::FileOp { actions };
         let op = pb::op::Op::File(file);
         Ok(context.op(op, inputs.into_vec(), constraints, false))
     }
+}
+
+/// Adds an output to the inputs and returns its position, or that of scratch.
+fn add(
+    output: &Output,
+    vertex: &Vertex,
+    context: &MarshalContext<'_>,
+    inputs: &mut InputList,
+) -> Result<i64, MarshalError> {
+    let input = context.input(output, vertex)?;
+    Ok(input.map_or(pb::EMPTY, |input| inputs.add(input)))
 }
 
 /// Puts the actions of a chain, and of the chains it copies from, in order.
@@ -103,7 +112,7 @@ fn plan<'a>(
             continue;
         };
         let base = match &chain.base {
-            Some(output) => inputs.add(context.input(output, vertex)?),
+            Some(output) => add(output, vertex, context, inputs)?,
             None => pb::EMPTY,
         };
         let mut second = Source::Input(pb::EMPTY);
@@ -111,7 +120,7 @@ fn plan<'a>(
             match copy.input() {
                 CopyInput::State(state) => {
                     if let Some(output) = &state.output {
-                        second = Source::Input(inputs.add(context.input(output, vertex)?));
+                        second = Source::Input(add(output, vertex, context, inputs)?);
                     }
                 }
                 CopyInput::Tree(tree) => match outcomes.get(&Arc::as_ptr(&tree.chain)) {
@@ -148,15 +157,16 @@ fn plan<'a>(
 }
 
 impl Planned<'_> {
-    fn write(&self) -> pb::file_action::Action {
-        let place = |path: &str| place(&self.chain.dir, path, false);
+    fn write(&self, context: &MarshalContext<'_>) -> Result<pb::file_action::Action, MarshalError> {
+        let values = context.values(&self.chain.values)?;
+        let place = |path: &str| place(&values.dir, path, false);
         let owner = |attributes: &Attributes| {
             let owner = attributes.owner.as_ref();
             owner.map(|owner| owner.to_pb(self.base))
         };
         let time = |attributes: &Attributes| attributes.created.unwrap_or(-1);
         let mode = |mode: u32| (mode & 0o777).cast_signed();
-        match self.action {
+        Ok(match self.action {
             Action::MakeDirectory(action) => pb::file_action::Action::Mkdir(pb::FileActionMkDir {
                 path: place(&action.path),
                 mode: mode(action.mode),
@@ -187,27 +197,27 @@ impl Planned<'_> {
             Action::Copy(action) => pb::file_action::Action::Copy(pb::FileActionCopy {
                 owner: owner(&action.attributes),
                 timestamp: time(&action.attributes),
-                dest: self::place(&self.chain.dir, &action.dest, true),
-                ..action.write()
+                dest: self::place(&values.dir, &action.dest, true),
+                ..action.write(context)?
             }),
-        }
+        })
     }
 }
 
 impl CopyPath {
     /// Writes everything but what depends on the tree that is copied to.
-    fn write(&self) -> pb::FileActionCopy {
-        let dir = match self.input() {
-            CopyInput::State(state) => state.working_dir(),
-            CopyInput::Tree(tree) => &tree.chain.dir,
+    fn write(&self, context: &MarshalContext<'_>) -> Result<pb::FileActionCopy, MarshalError> {
+        let values = match self.input() {
+            CopyInput::State(state) => context.values(&state.values)?,
+            CopyInput::Tree(tree) => context.values(&tree.chain.values)?,
         };
         let (mode, mode_str) = match &self.mode {
             None => (-1, String::new()),
             Some(CopyMode::Bits(bits)) => (bits.cast_signed(), String::new()),
             Some(CopyMode::Symbolic(text)) => (0, text.clone()),
         };
-        pb::FileActionCopy {
-            src: place(dir, &self.source, false),
+        Ok(pb::FileActionCopy {
+            src: place(&values.dir, &self.source, false),
             mode,
             mode_str,
             follow_symlink: self.follow_symlinks,
@@ -221,7 +231,7 @@ impl CopyPath {
             exclude_patterns: self.exclude.clone(),
             required_paths: self.required_paths.clone(),
             ..pb::FileActionCopy::default()
-        }
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Why a graph cannot be written.
 
+use crate::DeferredError;
 use crate::source::InvalidSource;
 use crate::vertex::Unusable;
 
@@ -61,4 +62,37 @@ pub enum MarshalError {
         /// The step.
         step: String,
     },
+    /// The function of a deferred state failed.
+    #[error("{step:?} cannot be resolved")]
+    Deferred {
+        /// The deferred state.
+        step: String,
+        /// The function's error.
+        #[source]
+        source: DeferredError,
+    },
+    /// A deferred state turned out to be another one, a thousand times over.
+    #[error("{step:?} is still deferred after 1000 steps")]
+    DeferredTooOften {
+        /// The last of them.
+        step: String,
+    },
+}
+
+impl MarshalError {
+    /// Returns the name of the step that cannot be written.
+    #[must_use]
+    pub fn step(&self) -> &str {
+        match self {
+            Self::InvalidSource { step, .. }
+            | Self::NoArguments { step }
+            | Self::NoActions { step }
+            | Self::TmpfsSource { step, .. }
+            | Self::Unusable { step, .. }
+            | Self::NoInput { step }
+            | Self::NoPassthroughId { step }
+            | Self::Deferred { step, .. }
+            | Self::DeferredTooOften { step } => step,
+        }
+    }
 }

@@ -2,13 +2,23 @@
 //!
 //! Owns the builder of `docker-image+blob://` and `oci-layout+blob://` sources.
 
-use super::http::permissions;
+use super::http::{id, permissions};
+use crate::op_state::vertex_mut;
 use crate::source::{InvalidSource, source_builder, source_state};
+use crate::vertex::VertexOp;
 use crate::{Reference, State};
 
-/// A blob as a file; a [`State`] with that one file, whose source op still takes options.
+/// A blob of a registry as a file; a [`State`] with that one file, whose source op still takes
+/// options.
 #[derive(Clone, Debug)]
 pub struct Blob {
+    state: State,
+}
+
+/// A blob of an OCI layout as a file; a [`State`] with that one file, whose source op still
+/// takes options.
+#[derive(Clone, Debug)]
+pub struct OciBlob {
     state: State,
 }
 
@@ -23,7 +33,9 @@ pub struct Blob {
 /// ```
 #[must_use]
 pub fn image_blob(reference: impl AsRef<str>) -> Blob {
-    blob("docker-image+blob://", reference.as_ref())
+    Blob {
+        state: blob("docker-image+blob://", reference.as_ref()),
+    }
 }
 
 /// Starts from one blob of an OCI layout that a client lends, `name@sha256:…`.
@@ -36,74 +48,90 @@ pub fn image_blob(reference: impl AsRef<str>) -> Blob {
 /// # let _ = model;
 /// ```
 #[must_use]
-pub fn oci_layout_blob(reference: impl AsRef<str>) -> Blob {
-    blob("oci-layout+blob://", reference.as_ref())
+pub fn oci_layout_blob(reference: impl AsRef<str>) -> OciBlob {
+    OciBlob {
+        state: blob("oci-layout+blob://", reference.as_ref()),
+    }
 }
 
-fn blob(scheme: &str, text: &str) -> Blob {
-    let mut blob = Blob {
-        state: source_state(scheme.to_owned(), Some("source.imageblob")),
-    };
-    let source = blob.source_mut();
+fn blob(scheme: &str, text: &str) -> State {
     let name = || text.to_owned();
-    match Reference::parse(text) {
-        Err(error) => {
-            source.invalid = Some(InvalidSource::Reference {
-                reference: name(),
-                source: error,
-            });
-        }
+    let reference = match Reference::parse(text) {
+        Err(source) => Err(InvalidSource::Reference {
+            reference: name(),
+            source,
+        }),
         Ok(reference) if reference.tag().is_some() => {
-            source.invalid = Some(InvalidSource::Tagged { reference: name() });
+            Err(InvalidSource::Tagged { reference: name() })
         }
         Ok(reference) if reference.digest().is_none() => {
-            source.invalid = Some(InvalidSource::NoDigest { reference: name() });
+            Err(InvalidSource::NoDigest { reference: name() })
         }
-        Ok(reference) => source.identifier = format!("{scheme}{reference}"),
+        Ok(reference) => Ok(format!("{scheme}{reference}")),
+    };
+    let cap = Some("source.imageblob");
+    match reference {
+        Ok(identifier) => source_state(identifier, cap),
+        Err(reason) => {
+            let mut state = source_state(format!("{scheme}{text}"), cap);
+            set_invalid(&mut state, reason);
+            state
+        }
     }
-    blob
+}
+
+/// Has the marshal of a new source's state fail.
+fn set_invalid(state: &mut State, reason: InvalidSource) {
+    if let Some(vertex) = vertex_mut(state)
+        && let VertexOp::Source(source) = &mut vertex.op
+    {
+        source.invalid = Some(reason);
+    }
 }
 
 source_builder!(Blob);
+source_builder!(OciBlob);
 
-impl Blob {
-    /// Names the file.
-    #[must_use]
-    pub fn filename(self, name: impl Into<String>) -> Self {
-        self.attr("http.filename", name, None)
-    }
+/// Writes the options of the file a blob becomes.
+macro_rules! file_options {
+    ($type:ident) => {
+        impl $type {
+            /// Names the file; its digest names it by default.
+            #[must_use]
+            pub fn filename(self, name: impl Into<String>) -> Self {
+                self.text("http.filename", name, None)
+            }
 
-    /// Sets the permission bits of the file; others are dropped.
-    #[must_use]
-    pub fn mode(self, mode: u32) -> Self {
-        match permissions(mode) {
-            Some(text) => self.attr("http.perm", text, None),
-            None => self,
+            /// Sets the permission bits of the file; others are dropped. 0600 by default.
+            #[must_use]
+            pub fn mode(self, mode: u32) -> Self {
+                self.text("http.perm", permissions(mode).unwrap_or_default(), None)
+            }
+
+            /// Sets the owner of the file. Zeros, the default, are not written.
+            #[must_use]
+            pub fn owner(self, uid: u32, gid: u32) -> Self {
+                self.text("http.uid", id(uid), None)
+                    .text("http.gid", id(gid), None)
+            }
         }
-    }
+    };
+}
 
-    /// Sets the owner of the file. Zeros, the default, are not written.
-    #[must_use]
-    pub fn owner(self, uid: u32, gid: u32) -> Self {
-        let mut blob = self;
-        if uid != 0 {
-            blob = blob.attr("http.uid", uid.to_string(), None);
-        }
-        if gid != 0 {
-            blob = blob.attr("http.gid", gid.to_string(), None);
-        }
-        blob
-    }
+file_options!(Blob);
+file_options!(OciBlob);
 
-    /// Names the store the client lends the layout as. Of use for OCI layouts only.
+impl OciBlob {
+    /// Names the store the client lends the layout as.
     #[must_use]
     pub fn store(self, store_id: impl Into<String>) -> Self {
-        self.attr("oci.store", store_id, None)
+        self.text("oci.store", store_id, None)
     }
 
-    /// Names the session of the client that lends the layout. Of use for OCI layouts only.
+    /// Names the session of the client that lends the layout. Any session of the build by
+    /// default.
     #[must_use]
     pub fn session(self, session_id: impl Into<String>) -> Self {
-        self.attr("oci.session", session_id, None)
+        self.text("oci.session", session_id, None)
     }
 }

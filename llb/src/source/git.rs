@@ -85,15 +85,6 @@ impl Git {
         self.source_mut().identifier = identifier;
     }
 
-    /// Sets or, if it is empty, removes an attribute and the capability it needs.
-    fn text(mut self, key: &str, value: String, cap: &str) -> Self {
-        if value.is_empty() {
-            self.source_mut().attrs.remove(key);
-            return self;
-        }
-        self.attr(key, value, Some(cap))
-    }
-
     /// Sets branch, tag or commit; the default branch by default.
     #[must_use]
     pub fn reference(mut self, reference: impl Into<String>) -> Self {
@@ -132,17 +123,32 @@ impl Git {
         self.attr("git.keepgitdir", "true", Some("source.git.keepgitdir"))
     }
 
+    /// Names one of the two secrets. Engines need the capability if either is left, for the
+    /// names are no longer the usual ones.
+    fn auth(self, key: &str, secret: String) -> Self {
+        const CAP: &str = "source.git.httpauth";
+        let mut git = self.text(key, secret, None);
+        let attrs = &git.source_mut().attrs;
+        let keys = ["git.authtokensecret", "git.authheadersecret"];
+        if keys.iter().any(|key| attrs.contains_key(*key)) {
+            git.options_mut().need(CAP);
+        } else {
+            git.options_mut().metadata.caps.remove(CAP);
+        }
+        git
+    }
+
     /// Names the secret that holds a token; none if it is empty. `GIT_AUTH_TOKEN` by default.
     #[must_use]
     pub fn auth_token_secret(self, secret: impl Into<String>) -> Self {
-        self.text("git.authtokensecret", secret.into(), "source.git.httpauth")
+        self.auth("git.authtokensecret", secret.into())
     }
 
     /// Names the secret that holds an `Authorization` header; none if it is empty.
     /// `GIT_AUTH_HEADER` by default.
     #[must_use]
     pub fn auth_header_secret(self, secret: impl Into<String>) -> Self {
-        self.text("git.authheadersecret", secret.into(), "source.git.httpauth")
+        self.auth("git.authheadersecret", secret.into())
     }
 
     /// Adds lines of a `known_hosts` file. Of use for ssh only.
@@ -177,7 +183,7 @@ impl Git {
     /// Demands that the ref resolves to this commit.
     #[must_use]
     pub fn checksum(self, commit: impl Into<String>) -> Self {
-        self.text("git.checksum", commit.into(), "source.git.checksum")
+        self.text("git.checksum", commit, Some("source.git.checksum"))
     }
 
     /// Leaves submodules out.
@@ -211,20 +217,14 @@ impl Git {
     /// `oci-layout+blob://…`, instead of from the remote. Needs a checksum.
     #[must_use]
     pub fn bundle(self, locator: impl Into<String>) -> Self {
-        self.attr("git.bundle", locator, Some("source.git.bundle"))
+        self.text("git.bundle", locator, Some("source.git.bundle"))
     }
 
     /// Names session and store of the bundle's OCI layout; empty ones are left out.
     #[must_use]
     pub fn bundle_store(self, session_id: &str, store_id: &str) -> Self {
-        let mut git = self;
-        if !session_id.is_empty() {
-            git = git.attr("oci.session", session_id, None);
-        }
-        if !store_id.is_empty() {
-            git = git.attr("oci.store", store_id, None);
-        }
-        git
+        self.text("oci.session", session_id, None)
+            .text("oci.store", store_id, None)
     }
 
     /// Yields a bundle of the commit, as the file `bundle`, instead of a checkout.

@@ -3,7 +3,7 @@
 //! Owns the builder of `http://` and `https://` sources.
 
 use crate::source::{source_builder, source_state};
-use crate::{BlobDigest, State};
+use crate::{Checksum, State};
 
 /// A downloaded file; a [`State`] with that one file, whose source op still takes options.
 #[derive(Clone, Debug)]
@@ -32,15 +32,15 @@ source_builder!(Http);
 impl Http {
     /// Demands that the file has this digest.
     #[must_use]
-    pub fn checksum(self, digest: BlobDigest) -> Self {
+    pub fn checksum(self, digest: impl Into<Checksum>) -> Self {
         let cap = Some("source.http.checksum");
-        self.attr("http.checksum", digest.to_string(), cap)
+        self.attr("http.checksum", digest.into().to_string(), cap)
     }
 
     /// Names the file; the server or the URL names it by default.
     #[must_use]
     pub fn filename(self, name: impl Into<String>) -> Self {
-        self.attr("http.filename", name, None)
+        self.text("http.filename", name, None)
     }
 
     /// Sets the permission bits of the file; others are dropped. 0600 by default.
@@ -48,21 +48,24 @@ impl Http {
     pub fn mode(self, mode: u32) -> Self {
         match permissions(mode) {
             Some(text) => self.attr("http.perm", text, Some("source.http.perm")),
-            None => self,
+            None => self.text("http.perm", "", Some("source.http.perm")),
         }
     }
 
     /// Sets the owner of the file. Zeros, the default, are not written.
     #[must_use]
     pub fn owner(self, uid: u32, gid: u32) -> Self {
-        // The capability's name is misspelt in the protocol.
-        let cap = Some("soruce.http.uidgid");
-        let mut http = self;
-        if uid != 0 {
-            http = http.attr("http.uid", uid.to_string(), cap);
-        }
-        if gid != 0 {
-            http = http.attr("http.gid", gid.to_string(), cap);
+        let mut http = self
+            .text("http.uid", id(uid), None)
+            .text("http.gid", id(gid), None);
+        if uid != 0 || gid != 0 {
+            // The capability's name is misspelt in the protocol.
+            http.options_mut().need("soruce.http.uidgid");
+        } else {
+            http.options_mut()
+                .metadata
+                .caps
+                .remove("soruce.http.uidgid");
         }
         http
     }
@@ -70,7 +73,7 @@ impl Http {
     /// Names the secret that is sent as the `Authorization` header.
     #[must_use]
     pub fn auth_header_secret(self, secret: impl Into<String>) -> Self {
-        self.attr("http.authheadersecret", secret, Some("source.http.auth"))
+        self.text("http.authheadersecret", secret, Some("source.http.auth"))
     }
 
     /// Sends this `Accept` header.
@@ -86,12 +89,9 @@ impl Http {
     }
 
     fn header(self, key: &str, value: String) -> Self {
-        let mut http = self;
+        let mut http = self.text(key, value, None);
         http.options_mut().need("source.http.header");
-        if value.is_empty() {
-            return http;
-        }
-        http.attr(key, value, None)
+        http
     }
 
     /// Demands that `signature`, an armored detached OpenPGP signature, is by the armored
@@ -105,9 +105,7 @@ impl Http {
             ("http.sig.signature", signature.into()),
         ];
         for (key, value) in parts {
-            if !value.is_empty() {
-                http = http.attr(key, value, None);
-            }
+            http = http.text(key, value, None);
         }
         http
     }
@@ -117,4 +115,13 @@ impl Http {
 pub(super) fn permissions(mode: u32) -> Option<String> {
     let bits = mode & 0o777;
     (bits != 0).then(|| format!("0{bits:o}"))
+}
+
+/// A user or group as attributes hold it; root is left out.
+pub(super) fn id(id: u32) -> String {
+    if id == 0 {
+        String::new()
+    } else {
+        id.to_string()
+    }
 }

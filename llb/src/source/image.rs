@@ -4,7 +4,7 @@
 //! looking them up is the engine's, or the caller's before the graph is built.
 
 use crate::source::{InvalidSource, source_builder, source_state};
-use crate::{BlobDigest, Reference, State};
+use crate::{Checksum, Reference, State};
 
 /// When an engine asks the registry about an image it already has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -53,7 +53,7 @@ pub fn image(reference: impl AsRef<str>) -> Image {
 source_builder!(Image);
 
 impl Image {
-    fn set_reference(&mut self, text: &str, digest: Option<BlobDigest>) {
+    fn set_reference(&mut self, text: &str, digest: Option<Checksum>) {
         let source = self.source_mut();
         match Reference::parse(text) {
             Ok(reference) => {
@@ -77,11 +77,11 @@ impl Image {
     /// Adds the digest that the reference was resolved to, so that it cannot move. A reference
     /// that names a digest already is left alone.
     #[must_use]
-    pub fn pin(mut self, digest: BlobDigest) -> Self {
+    pub fn pin(mut self, digest: impl Into<Checksum>) -> Self {
         let identifier = &self.source_mut().identifier;
         let text = identifier.trim_start_matches("docker-image://").to_owned();
         if !text.contains('@') {
-            self.set_reference(&text, Some(digest));
+            self.set_reference(&text, Some(digest.into()));
         }
         self
     }
@@ -111,9 +111,9 @@ impl Image {
 
     /// Demands that the reference resolves to this digest.
     #[must_use]
-    pub fn checksum(self, digest: BlobDigest) -> Self {
+    pub fn checksum(self, digest: impl Into<Checksum>) -> Self {
         let cap = Some("source.image.checksum");
-        self.attr("image.checksum", digest.to_string(), cap)
+        self.attr("image.checksum", digest.into().to_string(), cap)
     }
 
     /// Marks the image as one the build needs for itself, such as a frontend.

@@ -82,14 +82,14 @@ impl Local {
     /// default.
     #[must_use]
     pub fn session(self, session_id: impl Into<String>) -> Self {
-        self.attr("local.session", session_id, Some("source.local.sessionid"))
+        self.text("local.session", session_id, Some("source.local.sessionid"))
     }
 
     /// Lets engines reuse what they were sent for directories with the same hint.
     #[must_use]
     pub fn shared_key_hint(self, hint: impl Into<String>) -> Self {
         let cap = Some("source.local.sharedkeyhint");
-        self.attr("local.sharedkeyhint", hint, cap)
+        self.text("local.sharedkeyhint", hint, cap)
     }
 
     /// Chooses how changed files are found; engines that cannot do so may ignore it.

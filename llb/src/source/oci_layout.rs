@@ -35,14 +35,14 @@ impl OciLayout {
     /// Names the store the client lends the layout as.
     #[must_use]
     pub fn store(self, store_id: impl Into<String>) -> Self {
-        self.attr("oci.store", store_id, None)
+        self.text("oci.store", store_id, None)
     }
 
     /// Names the session of the client that lends the layout. Any session of the build by
     /// default.
     #[must_use]
     pub fn session(self, session_id: impl Into<String>) -> Self {
-        self.attr("oci.session", session_id, None)
+        self.text("oci.session", session_id, None)
     }
 
     /// Takes only the lowest `limit` layers.

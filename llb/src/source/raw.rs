@@ -27,16 +27,11 @@ pub fn raw_source(identifier: impl Into<String>) -> RawSource {
 source_builder!(RawSource);
 
 impl RawSource {
-    /// Sets an attribute.
+    /// Marks a `local://` source with `id` instead of the marshal's unique id; see
+    /// [`Local::unique_id`](crate::Local::unique_id).
     #[must_use]
-    pub fn attribute(self, key: impl AsRef<str>, value: impl Into<String>) -> Self {
-        self.attr(key.as_ref(), value, None)
-    }
-
-    /// Records that an engine needs this capability.
-    #[must_use]
-    pub fn capability(mut self, cap: impl AsRef<str>) -> Self {
-        self.options_mut().need(cap.as_ref());
+    pub fn unique_id(mut self, id: impl Into<String>) -> Self {
+        self.options_mut().local_unique_id = Some(id.into());
         self
     }
 }

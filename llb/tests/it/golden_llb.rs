@@ -8,20 +8,12 @@ mod run_steps;
 mod sources;
 mod steps;
 
-use std::collections::BTreeSet;
-
 use crate::golden;
-use fields::Unsupported;
-
-/// Cases of the committed set whose recipes ask for what the builder cannot express.
-///
-/// - `run_extra_host_invalid_ip`: hosts are given by typed addresses, which cannot be missing.
-const UNSUPPORTED: &[&str] = &["run_extra_host_invalid_ip"];
+use fields::Stop;
 
 /// What became of a case.
 enum Outcome {
     Passed,
-    Unsupported(String),
     Failed(String),
 }
 
@@ -30,16 +22,19 @@ fn check(case: &serde_json::Value) -> Option<Outcome> {
         Some(file) => Some(golden::read(&format!("llb/{file}"))?),
         None => None,
     };
-    let built = match steps::build(&case["recipe"]) {
-        Ok(built) => built,
-        Err(Unsupported(feature)) => return Some(Outcome::Unsupported(feature)),
-    };
-    Some(match (built, expected) {
+    Some(match (steps::build(&case["recipe"]), expected) {
         (Ok(definition), Some(expected)) if definition.encode() == expected => Outcome::Passed,
         (Ok(definition), Some(expected)) => Outcome::Failed(difference(&definition, &expected)),
-        (Err(_), None) if case["expect"] == "error" => Outcome::Passed,
+        (Err(Stop::Marshal(error)), None) if case["expect"] == "error" => {
+            // Which step it is can be told.
+            match error.step() {
+                "" => Outcome::Failed(format!("no step in {error:?}")),
+                step if error.to_string().contains(&format!("{step:?}")) => Outcome::Passed,
+                step => Outcome::Failed(format!("step {step:?} is not in {error}")),
+            }
+        }
         (Ok(_), None) => Outcome::Failed(format!("should fail: {}", case["error"])),
-        (Err(error), _) => Outcome::Failed(error),
+        (Err(stop), _) => Outcome::Failed(stop.to_string()),
     })
 }
 
@@ -78,25 +73,16 @@ fn golden_recipes_give_the_same_definitions() {
     };
     let cases = catalogue["cases"].as_array().expect("cases");
     let mut passed = 0_usize;
-    let mut unsupported = BTreeSet::new();
     let mut failures = Vec::new();
     for case in cases {
         let name = case["name"].as_str().expect("name");
         match check(case) {
             None => {}
             Some(Outcome::Passed) => passed += 1,
-            Some(Outcome::Unsupported(feature)) => {
-                eprintln!("SKIPPED {name}: the builder has no {feature}");
-                unsupported.insert(name);
-            }
             Some(Outcome::Failed(reason)) => failures.push(format!("{name}: {reason}")),
         }
     }
-    eprintln!(
-        "{passed} of {} recipes pass, {} skipped as unsupported",
-        cases.len(),
-        unsupported.len()
-    );
+    eprintln!("{passed} of {} recipes pass", cases.len());
     assert!(
         failures.is_empty(),
         "{} fail\n{}",
@@ -105,12 +91,84 @@ fn golden_recipes_give_the_same_definitions() {
     );
     let committed = golden::directory().starts_with(env!("CARGO_MANIFEST_DIR"));
     if committed {
-        let compared = passed + unsupported.len();
-        assert_eq!(compared, cases.len(), "golden files are missing");
-        let listed: BTreeSet<&str> = UNSUPPORTED.iter().copied().collect();
-        assert_eq!(
-            unsupported, listed,
-            "the list of unsupported cases is out of date"
-        );
+        assert_eq!(passed, cases.len(), "golden files are missing");
+    }
+}
+
+/// The kind of the error and the step it has to name, for each case that has to fail.
+#[test]
+fn recipes_that_cannot_be_written_tell_which_step_and_why() {
+    use ashlar_llb::MarshalError as Error;
+    type IsIt = fn(&Error) -> bool;
+    let table: [(&str, &str, IsIt); 15] = [
+        ("image_err_uppercase", "docker-image://Alpine", |e| {
+            matches!(e, Error::InvalidSource { .. })
+        }),
+        ("image_err_empty", "docker-image://", |e| {
+            matches!(e, Error::InvalidSource { .. })
+        }),
+        (
+            "image_err_short_digest",
+            "docker-image://alpine@sha256:abc",
+            |e| matches!(e, Error::InvalidSource { .. }),
+        ),
+        ("image_blob_err_nodigest", "docker-image+blob://", |e| {
+            matches!(e, Error::InvalidSource { .. })
+        }),
+        ("raw_source_err_empty", "source without identifier", |e| {
+            matches!(e, Error::InvalidSource { .. })
+        }),
+        ("run_err_empty_args", "", |e| {
+            matches!(e, Error::NoArguments { .. })
+        }),
+        ("run_args_inherit_no", "", |e| {
+            matches!(e, Error::NoArguments { .. })
+        }),
+        ("run_shlex_err_empty", "", |e| {
+            matches!(e, Error::NoArguments { .. })
+        }),
+        ("mount_tmpfs_err_source", "/bin/sh -c x", |e| {
+            matches!(e, Error::TmpfsSource { .. })
+        }),
+        ("mount_no_output_err_get", "", |e| {
+            matches!(e, Error::Unusable { .. })
+        }),
+        ("file_err_no_action", "", |e| {
+            matches!(e, Error::NoActions { .. })
+        }),
+        ("passthrough_err_no_id", "passthrough", |e| {
+            matches!(e, Error::NoPassthroughId { .. })
+        }),
+        ("passthrough_err_no_output", "passthrough", |e| {
+            matches!(e, Error::Unusable { .. })
+        }),
+        ("passthrough_err_bad_index", "", |e| {
+            matches!(e, Error::Unusable { .. })
+        }),
+        ("passthrough_err_all_scratch", "passthrough", |e| {
+            matches!(e, Error::NoInput { .. })
+        }),
+    ];
+    let Some(catalogue) = golden::json("llb/catalogue.json") else {
+        return;
+    };
+    let cases = catalogue["cases"].as_array().expect("cases");
+    let failing = cases.iter().filter(|case| case["expect"] == "error");
+    let mut checked = 0;
+    for case in failing {
+        let name = case["name"].as_str().expect("name");
+        let Some((_, step, is_it)) = table.iter().find(|(known, ..)| *known == name) else {
+            continue;
+        };
+        let Err(Stop::Marshal(error)) = steps::build(&case["recipe"]) else {
+            panic!("{name} marshals");
+        };
+        assert!(is_it(&error), "{name}: {error:?}");
+        assert!(!error.step().is_empty(), "{name}: {error:?}");
+        assert!(error.step().starts_with(step), "{name}: {:?}", error.step());
+        checked += 1;
+    }
+    if golden::directory().starts_with(env!("CARGO_MANIFEST_DIR")) {
+        assert_eq!(checked, table.len());
     }
 }

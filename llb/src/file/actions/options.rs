@@ -24,6 +24,14 @@ macro_rules! attributes {
                 self.action.attributes.created = Some(unix_nanoseconds(time));
                 self
             }
+
+            /// Sets the modification time as it is written: nanoseconds since 1970. -1 means
+            /// the time at which the step runs.
+            #[must_use]
+            pub fn created_nanoseconds(mut self, nanoseconds: i64) -> Self {
+                self.action.attributes.created = Some(nanoseconds);
+                self
+            }
         }
     )*};
 }

@@ -5,14 +5,33 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// Names a feature of the recipe language that the builder does not have.
+/// Why a recipe cannot be done.
 #[derive(Debug)]
-pub(super) struct Unsupported(pub(super) String);
+pub(super) enum Stop {
+    /// The builder does not have a feature of the recipe language.
+    Unsupported(String),
+    /// A definition in it does not marshal.
+    Marshal(ashlar_llb::MarshalError),
+    /// A definition in it cannot be taken back.
+    Import(ashlar_llb::ImportError),
+}
 
-pub(super) type Result<T> = std::result::Result<T, Unsupported>;
+impl std::fmt::Display for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unsupported(feature) => write!(f, "the builder has no {feature}"),
+            Self::Marshal(error) => error.fmt(f),
+            Self::Import(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Stop {}
+
+pub(super) type Result<T> = std::result::Result<T, Stop>;
 
 pub(super) fn unsupported<T>(feature: impl Into<String>) -> Result<T> {
-    Err(Unsupported(feature.into()))
+    Err(Stop::Unsupported(feature.into()))
 }
 
 /// A recipe object, and which of its keys were looked at.
@@ -95,6 +114,12 @@ pub(super) fn integer<T: TryFrom<i64>>(value: i64) -> Result<T> {
         Ok(value) => Ok(value),
         Err(_) => unsupported(format!("number {value} here")),
     }
+}
+
+/// Reads a number the way Go converts a wider one: the bits that fit are kept.
+pub(super) fn wrapped(value: i64) -> u32 {
+    let low = value & i64::from(u32::MAX);
+    u32::try_from(low).expect("32 bits")
 }
 
 pub(super) fn octal(text: &str) -> u32 {

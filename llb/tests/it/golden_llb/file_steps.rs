@@ -1,15 +1,13 @@
 //! File steps of recipes.
 
-use std::time::{Duration, SystemTime};
-
 use ashlar_llb::{CopyInput, FileActions, Owner, Principal, State};
 use serde_json::Value;
 
-use super::fields::{Fields, Result, integer, octal, text, unsupported};
+use super::fields::{Fields, Result, octal, text, wrapped};
 use super::marshal::{WithUniqueId as _, constrain};
 use super::steps::Recipe;
 
-pub(super) fn file(recipe: &Recipe<'_>, from: &State, fields: Fields<'_>) -> Result<State> {
+pub(super) fn file(recipe: &Recipe, from: &State, fields: Fields<'_>) -> Result<State> {
     let actions = actions(recipe, fields.list("actions"))?;
     // File ops have no platform: the original takes one and does not write it.
     let actions = constrain!(recipe, actions, fields, |it, _platform| it);
@@ -17,7 +15,7 @@ pub(super) fn file(recipe: &Recipe<'_>, from: &State, fields: Fields<'_>) -> Res
     Ok(from.file(actions))
 }
 
-pub(super) fn actions(recipe: &Recipe<'_>, values: &[Value]) -> Result<FileActions> {
+pub(super) fn actions(recipe: &Recipe, values: &[Value]) -> Result<FileActions> {
     let mut actions = FileActions::new();
     for value in values {
         let fields = Fields::new(value);
@@ -50,7 +48,7 @@ fn mkdir(actions: FileActions, fields: Fields<'_>) -> Result<FileActions> {
         step = step.owner(owner(value)?);
     }
     if let Some(time) = fields.text("created_time") {
-        step = step.created(timestamp(time));
+        step = step.created_nanoseconds(timestamp(time));
     }
     fields.finish()?;
     Ok(step.into())
@@ -68,7 +66,7 @@ fn mkfile(actions: FileActions, fields: Fields<'_>) -> Result<FileActions> {
         step = step.owner(owner(value)?);
     }
     if let Some(time) = fields.text("created_time") {
-        step = step.created(timestamp(time));
+        step = step.created_nanoseconds(timestamp(time));
     }
     fields.finish()?;
     Ok(step.into())
@@ -80,7 +78,7 @@ fn symlink(actions: FileActions, fields: Fields<'_>) -> Result<FileActions> {
         step = step.owner(owner(value)?);
     }
     if let Some(time) = fields.text("created_time") {
-        step = step.created(timestamp(time));
+        step = step.created_nanoseconds(timestamp(time));
     }
     fields.finish()?;
     Ok(step.into())
@@ -102,7 +100,7 @@ fn rm(actions: FileActions, fields: Fields<'_>) -> Result<FileActions> {
 #[derive(Default)]
 struct CopyOptions {
     owner: Option<Owner>,
-    created: Option<SystemTime>,
+    created: Option<i64>,
     mode: Option<Value>,
     include: Vec<String>,
     exclude: Vec<String>,
@@ -158,7 +156,7 @@ impl CopyOptions {
     }
 }
 
-fn copy(recipe: &Recipe<'_>, actions: FileActions, fields: Fields<'_>) -> Result<FileActions> {
+fn copy(recipe: &Recipe, actions: FileActions, fields: Fields<'_>) -> Result<FileActions> {
     let input = copy_input(recipe, fields.object("input").expect("input"))?;
     let mut step = actions.copy(input, fields.need("src"), fields.need("dest"));
     let options = CopyOptions::read(fields.list("options"))?;
@@ -166,14 +164,14 @@ fn copy(recipe: &Recipe<'_>, actions: FileActions, fields: Fields<'_>) -> Result
         step = step.owner(owner);
     }
     if let Some(time) = options.created {
-        step = step.created(time);
+        step = step.created_nanoseconds(time);
     }
     if let Some(mode) = &options.mode {
         let mode = Fields::new(mode);
         let bits = mode.number("bits");
         step = match (mode.text("string"), bits) {
             (Some(text), _) if !text.is_empty() => step.symbolic_mode(text),
-            (_, bits) => step.mode(integer(bits.unwrap_or_default())?),
+            (_, bits) => step.mode(wrapped(bits.unwrap_or_default())),
         };
         mode.finish()?;
     }
@@ -194,16 +192,16 @@ fn copy(recipe: &Recipe<'_>, actions: FileActions, fields: Fields<'_>) -> Result
     Ok(step.into())
 }
 
-fn copy_input(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<CopyInput> {
+fn copy_input(recipe: &Recipe, fields: Fields<'_>) -> Result<CopyInput> {
     let input = if let Some(inline) = fields.object("inline") {
-        let state = recipe.state(inline.need("state"));
+        let state = recipe.state(inline.need("state"))?;
         let tree = actions(recipe, inline.list("actions"))?.on(state);
         inline.finish()?;
         tree.into()
     } else if let Some(name) = fields.text("copy_input") {
-        recipe.tree(name).into()
+        recipe.tree(name)?.into()
     } else {
-        recipe.state(fields.need("state")).into()
+        recipe.state(fields.need("state"))?.into()
     };
     fields.finish()?;
     Ok(input)
@@ -219,20 +217,18 @@ fn owner(value: &Value) -> Result<Owner> {
         text.into()
     } else if let Some(ids) = fields.value("uid_gid") {
         // Negative ids are what they are on the wire: large ones.
-        let id = |position: usize| -> Result<u32> {
-            let id: i32 = integer(ids[position].as_i64().expect("id"))?;
-            Ok(id.cast_unsigned())
-        };
-        (id(0)?, id(1)?).into()
+        let id = |position: usize| wrapped(ids[position].as_i64().expect("id"));
+        (id(0), id(1)).into()
     } else {
         let principal = |key| -> Result<Option<Principal>> {
             let Some(fields) = fields.object(key) else {
                 return Ok(None);
             };
-            let principal = match (fields.text("name"), fields.number("uid")) {
-                (Some(name), _) if !name.is_empty() => Principal::Name(name.to_owned()),
-                (_, Some(id)) => Principal::Id(integer(id)?),
-                _ => return unsupported("owner without name or id"),
+            let id = wrapped(fields.number("uid").unwrap_or_default());
+            let name = fields.text("name").filter(|name| !name.is_empty());
+            let principal = match name {
+                Some(name) => Principal::Name(name.to_owned()),
+                None => Principal::Id(id),
             };
             fields.finish()?;
             Ok(Some(principal))
@@ -246,15 +242,15 @@ fn owner(value: &Value) -> Result<Owner> {
     Ok(owner)
 }
 
-/// Reads an RFC 3339 time.
-fn timestamp(text: &str) -> SystemTime {
+/// Reads an RFC 3339 time as nanoseconds since 1970, of which Go keeps the bits that fit.
+fn timestamp(text: &str) -> i64 {
     let number = |range: std::ops::Range<usize>| -> i64 { text[range].parse().expect("number") };
     let (year, month, day) = (number(0..4), number(5..7), number(8..10));
     let seconds = number(11..13) * 3600 + number(14..16) * 60 + number(17..19);
     let rest = &text[19..];
     let zone = rest.find(['Z', '+', '-']).expect("zone");
     let fraction = rest[..zone].trim_start_matches('.');
-    let nanoseconds: u64 = format!("{fraction:0<9}").parse().expect("fraction");
+    let nanoseconds: i64 = format!("{fraction:0<9}").parse().expect("fraction");
     let offset = match &rest[zone..] {
         "Z" => 0,
         zone => {
@@ -274,13 +270,7 @@ fn timestamp(text: &str) -> SystemTime {
     let leap_days = shifted.div_euclid(4) - shifted.div_euclid(100) + shifted.div_euclid(400);
     let days = shifted * 365 + leap_days + day_of_year - 719_468;
     let total = days * 86_400 + seconds - offset;
-    let whole = Duration::from_secs(total.unsigned_abs());
-    let base = if total < 0 {
-        SystemTime::UNIX_EPOCH - whole
-    } else {
-        SystemTime::UNIX_EPOCH + whole
-    };
-    base + Duration::from_nanos(nanoseconds)
+    total.wrapping_mul(1_000_000_000).wrapping_add(nanoseconds)
 }
 
 fn base64(text: &str) -> Vec<u8> {
@@ -304,15 +294,15 @@ fn base64(text: &str) -> Vec<u8> {
 
 #[test]
 fn times_and_data_of_recipes_are_read_right() {
-    let since = |text| timestamp(text).duration_since(SystemTime::UNIX_EPOCH);
-    assert_eq!(since("1970-01-01T00:00:00Z").expect("time"), Duration::ZERO);
-    let time = since("2021-03-04T05:06:07.000000008Z").expect("time");
-    assert_eq!(time, Duration::new(1_614_834_367, 8));
-    assert_eq!(
-        since("2000-01-01T01:00:00+01:00").expect("time").as_secs(),
-        946_684_800
-    );
-    assert!(since("1969-12-31T23:59:59.5Z").is_err());
+    assert_eq!(timestamp("1970-01-01T00:00:00Z"), 0);
+    let time = timestamp("2021-03-04T05:06:07.000000008Z");
+    assert_eq!(time, 1_614_834_367_000_000_008);
+    let time = timestamp("2000-01-01T01:00:00+01:00");
+    assert_eq!(time, 946_684_800_000_000_000);
+    assert_eq!(timestamp("1969-12-31T23:59:59.5Z"), -500_000_000);
+    // What Go gives for its zero time.
+    let zero = timestamp("0001-01-01T00:00:00Z");
+    assert_eq!(zero, -6_795_364_578_871_345_152);
     assert_eq!(base64("AAH/"), [0, 1, 255]);
     assert_eq!(text(&Value::from("x")), "x");
 }

@@ -1,6 +1,6 @@
 //! Options that every op takes, and the parameters of marshalling.
 
-use ashlar_llb::{Constraints, SourceRange};
+use ashlar_llb::{Constraints, Platform, SourceRange};
 use serde_json::Value;
 
 use super::fields::{Fields, Result, integer};
@@ -53,7 +53,7 @@ macro_rules! constrain {
             }
             for location in fields.list("locations") {
                 let location = super::fields::Fields::new(location);
-                let map = $recipe.source_map(location.need("source_map"));
+                let map = $recipe.source_map(location.need("source_map"))?;
                 let ranges = super::marshal::ranges(location.list("ranges"))?;
                 builder = builder.location(&map, ranges);
                 location.finish()?;
@@ -80,9 +80,15 @@ macro_rules! no_unique_id {
     ($($type:ident)*) => { $(impl WithUniqueId for ashlar_llb::$type {})* };
 }
 
-no_unique_id!(Blob FileActions Git Http Image OciLayout OpState Passthrough RawSource Run);
+no_unique_id!(Blob FileActions Git Http Image OciBlob OciLayout OpState Passthrough Run);
 
 impl WithUniqueId for ashlar_llb::Local {
+    fn with_unique_id(self, id: &str) -> Self {
+        self.unique_id(id)
+    }
+}
+
+impl WithUniqueId for ashlar_llb::RawSource {
     fn with_unique_id(self, id: &str) -> Self {
         self.unique_id(id)
     }
@@ -107,7 +113,7 @@ pub(super) fn ranges(values: &[Value]) -> Result<Vec<SourceRange>> {
 }
 
 /// Reads the parameters of marshalling: defaults of the state, then what is asked.
-pub(super) fn constraints(recipe: &Recipe<'_>, value: &Value) -> Result<Constraints> {
+pub(super) fn constraints(recipe: &Recipe, value: &Value) -> Result<Constraints> {
     let fields = Fields::new(value);
     // The last one given counts.
     let platforms = [
@@ -116,7 +122,8 @@ pub(super) fn constraints(recipe: &Recipe<'_>, value: &Value) -> Result<Constrai
         value["constraints"].get("platform"),
     ];
     let wanted = platforms.into_iter().flatten().next_back();
-    let wanted = platform(wanted.expect("platform"))?;
+    // The vectors were made on this platform.
+    let wanted = wanted.map_or_else(|| Ok(Platform::linux_amd64()), platform)?;
     let mut constraints = Constraints::new(wanted);
     if let Some(value) = fields.value("state_defaults") {
         let defaults = serde_json::json!({ "constraints": value });
@@ -134,10 +141,6 @@ pub(super) fn constraints(recipe: &Recipe<'_>, value: &Value) -> Result<Constrai
 }
 
 /// Applies options for all ops; the platform was looked at already.
-fn options(
-    recipe: &Recipe<'_>,
-    constraints: Constraints,
-    fields: &Fields<'_>,
-) -> Result<Constraints> {
+fn options(recipe: &Recipe, constraints: Constraints, fields: &Fields<'_>) -> Result<Constraints> {
     Ok(constrain!(recipe, constraints, fields, |it, _platform| it))
 }

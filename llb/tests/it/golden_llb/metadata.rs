@@ -1,6 +1,6 @@
 //! State metadata of recipes.
 
-use ashlar_llb::{ImageConfig, Network, Platform, Security, State};
+use ashlar_llb::{ImageConfig, Network, Platform, Security, State, UlimitName};
 use serde_json::Value;
 
 use super::fields::{Fields, Result, text, unsupported};
@@ -20,11 +20,7 @@ pub(super) fn platform(value: &Value) -> Result<Platform> {
 }
 
 /// Applies one setting; `None` if the object does not start with one.
-pub(super) fn apply(
-    recipe: &Recipe<'_>,
-    state: &State,
-    fields: &Fields<'_>,
-) -> Result<Option<State>> {
+pub(super) fn apply(recipe: &Recipe, state: &State, fields: &Fields<'_>) -> Result<Option<State>> {
     let state = if let Some(pair) = fields.value("env") {
         state.env(text(&pair[0]), text(&pair[1]))
     } else if let Some(path) = fields.text("dir") {
@@ -47,13 +43,14 @@ pub(super) fn apply(
             _ => return unsupported(format!("security mode {mode}")),
         })
     } else if let Some(pair) = fields.value("extra_host") {
-        let Ok(ip) = text(&pair[1]).parse() else {
-            return unsupported("extra host without an address");
-        };
-        state.extra_host(text(&pair[0]), ip)
+        match text(&pair[1]).parse() {
+            Ok(ip) => state.extra_host(text(&pair[0]), ip),
+            Err(_) => state.extra_host_without_address(text(&pair[0])),
+        }
     } else if let Some(limit) = fields.object("ulimit") {
         let (soft, hard) = (limit.number("soft"), limit.number("hard"));
-        let state = state.ulimit(limit.need("name"), soft.expect("soft"), hard.expect("hard"));
+        let name = UlimitName::other(limit.need("name"));
+        let state = state.ulimit(name, soft.expect("soft"), hard.expect("hard"));
         limit.finish()?;
         state
     } else if let Some(parent) = fields.text("cgroup_parent") {
@@ -63,7 +60,7 @@ pub(super) fn apply(
     } else if let Some(config) = fields.value("image_config") {
         state.image_config(&image_config(config))
     } else if let Some(other) = fields.text("reset") {
-        state.reset(recipe.state(other))
+        state.reset(recipe.state(other)?)
     } else {
         return Ok(None);
     };

@@ -2,14 +2,24 @@
 
 use ashlar_llb::{Cache, ContentCache, Mount, Run, Secret, Sharing, Ssh, State, Tmpfs, pb};
 
-use super::fields::{Fields, Result, integer, octal, unsupported};
+use super::fields::{Fields, Result, integer, octal, unsupported, wrapped};
 use super::marshal::{WithUniqueId as _, constrain};
 use super::metadata;
 use super::steps::Recipe;
 
-pub(super) fn run(recipe: &Recipe<'_>, from: &State, fields: Fields<'_>) -> Result<Run> {
-    let args = fields.texts("args");
-    let mut run = match fields.text("shlex") {
+pub(super) fn run(recipe: &Recipe, from: &State, fields: Fields<'_>) -> Result<Run> {
+    // In the original the arguments are among what a reset of the state resets.
+    let reset = fields
+        .list("with")
+        .iter()
+        .any(|value| value.get("reset").is_some());
+    let (line, args) = (fields.text("shlex"), fields.texts("args"));
+    let (line, args) = if reset {
+        (None, Vec::new())
+    } else {
+        (line, args)
+    };
+    let mut run = match line {
         Some(line) => from.run_line(line),
         None => from.run(args),
     };
@@ -30,8 +40,8 @@ pub(super) fn run(recipe: &Recipe<'_>, from: &State, fields: Fields<'_>) -> Resu
     }
     if fields.value("valid_exit_codes").is_some() {
         let codes = fields.list("valid_exit_codes").iter();
-        let codes = codes.map(|code| integer(code.as_i64().expect("exit code")));
-        run = run.valid_exit_codes(codes.collect::<Result<Vec<i32>>>()?);
+        let codes = codes.map(|code| wrapped(code.as_i64().expect("exit code")).cast_signed());
+        run = run.valid_exit_codes(codes);
     }
     if fields.flag("readonly_rootfs") {
         run = run.readonly_root();
@@ -74,8 +84,8 @@ pub(super) fn run(recipe: &Recipe<'_>, from: &State, fields: Fields<'_>) -> Resu
 }
 
 /// Reads a mount; its target was looked at already.
-pub(super) fn mount(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<Mount> {
-    let mut mount = Mount::bind(recipe.state(fields.need("source")));
+pub(super) fn mount(recipe: &Recipe, fields: Fields<'_>) -> Result<Mount> {
+    let mut mount = Mount::bind(recipe.state(fields.need("source"))?);
     if fields.flag("readonly") {
         mount = mount.readonly();
     }
@@ -160,7 +170,7 @@ fn ssh(fields: Fields<'_>) -> Result<Ssh> {
         if let Some(socket) = option.object("socket_opt") {
             let (uid, gid, mode) = owner_and_mode(&socket)?;
             ssh = ssh
-                .target(socket.need("target"))
+                .target(socket.text("target").unwrap_or_default())
                 .owner_and_mode(uid, gid, mode);
             socket.finish()?;
         }
@@ -174,6 +184,6 @@ fn ssh(fields: Fields<'_>) -> Result<Ssh> {
 }
 
 fn owner_and_mode(fields: &Fields<'_>) -> Result<(u32, u32, u32)> {
-    let id = |key| integer(fields.number(key).unwrap_or_default());
-    Ok((id("uid")?, id("gid")?, octal(fields.need("mode"))))
+    let id = |key| wrapped(fields.number(key).unwrap_or_default());
+    Ok((id("uid"), id("gid"), octal(fields.need("mode"))))
 }

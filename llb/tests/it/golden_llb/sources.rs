@@ -1,6 +1,11 @@
 //! Source steps of recipes.
 
-use ashlar_llb::{self as llb, BlobDigest, Differ, GitModifiedTime, ResolveMode, State};
+use std::sync::Arc;
+
+use ashlar_llb::{
+    self as llb, Checksum, Differ, GitModifiedTime, ImageRequest, ImageResolver, Reference,
+    ResolveMode, ResolvedImage, State,
+};
 
 use super::fields::{Fields, Result, integer, octal, text, unsupported};
 use super::marshal::{WithUniqueId as _, constrain};
@@ -8,7 +13,7 @@ use super::metadata::image_config;
 use super::steps::Recipe;
 
 /// Makes the state of a source step; `None` if it is no source.
-pub(super) fn source(recipe: &Recipe<'_>, step: &Fields<'_>) -> Result<Option<State>> {
+pub(super) fn source(recipe: &Recipe, step: &Fields<'_>) -> Result<Option<State>> {
     let state = if let Some(fields) = step.object("scratch") {
         fields.finish()?;
         llb::scratch()
@@ -23,11 +28,9 @@ pub(super) fn source(recipe: &Recipe<'_>, step: &Fields<'_>) -> Result<Option<St
     } else if let Some(fields) = step.object("git") {
         git(recipe, fields)?
     } else if let Some(fields) = step.object("image_blob") {
-        let blob = llb::image_blob(fields.need("ref"));
-        blob_options(recipe, blob, fields)?
+        image_blob(recipe, fields)?
     } else if let Some(fields) = step.object("oci_layout_blob") {
-        let blob = llb::oci_layout_blob(fields.need("ref"));
-        blob_options(recipe, blob, fields)?
+        oci_layout_blob(recipe, fields)?
     } else if let Some(fields) = step.object("raw_source") {
         raw_source(recipe, fields)?
     } else {
@@ -36,33 +39,15 @@ pub(super) fn source(recipe: &Recipe<'_>, step: &Fields<'_>) -> Result<Option<St
     Ok(Some(state))
 }
 
-fn digest(text: &str) -> Result<BlobDigest> {
+fn digest(text: &str) -> Result<Checksum> {
     match text.parse() {
         Ok(digest) => Ok(digest),
         Err(_) => unsupported(format!("digest {text}")),
     }
 }
 
-fn image(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<State> {
-    let resolver = fields.object("meta_resolver");
-    let reference = fields.need("ref");
-    let mut image = llb::image(reference);
-    let pin = fields.flag("resolve_digest");
-    let mut config = None;
-    if let Some(resolver) = resolver {
-        let resolved = resolver.text("ref").unwrap_or(reference);
-        let found = digest(resolver.need("digest"))?;
-        if pin {
-            // A reference with a digest is not replaced by what it resolved to.
-            image = if reference.contains('@') {
-                image
-            } else {
-                llb::image(resolved).pin(found)
-            };
-        }
-        config = resolver.value("config").map(image_config);
-        resolver.finish()?;
-    }
+fn image(recipe: &Recipe, fields: Fields<'_>) -> Result<State> {
+    let mut image = llb::image(fields.need("ref"));
     match fields.text("resolve_mode") {
         None => {}
         Some("default") => image = image.resolve_mode(ResolveMode::Default),
@@ -71,23 +56,65 @@ fn image(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<State> {
         Some(other) => return unsupported(format!("resolve mode {other}")),
     }
     if let Some(limit) = fields.number("layer_limit") {
-        image = image.layer_limit(integer(limit)?);
+        image = match u32::try_from(limit) {
+            Ok(limit) => image.layer_limit(limit),
+            // The original takes any number.
+            Err(_) => image
+                .attribute("image.layerlimit", limit.to_string())
+                .capability("source.image.layerlimit"),
+        };
     }
-    if let Some(checksum) = fields.text("checksum") {
+    if let Some(checksum) = fields.text("checksum").filter(|text| !text.is_empty()) {
         image = image.checksum(digest(checksum)?);
     }
     if fields.flag("internal") {
         image = image.internal();
     }
     let image = constrain!(recipe, image, fields, |it, platform| it.platform(platform));
+    let pin = fields.flag("resolve_digest");
+    let resolver = fields.object("meta_resolver").map(resolver).transpose()?;
     fields.finish()?;
-    Ok(match config {
-        Some(config) => image.image_config(&config),
+    Ok(match resolver {
+        Some(resolver) if pin => image.pinned_by(Arc::new(resolver)),
+        Some(resolver) => image.resolved_by(Arc::new(resolver)),
         None => image.into(),
     })
 }
 
-fn local(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<State> {
+/// Answers every question with one image.
+struct Answer {
+    reference: Option<Reference>,
+    digest: Option<Checksum>,
+    config: llb::ImageConfig,
+}
+
+fn resolver(fields: Fields<'_>) -> Result<Answer> {
+    let reference = fields.text("ref").map(Reference::parse).transpose();
+    let found = fields.text("digest").filter(|text| !text.is_empty());
+    let answer = Answer {
+        reference: reference.expect("reference"),
+        digest: found.map(digest).transpose()?,
+        config: fields.value("config").map(image_config).unwrap_or_default(),
+    };
+    fields.finish()?;
+    Ok(answer)
+}
+
+impl ImageResolver for Answer {
+    fn resolve(
+        &self,
+        request: &ImageRequest,
+    ) -> std::result::Result<ResolvedImage, Box<dyn std::error::Error + Send + Sync>> {
+        let reference = self.reference.as_ref().unwrap_or(&request.reference);
+        let answer = ResolvedImage::new(reference.clone(), self.config.clone());
+        Ok(match &self.digest {
+            Some(digest) => answer.with_digest(digest.clone()),
+            None => answer,
+        })
+    }
+}
+
+fn local(recipe: &Recipe, fields: Fields<'_>) -> Result<State> {
     let mut local = llb::local(fields.need("name"));
     if let Some(session) = fields.text("session_id") {
         local = local.session(session);
@@ -122,19 +149,19 @@ fn local(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<State> {
     Ok(local.into())
 }
 
-fn oci_layout(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<State> {
+fn oci_layout(recipe: &Recipe, fields: Fields<'_>) -> Result<State> {
     let mut layout = llb::oci_layout(fields.need("ref"));
     if let Some(store) = fields.object("store") {
-        if let Some(session) = store.text("session_id").filter(|id| !id.is_empty()) {
-            layout = layout.session(session);
-        }
-        if let Some(id) = store.text("store_id").filter(|id| !id.is_empty()) {
-            layout = layout.store(id);
-        }
+        layout = layout
+            .session(store.text("session_id").unwrap_or_default())
+            .store(store.text("store_id").unwrap_or_default());
         store.finish()?;
     }
     if let Some(limit) = fields.number("layer_limit") {
-        layout = layout.layer_limit(integer(limit)?);
+        layout = match u32::try_from(limit) {
+            Ok(limit) => layout.layer_limit(limit),
+            Err(_) => layout.attribute("oci.layerlimit", limit.to_string()),
+        };
     }
     // The original takes a checksum and does nothing with it; the builder has no such option.
     let _ = fields.value("checksum");
@@ -145,9 +172,9 @@ fn oci_layout(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<State> {
     Ok(layout.into())
 }
 
-fn http(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<State> {
+fn http(recipe: &Recipe, fields: Fields<'_>) -> Result<State> {
     let mut http = llb::http(fields.need("url"));
-    if let Some(checksum) = fields.text("checksum") {
+    if let Some(checksum) = fields.text("checksum").filter(|text| !text.is_empty()) {
         http = http.checksum(digest(checksum)?);
     }
     if let Some(name) = fields.text("filename") {
@@ -157,8 +184,17 @@ fn http(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<State> {
         http = http.mode(octal(mode));
     }
     if let Some(owner) = fields.value("chown") {
-        let id = |position: usize| integer(owner[position].as_i64().expect("id"));
-        http = http.owner(id(0)?, id(1)?);
+        let id = |position: usize| owner[position].as_i64().expect("id");
+        http = match (u32::try_from(id(0)), u32::try_from(id(1))) {
+            (Ok(uid), Ok(gid)) => http.owner(uid, gid),
+            // The original takes any number.
+            _ => [("http.uid", id(0)), ("http.gid", id(1))]
+                .into_iter()
+                .filter(|(_, id)| *id != 0)
+                .fold(http.capability("soruce.http.uidgid"), |http, (key, id)| {
+                    http.attribute(key, id.to_string())
+                }),
+        };
     }
     if let Some(secret) = fields.text("auth_header_secret") {
         http = http.auth_header_secret(secret);
@@ -169,7 +205,10 @@ fn http(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<State> {
         header.finish()?;
     }
     if let Some(signature) = fields.object("pgp_signature") {
-        http = http.pgp_signature(signature.need("pubkey"), signature.need("signature"));
+        http = http.pgp_signature(
+            signature.text("pubkey").unwrap_or_default(),
+            signature.text("signature").unwrap_or_default(),
+        );
         signature.finish()?;
     }
     let http = constrain!(recipe, http, fields, |it, platform| it.platform(platform));
@@ -177,7 +216,7 @@ fn http(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<State> {
     Ok(http.into())
 }
 
-fn git(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<State> {
+fn git(recipe: &Recipe, fields: Fields<'_>) -> Result<State> {
     let mut git = llb::git(fields.need("url"));
     if let Some(fragment) = fields.text("fragment") {
         git = git.fragment(fragment);
@@ -221,7 +260,10 @@ fn git(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<State> {
     if let Some(bundle) = fields.object("bundle") {
         git = git.bundle(bundle.need("locator"));
         if let Some(store) = bundle.object("oci_store") {
-            git = git.bundle_store(store.need("session_id"), store.need("store_id"));
+            git = git.bundle_store(
+                store.text("session_id").unwrap_or_default(),
+                store.text("store_id").unwrap_or_default(),
+            );
             store.finish()?;
         }
         bundle.finish()?;
@@ -234,32 +276,46 @@ fn git(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<State> {
     Ok(git.into())
 }
 
-fn blob_options(recipe: &Recipe<'_>, mut blob: llb::Blob, fields: Fields<'_>) -> Result<State> {
-    if let Some(name) = fields.text("filename") {
-        blob = blob.filename(name);
-    }
-    if let Some(mode) = fields.text("chmod") {
-        blob = blob.mode(octal(mode));
-    }
-    if let Some(owner) = fields.value("chown") {
-        let id = |position: usize| integer(owner[position].as_i64().expect("id"));
-        blob = blob.owner(id(0)?, id(1)?);
-    }
-    if let Some(store) = fields.object("store") {
-        if let Some(session) = store.text("session_id").filter(|id| !id.is_empty()) {
-            blob = blob.session(session);
+/// Reads the options of the file that a blob of either kind becomes.
+macro_rules! blob_file {
+    ($recipe:expr, $blob:expr, $fields:expr) => {{
+        let mut blob = $blob;
+        let fields = $fields;
+        if let Some(name) = fields.text("filename") {
+            blob = blob.filename(name);
         }
-        if let Some(id) = store.text("store_id").filter(|id| !id.is_empty()) {
-            blob = blob.store(id);
+        if let Some(mode) = fields.text("chmod") {
+            blob = blob.mode(octal(mode));
         }
-        store.finish()?;
-    }
-    let blob = constrain!(recipe, blob, fields, |it, platform| it.platform(platform));
-    fields.finish()?;
-    Ok(blob.into())
+        if let Some(owner) = fields.value("chown") {
+            let id = |position: usize| integer(owner[position].as_i64().expect("id"));
+            blob = blob.owner(id(0)?, id(1)?);
+        }
+        let blob = constrain!($recipe, blob, fields, |it, platform| it.platform(platform));
+        fields.finish()?;
+        Ok(blob.into())
+    }};
 }
 
-fn raw_source(recipe: &Recipe<'_>, fields: Fields<'_>) -> Result<State> {
+fn image_blob(recipe: &Recipe, fields: Fields<'_>) -> Result<State> {
+    let blob = llb::image_blob(fields.need("ref"));
+    // The original takes a store for these too and does nothing with it.
+    let _ = fields.value("store");
+    blob_file!(recipe, blob, fields)
+}
+
+fn oci_layout_blob(recipe: &Recipe, fields: Fields<'_>) -> Result<State> {
+    let mut blob = llb::oci_layout_blob(fields.need("ref"));
+    if let Some(store) = fields.object("store") {
+        blob = blob
+            .session(store.text("session_id").unwrap_or_default())
+            .store(store.text("store_id").unwrap_or_default());
+        store.finish()?;
+    }
+    blob_file!(recipe, blob, fields)
+}
+
+fn raw_source(recipe: &Recipe, fields: Fields<'_>) -> Result<State> {
     let mut source = llb::raw_source(fields.text("identifier").unwrap_or_default());
     if let Some(attrs) = fields.value("attrs") {
         for (key, value) in attrs.as_object().expect("attrs") {
