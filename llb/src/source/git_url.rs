@@ -128,7 +128,8 @@ fn host_name(host: &str) -> Option<Vec<u8>> {
     while let Some(at) = rest.find('%') {
         let code = rest.get(at + 1..at + 3)?;
         let high = u8::from_str_radix(code, 16).ok()? >= 0x80;
-        if !high && !(code == "25" && host.starts_with('[')) {
+        let zone = code == "25" && host.starts_with('[');
+        if !high && !zone {
             return None;
         }
         rest = &rest[at + 3..];
