@@ -13,7 +13,9 @@
 //! Leaves to others: what the mounts are made of and what becomes of them (`ops`).
 
 mod accounts;
+mod cgroup;
 mod network_files;
+mod probe;
 mod process;
 mod relay;
 mod sandbox;
@@ -22,11 +24,16 @@ mod starting;
 mod streams;
 
 use std::fmt::Debug;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 
 pub(crate) use accounts::Accounts;
 pub use accounts::{AccountError, User, find_user};
+pub use cgroup::{
+    CgroupError, ControlGroups, CpuQuota, Group, Resources, available_parallelism, parallelism,
+};
+pub use probe::{Attempt, Capabilities, ExecTier, Findings, Obstacle, Stops, SubordinateIds};
 pub use process::{Mount, MountSource, Network, Process, ResourceLimit, Root};
 pub use sandbox::SandboxExecutor;
 pub use scripted::{Effect, Script, ScriptedExecutor};
@@ -95,6 +102,28 @@ pub enum ExecutorError {
         #[source]
         source: SandboxError,
     },
+    /// This machine does not let steps run. [`Blame::remedy`] says what can be done.
+    #[error("steps cannot be run on this machine: {obstacle}")]
+    Unavailable {
+        /// Why.
+        obstacle: Obstacle,
+    },
+    /// What the machine can do cannot be found out.
+    #[error("cannot try out namespaces and mounts in {}", directory.display())]
+    Probe {
+        /// Where it was tried.
+        directory: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Its control group cannot be made.
+    #[error("cannot limit the process")]
+    ControlGroup {
+        /// Why.
+        #[source]
+        source: CgroupError,
+    },
     /// There are no pipes or no terminal for it, or they fail.
     #[error("cannot carry the streams of the process")]
     Streams {
@@ -140,8 +169,18 @@ impl Blame for ExecutorError {
                 _ => Fault::Environment,
             },
             Self::UnknownLimit { .. } => Fault::Input,
+            Self::ControlGroup { source } => source.fault(),
+            Self::Unavailable { .. } | Self::Probe { .. } => Fault::Environment,
             Self::Unscripted { .. } | Self::Interrupted => Fault::Bug,
             Self::Streams { .. } | Self::StatusLost | Self::Cancelled(_) => Fault::Environment,
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Unavailable { obstacle } => Some(obstacle.remedy()),
+            Self::ControlGroup { source } => source.remedy(),
+            _ => None,
         }
     }
 }
@@ -151,6 +190,12 @@ impl Blame for ExecutorError {
 /// Must be called on a tokio runtime with I/O enabled.
 #[async_trait]
 pub trait Executor: Send + Sync + Debug {
+    /// What steps can have on this machine; `None` if this executor does not know. The first call
+    /// may block for some milliseconds.
+    fn capabilities(&self) -> Option<&Capabilities> {
+        None
+    }
+
     /// Runs `process` to its end, connected to `streams`. All it wrote was taken when this returns.
     /// Mount points that had to be made in a writable root are gone again afterwards.
     ///

@@ -71,7 +71,8 @@ pub fn operation(
         Op::Exec(op) => {
             let platform = vertex.platform().ok_or(UnsupportedOp::NoPlatform)?;
             let operation = exec::ExecOperation::new(op, platform, inputs, vertex.name(), engine)?;
-            Ok(Arc::new(operation))
+            let resources = vertex.metadata().linux_resources.as_ref();
+            Ok(Arc::new(operation.limited(resources)))
         }
         Op::Merge(op) => Ok(Arc::new(merge::MergeOperation::new(op, inputs)?)),
         Op::Passthrough(op) => Ok(Arc::new(merge::PassthroughOperation::new(op, inputs)?)),

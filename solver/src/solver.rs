@@ -29,7 +29,7 @@ pub use request::SolveRequest;
 pub use run::{Solved, VertexReport};
 
 use crate::cancel::Cancel;
-use crate::executor::{Executor, Network};
+use crate::executor::{Capabilities, Executor, Network};
 use crate::limits::Limits;
 use crate::ops::{CacheMounts, Engine, Entitlements};
 use crate::progress::Sink;
@@ -92,6 +92,13 @@ impl Solver {
             locals: inner.locals.clone(),
             scanned: Mutex::default(),
         })
+    }
+
+    /// What steps can have on this machine, and what they cannot, with reasons and remedies; `None`
+    /// if the executor cannot tell. The first call tries the machine out, which blocks for about
+    /// ten milliseconds.
+    pub fn capabilities(&self) -> Option<&Capabilities> {
+        self.0.executor.capabilities()
     }
 
     /// The stores that results lie in.

@@ -14,6 +14,7 @@ const STACK: usize = 256 * 1024;
 const GUARD: usize = 64 * 1024;
 
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// A mapped stack with an inaccessible region below it.
 pub(crate) struct Stack {
@@ -80,7 +81,8 @@ struct CloneArgs {
 }
 
 /// Runs `entry(argument)` in a new process with the given namespaces and returns when it has
-/// executed a program or ended, with its process id and pidfd.
+/// executed a program or ended, with its process id and pidfd. With a `cgroup` that is not negative
+/// it is born in that group.
 ///
 /// # Safety
 /// `entry` must not return, and must only do what is allowed in a process that shares the memory
@@ -88,14 +90,17 @@ struct CloneArgs {
 /// signals must be blocked in the calling thread.
 pub(crate) unsafe fn clone_and_wait_for_exec(
     namespaces: u64,
+    cgroup: c_int,
     stack: &mut Stack,
     entry: unsafe extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,
 ) -> io::Result<(u32, OwnedFd)> {
     let mut pidfd: c_int = -1;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
+    let into = u64::try_from(cgroup).map_or(0, |_| CLONE_INTO_CGROUP);
     let args = CloneArgs {
-        flags: u64::from(flags.cast_unsigned()) | CLONE_CLEAR_SIGHAND | namespaces,
+        flags: u64::from(flags.cast_unsigned()) | CLONE_CLEAR_SIGHAND | into | namespaces,
+        cgroup: u64::try_from(cgroup).unwrap_or(0),
         pidfd: (&raw mut pidfd).expose_provenance() as u64,
         stack: stack.usable().expose_provenance() as u64,
         stack_size: STACK as u64,

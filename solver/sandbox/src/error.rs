@@ -168,6 +168,10 @@ steps! {
     Start = "prepare the process",
     /// The user and group maps of the user namespace.
     IdMap = "write the id map",
+    /// Joining the control groups.
+    ControlGroup = "join the control group",
+    /// Connecting the network namespace.
+    Wire = "connect the network",
     /// Cutting mount propagation to the host.
     Propagation = "make mounts private",
     /// The private memory file system for device nodes and files.

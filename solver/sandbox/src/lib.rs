@@ -64,5 +64,8 @@ pub use error::{SandboxError, SpawnError, Step};
 pub use mount::{Mount, Root, Source};
 pub use seccomp::{SeccompAction, SeccompCompare, SeccompProfile, SeccompRule};
 pub use spawner::Spawner;
-pub use spec::{INNER_ROOT, IdMap, Namespaces, Network, Resource, Rlimit, Spec, Stdio, WindowSize};
+pub use spec::{
+    ControlGroups, INNER_ROOT, IdMap, Namespaces, Network, Resource, Rlimit, Spec, Stdio, Tunnel,
+    WindowSize, Wire,
+};
 pub use stubs::{Stub, StubKind, remove_stubs};

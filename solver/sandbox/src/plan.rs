@@ -11,10 +11,10 @@ mod failure;
 
 pub(crate) use build::{Host, build, check};
 
-use crate::Step;
 use crate::overlay::OverlayPlan;
 use crate::setup::mount_api::ParameterKind;
 use crate::setup::walk::Walker;
+use crate::{ControlGroups, Step, Tunnel, Wire};
 use std::ffi::{CString, OsString, c_char, c_int, c_long};
 use std::sync::Arc;
 
@@ -91,6 +91,13 @@ pub(crate) struct Inner {
     pub(crate) owner: (u32, u32),
 }
 
+/// The way out of the network namespace.
+pub(crate) struct PlannedWire {
+    pub(crate) socket: c_int,
+    pub(crate) tunnel: Option<Tunnel>,
+    pub(crate) wait: bool,
+}
+
 /// What the child tells.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Report {
@@ -126,6 +133,15 @@ pub(crate) struct Plan {
     pub(crate) readonly: Vec<(CString, Object)>,
     pub(crate) hostname: Option<Vec<u8>>,
     pub(crate) loopback: bool,
+    /// The descriptor of the unified group that the process is born in; -1: that of the host.
+    pub(crate) cgroup: c_int,
+    /// Open `cgroup.procs` files of groups to join.
+    pub(crate) cgroup_procs: Vec<c_int>,
+    /// The view of the hierarchies is cut off only after joining, by the process itself.
+    pub(crate) late_cgroup_namespace: bool,
+    pub(crate) wire: Option<PlannedWire>,
+    /// Keeps the descriptors above open until the process runs.
+    pub(crate) _lent: (ControlGroups, Option<Wire>),
     pub(crate) rlimits: Vec<(c_long, [u64; 2])>,
     pub(crate) cwd: CString,
     pub(crate) umask: u32,

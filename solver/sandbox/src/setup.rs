@@ -9,6 +9,7 @@ pub(crate) mod mount_api;
 mod mounts;
 mod terminal;
 pub(crate) mod walk;
+mod wire;
 
 use crate::Step;
 use crate::plan::{Failure as Failed, NO_INTERPRETER, Object, Plan, REFUSED};
@@ -54,6 +55,8 @@ pub(crate) unsafe extern "C" fn child_main(plan: *mut c_void) -> ! {
 
 fn run(plan: &mut Plan) -> Result<std::convert::Infallible, Failed> {
     identity::isolate(plan)?;
+    plan.report.step = Step::Wire.code();
+    wire::connect(plan)?;
     plan.report.step = Step::Source.code();
     let mut parts = mounts::enter_root(plan)?;
     plan.report.step = Step::Attach.code();
@@ -61,7 +64,7 @@ fn run(plan: &mut Plan) -> Result<std::convert::Infallible, Failed> {
     mounts::prepare_inner(plan, &mut parts)?;
     identity::null_streams(plan)?;
     terminal::make(plan)?;
-    identity::name_and_network(plan)?;
+    identity::host_name(plan)?;
     plan.report.step = Step::Cwd.code();
     enter_directory(plan)?;
     mounts::protect_root(plan)?;

@@ -294,11 +294,12 @@ impl Worker {
         }
         let dumpable = dumpable();
         let argument = (&raw mut *plan).cast();
-        let namespaces = plan.namespaces;
+        let (namespaces, cgroup) = (plan.namespaces, plan.cgroup);
         // SAFETY: `child_main` expects a plan and follows the rules of a shared-memory child; this
         // thread has blocked every signal, and the plan is not touched until the call returns.
-        let cloned =
-            unsafe { clone_and_wait_for_exec(namespaces, &mut self.stack, child_main, argument) };
+        let cloned = unsafe {
+            clone_and_wait_for_exec(namespaces, cgroup, &mut self.stack, child_main, argument)
+        };
         // A change of user in the child marks the shared memory, and with it the host process, as
         // not dumpable.
         restore_dumpable(dumpable);

@@ -8,8 +8,10 @@
 
 use crate::{CapabilitySet, Mount, Root, SeccompProfile};
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Paths that are hidden from the process, as containerd's default specification has them.
 const MASKED_PATHS: &[&str] = &[
@@ -104,6 +106,12 @@ pub struct Spec {
     /// and owned by its user, as its standard streams, in place of those of [`Stdio`].
     /// [`Child::terminal`](crate::Child::terminal) is the other side.
     pub terminal: Option<WindowSize>,
+    /// Control groups that the process is in before it does anything. Its own view of the
+    /// hierarchies begins there.
+    pub control_groups: ControlGroups,
+    /// What connects a network namespace of its own with the outside; only with
+    /// [`Network::None`].
+    pub wire: Option<Wire>,
 }
 
 impl Spec {
@@ -134,6 +142,8 @@ impl Spec {
             umask: 0o022,
             inner: None,
             terminal: None,
+            control_groups: ControlGroups::default(),
+            wire: None,
         }
     }
 
@@ -164,6 +174,82 @@ impl WindowSize {
     #[must_use]
     pub const fn new(rows: u16, columns: u16) -> Self {
         Self { rows, columns }
+    }
+}
+
+/// Control groups for one process. The descriptors are those of groups that the caller made and
+/// removes.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ControlGroups {
+    /// The directory of a group of the unified hierarchy: the process is born in it.
+    pub unified: Option<Arc<OwnedFd>>,
+    /// `cgroup.procs` of groups of other hierarchies, open for writing: the process joins them
+    /// first of all.
+    pub procs: Vec<Arc<OwnedFd>>,
+}
+
+impl ControlGroups {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.unified.is_none() && self.procs.is_empty()
+    }
+}
+
+/// The end of a wire into the network namespace of a process.
+///
+/// The process sends descriptors through `socket` as soon as its namespace is there: of the
+/// network namespace, then, if it has one, of its user namespace, then of the device, if one was
+/// asked for. With `wait` it then waits for one byte; the end of the stream makes the start fail.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Wire {
+    /// A connected Unix stream socket; the caller keeps the other end.
+    pub socket: Arc<OwnedFd>,
+    /// A device that the process makes in its namespace.
+    pub tunnel: Option<Tunnel>,
+    /// Waits until the other end is ready.
+    pub wait: bool,
+}
+
+impl Wire {
+    /// A wire without a device, whose other end makes the process wait.
+    #[must_use]
+    pub fn new(socket: impl Into<OwnedFd>) -> Self {
+        Self {
+            socket: Arc::new(socket.into()),
+            tunnel: None,
+            wait: true,
+        }
+    }
+
+    /// A wire whose other end reads and writes the packets of a device.
+    #[must_use]
+    pub fn with_tunnel(socket: impl Into<OwnedFd>, tunnel: Tunnel) -> Self {
+        Self {
+            socket: Arc::new(socket.into()),
+            tunnel: Some(tunnel),
+            wait: false,
+        }
+    }
+}
+
+/// A layer 3 device (`tun`) with an address and a default route through it. Needs `/dev/net/tun`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tunnel {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The mask of its network.
+    pub mask: Ipv4Addr,
+    /// Bytes of the largest packet.
+    pub mtu: u16,
+}
+
+impl Tunnel {
+    /// A device with this address.
+    #[must_use]
+    pub const fn new(address: Ipv4Addr, mask: Ipv4Addr, mtu: u16) -> Self {
+        Self { address, mask, mtu }
     }
 }
 

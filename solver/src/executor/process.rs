@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::User;
+use super::{Resources, User};
 
 /// A process to run.
 #[derive(Debug, Clone)]
@@ -31,6 +31,10 @@ pub struct Process {
     pub insecure: bool,
     /// Its limits.
     pub limits: Vec<ResourceLimit>,
+    /// The control group that its own is made below; empty: none in particular.
+    pub cgroup_parent: String,
+    /// Limits on it and all it starts, together.
+    pub resources: Resources,
 }
 
 /// The root file system of a process.

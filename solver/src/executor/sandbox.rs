@@ -1,9 +1,10 @@
 //! The executor that needs nothing installed: [`ashlar_sandbox`].
 
 use std::io;
+use std::ops::Deref;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ashlar_sandbox as sandbox;
 use ashlar_sandbox::{Child, IdMap, Resource, Rlimit, SandboxError, Spawner, Spec, Stdio, Stub};
@@ -15,21 +16,27 @@ use super::network_files::{hosts, resolv_conf};
 use super::relay::Relay;
 use super::starting::Starting;
 use super::{
-    Executor, ExecutorError, Exit, ExitStatus, Mount, MountSource, Network, Process, Streams,
+    Capabilities, ControlGroups, Executor, ExecutorError, Exit, ExitStatus, Group, Mount,
+    MountSource, Network, Process, Streams,
 };
 use crate::cancel::{Cancel, Cancelled};
+use crate::error::{Blame as _, Failure, Fault};
 use crate::progress::Usage;
 
 /// Bytes of the host's `/etc/resolv.conf` that are read at most.
 const MAX_RESOLV_CONF: u64 = 1 << 20;
 
 /// Runs processes in namespaces of their own.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SandboxExecutor {
     spawner: Arc<Spawner>,
     /// Whether the host process is root; if not, processes run in a user namespace in which it
     /// appears as their user.
     privileged: bool,
+    groups: ControlGroups,
+    /// Where the machine is tried out; `None`: nowhere.
+    probe_in: Option<PathBuf>,
+    capabilities: Arc<OnceLock<Capabilities>>,
 }
 
 impl SandboxExecutor {
@@ -42,12 +49,84 @@ impl SandboxExecutor {
         Ok(Self {
             spawner: Arc::new(spawner),
             privileged,
+            groups: ControlGroups::of_host(),
+            probe_in: None,
+            capabilities: Arc::default(),
         })
+    }
+
+    /// Sets a directory, on the file system of the state root, in which the machine is tried out
+    /// when its capabilities are asked for or a step cannot be started.
+    #[must_use]
+    pub fn probing_in(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.probe_in = Some(directory.into());
+        self
+    }
+
+    /// Takes the capabilities as given instead of trying out the machine. Steps are refused if
+    /// they say that none can be run.
+    #[must_use]
+    pub fn with_capabilities(mut self, capabilities: Capabilities) -> Self {
+        self.capabilities = Arc::new(OnceLock::from(capabilities));
+        self
+    }
+
+    /// Sets where control groups of steps are made. Default: below those of the host process.
+    #[must_use]
+    pub fn control_groups(mut self, groups: ControlGroups) -> Self {
+        self.groups = groups;
+        self
+    }
+
+    /// Makes the group that a process asks for; none if it asks for nothing, and a reason to warn
+    /// of if an ordinary user cannot have it. Blocks.
+    fn group(&self, process: &Process) -> Result<(Option<Group>, Option<String>), ExecutorError> {
+        if process.cgroup_parent.is_empty() && process.resources.is_empty() {
+            return Ok((None, None));
+        }
+        match self.groups.make(&process.cgroup_parent, &process.resources) {
+            Ok(group) => Ok((Some(group), None)),
+            Err(source) if self.privileged || source.fault() == Fault::Input => {
+                Err(ExecutorError::ControlGroup { source })
+            }
+            Err(source) => {
+                let remedy = source.remedy().unwrap_or_default();
+                let failure = Failure::new(source);
+                let reason = failure.chain();
+                let text = format!("the limits of this step are not applied: {reason}; {remedy}");
+                Ok((None, Some(text)))
+            }
+        }
+    }
+
+    /// Why a process could not be started, if trying out the machine tells more.
+    fn explained(&self, error: ExecutorError) -> ExecutorError {
+        let ExecutorError::Start { source } = &error else {
+            return error;
+        };
+        let of_the_machine = matches!(
+            source,
+            SandboxError::Clone { .. } | SandboxError::Setup { .. } | SandboxError::Died { .. }
+        );
+        let capabilities = of_the_machine.then(|| self.capabilities()).flatten();
+        match capabilities.and_then(|found| found.exec_obstacle().cloned()) {
+            Some(obstacle) => ExecutorError::Unavailable { obstacle },
+            None => error,
+        }
     }
 }
 
 #[async_trait]
 impl Executor for SandboxExecutor {
+    fn capabilities(&self) -> Option<&Capabilities> {
+        if let Some(found) = self.capabilities.get() {
+            return Some(found);
+        }
+        let directory = self.probe_in.as_ref()?;
+        let found = Capabilities::probe_with(&self.spawner, directory).ok()?;
+        Some(self.capabilities.get_or_init(|| found))
+    }
+
     async fn run(
         &self,
         process: Process,
@@ -55,6 +134,11 @@ impl Executor for SandboxExecutor {
         cancel: &Cancel,
     ) -> Result<Exit, ExecutorError> {
         cancel.check()?;
+        let known = self.capabilities.get();
+        if let Some(obstacle) = known.and_then(Capabilities::exec_obstacle) {
+            let obstacle = obstacle.clone();
+            return Err(ExecutorError::Unavailable { obstacle });
+        }
         let failed = |source| ExecutorError::Streams { source };
         let (pipes, stdio) = match streams.terminal {
             Some(_) => (None, Stdio::default()),
@@ -69,7 +153,7 @@ impl Executor for SandboxExecutor {
             .terminal
             .map(|size| sandbox::WindowSize::new(size.rows, size.columns));
         let upper = upper_directory(&process);
-        let (spawner, privileged) = (self.spawner.clone(), self.privileged);
+        let this = self.clone();
         let place = upper.clone();
         let starting = Arc::new(Starting::default());
         let _kill = cancel.on_cancel({
@@ -77,19 +161,32 @@ impl Executor for SandboxExecutor {
             move || starting.kill()
         });
         let started = tokio::task::spawn_blocking(move || {
-            let mut spec = spec(process, privileged)?;
+            let (group, warning) = this.group(&process)?;
+            let mut spec = spec(process, this.privileged)?;
             spec.terminal = terminal;
-            starting.start(|| {
-                spawner.spawn(spec, stdio).map_err(|error| {
+            if let Some(group) = &group {
+                let lent = group.lend();
+                spec.control_groups =
+                    lent.map_err(|source| ExecutorError::ControlGroup { source })?;
+            }
+            let child = starting.start(|| {
+                this.spawner.spawn(spec, stdio).map_err(|error| {
                     // The first error says more than one of the clean-up would.
                     let _second = remove_stubs(place.as_deref(), &error.stubs);
-                    ExecutorError::Start {
+                    this.explained(ExecutorError::Start {
                         source: error.error,
-                    }
+                    })
                 })
-            })
+            })?;
+            Ok::<_, ExecutorError>((child, group, warning))
         });
-        let child = started.await.map_err(|_| ExecutorError::Interrupted)??;
+        let (child, group, warning) = started.await.map_err(|_| ExecutorError::Interrupted)??;
+        // Whatever happens: the process ends before its group is removed.
+        let child = InGroup { child, group };
+        let output = streams.output.clone();
+        if let Some(warning) = warning {
+            output.warn(warning);
+        }
         let relay = match (pipes, child.terminal()) {
             (Some(relay), _) => relay,
             (None, Some(master)) => Relay::terminal(master).map_err(failed)?,
@@ -121,9 +218,47 @@ impl Executor for SandboxExecutor {
             sandbox::ExitStatus::Signaled(signal) => ExitStatus::Signaled(signal),
             _ => return Err(ExecutorError::StatusLost),
         };
+        if let Some(warning) = child.out_of_memory() {
+            output.warn(warning);
+        }
         let usage = child.usage().map(usage);
         finish(child, upper).await?;
         Ok(Exit::new(status).usage(usage))
+    }
+}
+
+/// A process and the control group that it is in.
+struct InGroup {
+    child: Arc<Child>,
+    group: Option<Group>,
+}
+
+impl InGroup {
+    /// What to tell if the kernel killed processes of the group because memory ran out.
+    fn out_of_memory(&self) -> Option<String> {
+        let killed = self.group.as_ref()?.out_of_memory_kills()?;
+        (killed > 0).then(|| {
+            format!("the kernel killed {killed} processes of this step: its memory ran out")
+        })
+    }
+}
+
+impl Deref for InGroup {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.child
+    }
+}
+
+impl Drop for InGroup {
+    fn drop(&mut self) {
+        if let Some(group) = self.group.take() {
+            // The kill of a cancelled step may still be under way.
+            self.child.kill();
+            let _status = self.child.wait();
+            drop(group);
+        }
     }
 }
 
@@ -138,8 +273,8 @@ fn usage(used: sandbox::ResourceUsage) -> Usage {
 }
 
 /// Removes the mount points that were made in the root.
-async fn finish(child: Arc<Child>, upper: Option<PathBuf>) -> Result<(), ExecutorError> {
-    if child.stubs().is_empty() {
+async fn finish(child: InGroup, upper: Option<PathBuf>) -> Result<(), ExecutorError> {
+    if child.stubs().is_empty() && child.group.is_none() {
         return Ok(());
     }
     tokio::task::spawn_blocking(move || remove_stubs(upper.as_deref(), child.stubs()))

@@ -15,12 +15,21 @@ pub trait Output: Send + Sync + Debug {
     /// Takes a piece of output, cut at an arbitrary place; pieces of one stream come in order. The
     /// process waits while this does. Dropping the future drops the piece.
     async fn write(&self, stream: Stream, data: Bytes);
+
+    /// Takes something that the user should know of the run, one line. Forgotten by default.
+    fn warn(&self, message: String) {
+        drop(message);
+    }
 }
 
 #[async_trait]
 impl Output for Reporter {
     async fn write(&self, stream: Stream, data: Bytes) {
         self.log(stream, data).await;
+    }
+
+    fn warn(&self, message: String) {
+        Self::warn(self, message);
     }
 }
 

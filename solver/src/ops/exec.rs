@@ -27,7 +27,7 @@ use super::keys::{self, OpKey};
 use super::{Engine, checksum_input, unblock};
 use crate::cancel::Cancel;
 use crate::error::OperationError;
-use crate::executor::{ExecutorError, Process, Streams, find_user};
+use crate::executor::{ExecutorError, Process, Resources, Streams, find_user};
 use crate::id::ContentDigest;
 use crate::operation::{CacheMap, Context, Operation};
 use crate::refs::Ref;
@@ -43,6 +43,7 @@ pub struct ExecOperation {
     key: OpKey,
     name: Arc<str>,
     engine: Arc<Engine>,
+    resources: Resources,
 }
 
 /// What the blocking part of a run needs.
@@ -93,7 +94,15 @@ impl ExecOperation {
             key,
             name: name.into(),
             engine: engine.clone(),
+            resources: Resources::default(),
         })
+    }
+
+    /// Limits the process and all it starts. They are not a part of its key, as in BuildKit.
+    #[must_use]
+    pub fn limited(mut self, resources: Option<&pb::LinuxResources>) -> Self {
+        self.resources = resources.map(Resources::from).unwrap_or_default();
+        self
     }
 
     fn process(&self, mounts: &Mounts) -> Result<Process, ExecError> {
@@ -114,6 +123,8 @@ impl ExecOperation {
             network: meta::network(&self.op, &self.engine)?,
             insecure: meta::insecure(&self.op, &self.engine)?,
             limits: meta::limits(&self.meta),
+            cgroup_parent: self.meta.cgroup_parent.clone(),
+            resources: self.resources.clone(),
         })
     }
 }
@@ -134,12 +145,6 @@ impl Operation<Ref> for ExecOperation {
     }
 
     async fn run(&self, inputs: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
-        if !self.meta.cgroup_parent.is_empty() {
-            let parent = &self.meta.cgroup_parent;
-            context
-                .reporter
-                .warn(format!("the cgroup parent {parent:?} is not used"));
-        }
         let (op, engine) = (self.op.clone(), self.engine.clone());
         let cwd = self.meta.cwd.clone();
         let mounts = unblock(&context.cancel, move |cancel| {

@@ -1,6 +1,5 @@
 //! How a solver is described and opened.
 
-use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use crate::cache::Cache;
 use crate::clock::{Clock, SystemClock};
 use crate::content::BlobStore;
 use crate::error::Failure;
-use crate::executor::{Executor, Network, SandboxExecutor};
+use crate::executor::{ControlGroups, Executor, Network, SandboxExecutor, available_parallelism};
 use crate::limits::Limits;
 use crate::meta::{Database, Meta};
 use crate::ops::{CacheMounts, Entitlements};
@@ -47,6 +46,7 @@ pub struct SolverBuilder {
     executor: Option<Arc<dyn Executor>>,
     network: Network,
     entitlements: Entitlements,
+    control_groups: Option<ControlGroups>,
 }
 
 impl SolverBuilder {
@@ -54,12 +54,13 @@ impl SolverBuilder {
         Self {
             root: None,
             runtime: None,
-            parallelism: std::thread::available_parallelism().map_or(1, NonZero::get),
+            parallelism: available_parallelism(),
             clock: Arc::new(SystemClock),
             limits: Limits::default(),
             executor: None,
             network: Network::Host,
             entitlements: Entitlements::default(),
+            control_groups: None,
         }
     }
 
@@ -81,7 +82,7 @@ impl SolverBuilder {
     }
 
     /// Sets how many vertices run at the same time, over all solves. At least 1. Default: the
-    /// number of processors.
+    /// number of processors, cut down by the quotas of the control groups that this process is in.
     #[must_use]
     pub fn parallelism(mut self, vertices: usize) -> Self {
         self.parallelism = vertices.max(1);
@@ -120,6 +121,14 @@ impl SolverBuilder {
     #[must_use]
     pub fn entitlements(mut self, entitlements: Entitlements) -> Self {
         self.entitlements = entitlements;
+        self
+    }
+
+    /// Sets where the built-in sandbox makes control groups of steps that ask for limits or for a
+    /// parent. Default: below those of this process.
+    #[must_use]
+    pub fn control_groups(mut self, groups: ControlGroups) -> Self {
+        self.control_groups = Some(groups);
         self
     }
 
@@ -167,7 +176,12 @@ impl SolverBuilder {
             None => {
                 let privileged = root.tier() == Tier::Root;
                 let sandbox = SandboxExecutor::new(privileged);
-                Arc::new(sandbox.map_err(|error| failed(error.into()))?)
+                let sandbox = sandbox.map_err(|error| failed(error.into()))?;
+                let sandbox = sandbox.probing_in(root.path().join("trash"));
+                Arc::new(match self.control_groups {
+                    Some(groups) => sandbox.control_groups(groups),
+                    None => sandbox,
+                })
             }
         };
         let cache_mounts = CacheMounts::new(root.path().join("cache-mounts"));

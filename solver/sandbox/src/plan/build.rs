@@ -1,15 +1,19 @@
 //! Checks a [`Spec`] and turns it into a [`Plan`].
 
-use super::{Inner, Object, Parameter, Plan, PlannedMount, PlannedSource, Report, TargetRule};
+use super::{
+    Inner, Object, Parameter, Plan, PlannedMount, PlannedSource, PlannedWire, Report, TargetRule,
+};
 use crate::overlay::{self, MAX_LOWER, Writable};
 use crate::setup::mount_api::{
     ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, ParameterKind,
 };
 use crate::setup::walk::Walker;
-use crate::{Network, SandboxError, Source, Spec};
+use crate::{ControlGroups, Network, SandboxError, Source, Spec, Wire};
 use std::ffi::{CStr, CString, OsStr, OsString, c_char};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 type Built<T> = Result<T, SandboxError>;
 
@@ -98,6 +102,7 @@ pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
     let program = spec.args.first().cloned().unwrap_or_default();
     let cwd_object = builder.object(spec.cwd.as_os_str());
     let program_object = builder.object(&program);
+    let (groups, wire) = lent(spec)?;
     Ok(Plan {
         namespaces: namespaces(spec),
         stdio: [-1; 3],
@@ -118,6 +123,15 @@ pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
         hostname: (spec.namespaces.uts && !spec.hostname.is_empty())
             .then(|| spec.hostname.as_bytes().to_vec()),
         loopback: spec.namespaces.network == Network::None,
+        cgroup: groups.unified.as_ref().map_or(-1, |fd| fd.as_raw_fd()),
+        cgroup_procs: groups.procs.iter().map(|fd| fd.as_raw_fd()).collect(),
+        late_cgroup_namespace: late_cgroup_namespace(spec),
+        wire: wire.as_ref().map(|wire| PlannedWire {
+            socket: wire.socket.as_raw_fd(),
+            tunnel: wire.tunnel,
+            wait: wire.wait,
+        }),
+        _lent: (groups, wire),
         rlimits: spec
             .rlimits
             .iter()
@@ -163,6 +177,9 @@ pub(crate) fn check(spec: &Spec) -> Built<()> {
     if spec.umask > 0o777 {
         return invalid("umask", format!("{:#o} is more than 0o777", spec.umask));
     }
+    if spec.wire.is_some() && spec.namespaces.network != Network::None {
+        return invalid("wire", "there is no network namespace to connect");
+    }
     if let Some(map) = spec.namespaces.user {
         if (map.uid, map.gid) != (spec.uid, spec.gid) {
             return invalid(
@@ -187,7 +204,10 @@ fn namespaces(spec: &Spec) -> u64 {
         (chosen.user.is_some(), libc::CLONE_NEWUSER),
         (chosen.ipc, libc::CLONE_NEWIPC),
         (chosen.uts, libc::CLONE_NEWUTS),
-        (chosen.cgroup, libc::CLONE_NEWCGROUP),
+        (
+            chosen.cgroup && !late_cgroup_namespace(spec),
+            libc::CLONE_NEWCGROUP,
+        ),
         (chosen.network == Network::None, libc::CLONE_NEWNET),
     ];
     let flag = |&(on, flag): &(bool, i32)| {
@@ -198,6 +218,31 @@ fn namespaces(spec: &Spec) -> u64 {
         }
     };
     flags.iter().map(flag).sum()
+}
+
+/// The descriptors of the caller, above the standard streams that the child puts in place first.
+fn lent(spec: &Spec) -> Built<(ControlGroups, Option<Wire>)> {
+    let high = |fd: &Arc<OwnedFd>| -> Built<Arc<OwnedFd>> {
+        if fd.as_raw_fd() > 2 {
+            return Ok(fd.clone());
+        }
+        let copy = rustix::io::fcntl_dupfd_cloexec(fd, 3);
+        copy.map(Arc::new).map_err(|errno| SandboxError::Clone {
+            source: errno.into(),
+        })
+    };
+    let mut groups = spec.control_groups.clone();
+    groups.procs = groups.procs.iter().map(high).collect::<Built<_>>()?;
+    let wire = spec.wire.clone().map(|mut wire| {
+        wire.socket = high(&wire.socket)?;
+        Ok::<_, SandboxError>(wire)
+    });
+    Ok((groups, wire.transpose()?))
+}
+
+/// A namespace made together with the process would begin at the host's group.
+fn late_cgroup_namespace(spec: &Spec) -> bool {
+    spec.namespaces.cgroup && !spec.control_groups.is_empty()
 }
 
 /// The paths under which the program may be.

@@ -1,10 +1,10 @@
-//! Who the process is: streams, host name, network, limits, user, capabilities, filter.
+//! Who the process is: streams, control groups, host name, limits, user, capabilities, filter.
 
 use super::{At, Failed};
 use crate::Step;
 use crate::plan::Plan;
 use crate::sys::{self, call};
-use std::ffi::{c_int, c_long};
+use std::ffi::c_int;
 use std::ptr;
 
 type Done = Result<(), Failed>;
@@ -27,10 +27,18 @@ pub(super) fn isolate(plan: &Plan) -> Done {
         call!(libc::SYS_setsid).at(Step::Start, 0)?;
         call!(libc::SYS_umask, 0).at(Step::Start, 0)?;
     }
+    for &procs in &plan.cgroup_procs {
+        // "0" is the writer, whatever its process id is where the hierarchy is mounted.
+        sys::write_all(procs, b"0").at(Step::ControlGroup, 0)?;
+    }
     if let Some((uid_map, gid_map)) = &plan.id_map {
         write(c"/proc/self/setgroups", b"deny").at(Step::IdMap, 0)?;
         write(c"/proc/self/uid_map", uid_map).at(Step::IdMap, 0)?;
         write(c"/proc/self/gid_map", gid_map).at(Step::IdMap, 0)?;
+    }
+    if plan.late_cgroup_namespace {
+        // SAFETY: the call takes an integer only.
+        unsafe { call!(libc::SYS_unshare, libc::CLONE_NEWCGROUP) }.at(Step::ControlGroup, 0)?;
     }
     Ok(())
 }
@@ -73,42 +81,12 @@ pub(super) fn null_streams(plan: &Plan) -> Done {
     Ok(())
 }
 
-pub(super) fn name_and_network(plan: &Plan) -> Done {
+pub(super) fn host_name(plan: &Plan) -> Done {
     if let Some(name) = &plan.hostname {
         // SAFETY: the buffer is valid for its length.
         unsafe { call!(libc::SYS_sethostname, name.as_ptr(), name.len()) }.at(Step::Hostname, 0)?;
     }
-    if plan.loopback {
-        loopback_up().at(Step::Loopback, 0)?;
-    }
     Ok(())
-}
-
-fn loopback_up() -> sys::Result<()> {
-    // SAFETY: the structure is made of integers, for which zero is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = from.cast_signed();
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the flags are the low bits"
-    )]
-    let flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
-    request.ifr_ifru.ifru_flags = flags;
-    // SAFETY: the request is valid for the ioctl, which reads it.
-    unsafe {
-        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
-        let socket = call!(libc::SYS_socket, libc::AF_INET, kind, 0)?;
-        let up = call!(
-            libc::SYS_ioctl,
-            socket,
-            libc::SIOCSIFFLAGS as c_long,
-            &raw mut request
-        );
-        call!(libc::SYS_close, socket)?;
-        up.map(drop)
-    }
 }
 
 /// Limits, signal state and the file mode mask of the program.

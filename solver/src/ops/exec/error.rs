@@ -98,6 +98,7 @@ impl Blame for ExecError {
             Self::NotAllowed { what } => {
                 Some(format!("allow the entitlement {what} for this build"))
             }
+            Self::Run { source, .. } => source.remedy(),
             _ => None,
         }
     }
