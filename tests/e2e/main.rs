@@ -14,6 +14,7 @@ mod concurrent;
 mod export;
 mod guest;
 mod kill_nine;
+mod limits;
 mod network;
 mod stopping;
 mod support;

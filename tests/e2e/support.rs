@@ -101,7 +101,7 @@ pub fn busybox(folder: &Path) -> PathBuf {
     )
     .unwrap();
     for name in [
-        "sh", "cat", "cp", "echo", "ls", "mkdir", "setsid", "sleep", "touch", "true",
+        "sh", "cat", "cp", "dd", "echo", "ls", "mkdir", "setsid", "sleep", "touch", "true",
     ] {
         std::os::unix::fs::symlink("busybox", base.join("bin").join(name)).unwrap();
     }
