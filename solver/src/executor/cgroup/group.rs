@@ -217,11 +217,11 @@ fn collect(directory: &Directory) {
         if !name.starts_with(PREFIX) {
             continue;
         }
-        if let Ok(left) = directory.child(&name) {
-            if left.lock(FlockOperation::NonBlockingLockExclusive) {
-                // Not empty: its processes are still dying, and the next one removes it.
-                let _later = directory.remove(&name);
-            }
+        if let Ok(left) = directory.child(&name)
+            && left.lock(FlockOperation::NonBlockingLockExclusive)
+        {
+            // Not empty: its processes are still dying, and the next one removes it.
+            let _later = directory.remove(&name);
         }
     }
 }
