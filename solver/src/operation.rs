@@ -25,6 +25,9 @@ pub struct InputKey {
     /// Whether the op can be keyed by the content of this input: the scheduler then asks
     /// [`Operation::content_digest`] where definition keys do not match.
     pub content: bool,
+    /// Whether [`Operation::content_digest`] costs little once the op has run, because the run
+    /// reads the same bytes. An op that was never seen then runs first and gets its key after.
+    pub deferrable: bool,
 }
 
 /// What the key of an op is made of (`CacheMap` in BuildKit).

@@ -10,7 +10,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::id::{CacheDigest, CacheKey, Selector};
+use crate::id::{CacheDigest, CacheKey, ContentDigest, Selector};
 
 /// What one input contributes to a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,6 +27,11 @@ impl InputPart {
     pub const fn new(key: CacheKey, selector: Option<Selector>) -> Self {
         Self { key, selector }
     }
+
+    /// The part of an input that is keyed by content.
+    pub fn by_content(digest: ContentDigest) -> Self {
+        Self::new(CacheKey::content(digest), None)
+    }
 }
 
 /// Names a run of an op on given inputs, whatever the output: runs of equal keys are one.
@@ -41,6 +46,13 @@ impl RunKey {
                 .finalize()
                 .into(),
         )
+    }
+}
+
+impl RunKey {
+    /// The first run of an op that no record knows, on inputs whose content is not known yet.
+    pub fn first(digest: CacheDigest) -> Self {
+        Self(hash(b"ashlar.first.v1\0", digest, 0, &[]).finalize().into())
     }
 }
 
@@ -114,5 +126,6 @@ mod tests {
             assert!(!keys[..at].contains(key), "{at}");
         }
         assert_ne!(RunKey::new(digest, &[part]), RunKey::new(digest, &[with]));
+        assert_ne!(RunKey::new(digest, &[]), RunKey::first(digest));
     }
 }

@@ -55,6 +55,7 @@ impl OpKey {
             *key = InputKey {
                 selector: plan.selector,
                 content: plan.content.is_some(),
+                deferrable: false,
             };
         }
         map

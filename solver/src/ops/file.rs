@@ -84,7 +84,12 @@ impl FileOperation {
 #[async_trait]
 impl Operation<Ref> for FileOperation {
     async fn cache_map(&self, _: &Context) -> Result<CacheMap, OperationError> {
-        Ok(self.key.cache_map())
+        let mut map = self.key.cache_map();
+        for input in &mut map.inputs {
+            // A copy hashes what it writes.
+            input.deferrable = true;
+        }
+        Ok(map)
     }
 
     async fn content_digest(

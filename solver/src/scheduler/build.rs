@@ -75,8 +75,8 @@ pub(super) struct RunRequest<T> {
     pub vertex: usize,
     pub digest: CacheDigest,
     pub inputs: Vec<T>,
-    /// What the key is made of.
-    pub parts: Vec<InputPart>,
+    /// What the key is made of; `None` for an input whose content is told after the run.
+    pub parts: Vec<Option<InputPart>>,
     /// All keys of all inputs that may be stored: input, key, selector.
     pub dependencies: Vec<(u32, CacheKey, Option<Selector>)>,
     /// The digests of all cache maps, if there are no inputs.
@@ -117,6 +117,8 @@ pub(super) enum Event<T> {
     Ran {
         vertex: usize,
         values: Vec<Option<T>>,
+        /// The contents of inputs that were not known before.
+        contents: Vec<(usize, ContentDigest)>,
         shared: bool,
     },
 }
@@ -238,8 +240,9 @@ impl<T: Clone> Build<T> {
             Event::Ran {
                 vertex,
                 values,
+                contents,
                 shared,
-            } => self.ran(vertex, values, shared),
+            } => self.ran(vertex, values, &contents, shared),
         }
     }
 

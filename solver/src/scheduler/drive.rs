@@ -265,6 +265,7 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
             operation: Arc::clone(&self.graph.vertices[vertex].operation),
             context: self.operation_context(vertex),
             request,
+            contents: Vec::new(),
             flights: Arc::clone(&self.scheduler.flights),
             solve: self.solve,
             cache: self.scheduler.cache.clone(),

@@ -45,7 +45,8 @@ impl<T: Clone> Build<T> {
         }
         slow.keys -= 1;
         if !self.look_up_input(vertex, input, lookup) {
-            if !self.vertices[vertex].by_content(input) {
+            let state = &self.vertices[vertex];
+            if !state.by_content(input) || state.never_seen(input, lookup) {
                 // Nothing that this input could still show would match.
                 self.finish_slow(vertex);
                 return;
@@ -106,7 +107,9 @@ impl<T: Clone> Build<T> {
             let state = &self.vertices[vertex];
             let left: Vec<_> = (0..state.inputs.len())
                 .filter(|&input| {
-                    state.by_content(input) && state.inputs[input].content == Content::NotAsked
+                    state.by_content(input)
+                        && state.inputs[input].content == Content::NotAsked
+                        && !state.never_seen(input, lookup)
                 })
                 .collect();
             if !left.is_empty() {

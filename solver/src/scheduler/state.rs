@@ -1,6 +1,6 @@
 //! What the scheduler knows of each vertex while a solve runs.
 
-use crate::cache::{InputPart, MissReason};
+use crate::cache::{InputPart, Lookup, MissReason};
 use crate::id::{CacheDigest, CacheKey, ContentDigest, ResultId};
 use crate::operation::CacheMap;
 
@@ -88,6 +88,8 @@ pub(super) enum Content {
     Wanted,
     Computing,
     Known(ContentDigest),
+    /// Computed after the run: no record knows the op, so nothing can be found by content.
+    Deferred,
 }
 
 /// Keys that the links from one input lead to.
@@ -139,7 +141,8 @@ pub(super) struct RunStage {
 /// What is known when all inputs are there.
 #[derive(Debug)]
 pub(super) struct Ready {
-    pub parts: Vec<InputPart>,
+    /// `None` for an input whose content is told after the run.
+    pub parts: Vec<Option<InputPart>>,
     pub volatile: bool,
 }
 
@@ -208,5 +211,21 @@ impl<T> VertexState<T> {
         self.map
             .as_ref()
             .is_some_and(|map| map.inputs[input].content)
+    }
+
+    /// Whether the content of an input may be told after the run instead of before.
+    pub(super) fn may_defer(&self, input: usize) -> bool {
+        let key = self.map.as_ref().map(|map| map.inputs[input]);
+        key.is_some_and(|key| key.content && key.deferrable)
+            && self.inputs[input].content == Content::NotAsked
+    }
+
+    /// Whether no record knows the op with anything as this input: its content finds nothing.
+    pub(super) fn never_seen(&self, input: usize, lookup: &mut Lookup<'_>) -> bool {
+        let (Some(map), Ok(input)) = (&self.map, u32::try_from(input)) else {
+            return false;
+        };
+        let seen = |edge: &EdgeState<T>| lookup.seen(map.digest, edge.output, input);
+        !self.edges.iter().any(seen)
     }
 }

@@ -3,7 +3,7 @@
 use super::build::{Action, Build, RunRequest, Step};
 use super::state::{Content, Fate, Key, Level, Ready, Record, RunStage};
 use crate::cache::{InputPart, Lookup, MissReason, RecordBatch};
-use crate::id::{CacheKey, ResultId};
+use crate::id::{CacheKey, ContentDigest, ResultId};
 
 impl<T: Clone> Build<T> {
     /// Asks for the value of an edge, once.
@@ -60,7 +60,7 @@ impl<T: Clone> Build<T> {
         } else if state.run.as_ref().is_some_and(|run| run.ready.is_some()) {
             self.launch(vertex);
         } else {
-            self.begin_run(vertex);
+            self.begin_run(vertex, lookup);
         }
     }
 
@@ -135,7 +135,7 @@ impl<T: Clone> Build<T> {
     }
 
     /// Begins to collect the inputs of a vertex that has to run.
-    fn begin_run(&mut self, vertex: usize) {
+    fn begin_run(&mut self, vertex: usize, lookup: &mut Lookup<'_>) {
         let state = &mut self.vertices[vertex];
         if state.run.is_some() {
             return;
@@ -150,6 +150,10 @@ impl<T: Clone> Build<T> {
             self.queue.push_back(Step::Ready(vertex));
         }
         for input in 0..missing {
+            let state = &mut self.vertices[vertex];
+            if state.may_defer(input) && state.never_seen(input, lookup) {
+                state.inputs[input].content = Content::Deferred;
+            }
             let state = &self.vertices[vertex].inputs[input];
             self.want_value(state.vertex, state.slot);
             self.queue.push_back(Step::InputValue(vertex, input));
@@ -177,7 +181,7 @@ impl<T: Clone> Build<T> {
                 return;
             }
             Content::Computing => return,
-            Content::Known(_) => {}
+            Content::Known(_) | Content::Deferred => {}
         }
         let state = &mut self.vertices[vertex];
         let Some(run) = &mut state.run else { return };
@@ -202,9 +206,16 @@ impl<T: Clone> Build<T> {
         let mut forced = state.ignore_cache;
         let mut parts = Vec::with_capacity(state.inputs.len());
         for (input, part) in state.inputs.iter().zip(&map.inputs) {
-            if let Content::Known(digest) = input.content {
-                parts.push(InputPart::new(CacheKey::content(digest), None));
-                continue;
+            match input.content {
+                Content::Known(digest) => {
+                    parts.push(Some(InputPart::by_content(digest)));
+                    continue;
+                }
+                Content::Deferred => {
+                    parts.push(None);
+                    continue;
+                }
+                _ => {}
             }
             let from = &self.vertices[input.vertex];
             let key = from.edges[input.slot]
@@ -212,7 +223,7 @@ impl<T: Clone> Build<T> {
                 .expect("BUG: a value has a key");
             volatile |= key.volatile;
             forced |= from.forced && from.fate != Fate::Loaded;
-            parts.push(InputPart::new(key.id, part.selector));
+            parts.push(Some(InputPart::new(key.id, part.selector)));
         }
         let miss = match state.miss {
             _ if forced => MissReason::Ignored,
@@ -225,12 +236,14 @@ impl<T: Clone> Build<T> {
         state.miss = Some(miss);
         state.forced = forced;
         let digest = state.map.as_ref().map(|map| map.digest);
-        if !forced && !volatile {
+        let all: Option<Vec<_>> = parts.iter().copied().collect();
+        if !forced
+            && !volatile
+            && let (Some(digest), Some(all)) = (digest, all)
+        {
             for edge in &mut state.edges {
-                if let Some(digest) = digest {
-                    let id = CacheKey::derive(digest, edge.output, &parts);
-                    edge.add_key(Key { id, volatile });
-                }
+                let id = CacheKey::derive(digest, edge.output, &all);
+                edge.add_key(Key { id, volatile });
             }
         }
         if let Some(run) = &mut state.run {
@@ -300,13 +313,26 @@ impl<T: Clone> Build<T> {
     }
 
     /// Takes the values of a vertex that ran, here or elsewhere.
-    pub(super) fn ran(&mut self, vertex: usize, values: Vec<Option<T>>, shared: bool) {
+    pub(super) fn ran(
+        &mut self,
+        vertex: usize,
+        values: Vec<Option<T>>,
+        contents: &[(usize, ContentDigest)],
+        shared: bool,
+    ) {
         let state = &mut self.vertices[vertex];
         state.fate = if shared { Fate::Shared } else { Fate::Ran };
-        let Some(ready) = state.run.as_ref().and_then(|run| run.ready.as_ref()) else {
+        let Some(ready) = state.run.as_mut().and_then(|run| run.ready.as_mut()) else {
             return;
         };
-        let (parts, volatile) = (ready.parts.clone(), ready.volatile);
+        for &(input, digest) in contents {
+            state.inputs[input].content = Content::Known(digest);
+            ready.parts[input] = Some(InputPart::by_content(digest));
+        }
+        let volatile = ready.volatile;
+        let Some(parts) = ready.parts.iter().copied().collect::<Option<Vec<_>>>() else {
+            return;
+        };
         let Some(digest) = state.map.as_ref().map(|map| map.digest) else {
             return;
         };

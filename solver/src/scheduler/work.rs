@@ -6,11 +6,11 @@ use std::time::UNIX_EPOCH;
 use tokio::sync::Semaphore;
 
 use super::build::{Event, RunRequest};
-use super::flight::{FlightKey, Flights, Owner, Role};
-use crate::cache::{Cache, Link, RecordBatch, RunKey};
+use super::flight::{FlightKey, Flights, Landing, Owner, Role, Waiter};
+use crate::cache::{Cache, InputPart, Link, RecordBatch, RunKey};
 use crate::clock::Clock;
 use crate::error::{Blame, Failure, Fault, OperationError};
-use crate::id::{CacheKey, ResultId};
+use crate::id::{CacheKey, ContentDigest, ResultId};
 use crate::operation::{Context, Operation, Results};
 
 /// An operation broke the rules of its seam.
@@ -53,6 +53,8 @@ pub(super) struct Work<T: Clone> {
     pub operation: Arc<dyn Operation<T>>,
     pub context: Context,
     pub request: RunRequest<T>,
+    /// Contents of inputs that were asked for here.
+    pub contents: Vec<(usize, ContentDigest)>,
     pub flights: Arc<Flights<T>>,
     pub solve: u64,
     pub cache: Cache,
@@ -67,33 +69,102 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
         mut self,
         started: impl FnOnce() + Send,
     ) -> Result<Event<T>, OperationError> {
-        let request = &self.request;
-        let key = FlightKey {
-            run: RunKey::new(request.digest, &request.parts),
-            solve: request.forced.then_some(self.solve),
-        };
-        loop {
-            match self.flights.join(key) {
-                Role::Owner(owner) => return self.own(owner, started).await,
-                Role::Waiter(waiter) => {
-                    let landing = tokio::select! {
-                        () = self.context.cancel.cancelled() => {
-                            return Err(OperationError::Cancelled);
-                        }
-                        landing = waiter.landing() => landing,
-                    };
-                    match landing {
-                        Some(Ok(values)) => {
-                            let stored = vec![None; values.len()];
-                            self.record(&stored);
-                            return self.event(values, true);
-                        }
-                        Some(Err(failure)) => return Err(failure.into()),
-                        None => {}
-                    }
+        if self.request.parts.contains(&None) {
+            match self.join(RunKey::first(self.request.digest)) {
+                Role::Owner(first) if !self.seen() => {
+                    return self.own_first(first, started).await;
                 }
+                Role::Owner(_not_first) => {}
+                // Never lands: whoever comes later finds a record, or runs on a key of its own.
+                Role::Waiter(waiter) => drop(self.landing(waiter).await?),
+            }
+            let inputs = self.request.inputs.clone();
+            self.ask_contents(&inputs).await?;
+        }
+        let key = RunKey::new(self.request.digest, &self.parts());
+        loop {
+            match self.join(key) {
+                Role::Owner(owner) => return self.own(owner, started).await,
+                Role::Waiter(waiter) => match self.landing(waiter).await? {
+                    Some(Ok(values)) => {
+                        let stored = vec![None; values.len()];
+                        self.record(&stored);
+                        return self.event(values, true);
+                    }
+                    Some(Err(failure)) => return Err(failure.into()),
+                    None => {}
+                },
             }
         }
+    }
+
+    fn join(&self, run: RunKey) -> Role<T> {
+        self.flights.join(FlightKey {
+            run,
+            solve: self.request.forced.then_some(self.solve),
+        })
+    }
+
+    async fn landing(&self, waiter: Waiter<T>) -> Result<Option<Landing<T>>, OperationError> {
+        tokio::select! {
+            () = self.context.cancel.cancelled() => Err(OperationError::Cancelled),
+            landing = waiter.landing() => Ok(landing),
+        }
+    }
+
+    /// Whether a record knows the op by now.
+    fn seen(&self) -> bool {
+        let request = &self.request;
+        !request.forced
+            && self.cache.read(|lookup| {
+                let inputs = (0_u32..).zip(&request.parts);
+                let mut deferred = inputs.filter(|(_, part)| part.is_none());
+                deferred.any(|(input, _)| {
+                    let mut outputs = request.outputs.iter();
+                    outputs.any(|&output| lookup.seen(request.digest, output, input))
+                })
+            })
+    }
+
+    /// Asks for the content of the inputs that it is not known of, and completes the key.
+    async fn ask_contents(&mut self, inputs: &[T]) -> Result<(), OperationError> {
+        for (at, value) in inputs.iter().enumerate() {
+            if self.request.parts[at].is_some() {
+                continue;
+            }
+            let digest = tokio::select! {
+                () = self.context.cancel.cancelled() => return Err(OperationError::Cancelled),
+                digest = self.operation.content_digest(at, value, &self.context) => digest?,
+            };
+            let part = InputPart::by_content(digest);
+            let number = u32::try_from(at).unwrap_or(u32::MAX);
+            self.request.parts[at] = Some(part);
+            self.request.dependencies.push((number, part.key, None));
+            self.contents.push((at, digest));
+        }
+        Ok(())
+    }
+
+    /// All parts of the key, which is complete by now.
+    fn parts(&self) -> Vec<InputPart> {
+        self.request.parts.iter().flatten().copied().collect()
+    }
+
+    /// Runs an op that no record knows, and gives it its key afterwards.
+    async fn own_first(
+        &mut self,
+        first: Owner<T>,
+        started: impl FnOnce() + Send,
+    ) -> Result<Event<T>, OperationError> {
+        let inputs = self.request.inputs.clone();
+        let result = self.execute(started).await;
+        // An input of which there is no content is told in the words that a later solve will use.
+        self.ask_contents(&inputs).await?;
+        let values = result?;
+        let stored = self.keep(&values).await;
+        self.record(&stored);
+        drop(first);
+        self.event(values, false)
     }
 
     async fn own(
@@ -106,22 +177,11 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
             return Ok(Event::Ran {
                 vertex,
                 values,
+                contents: std::mem::take(&mut self.contents),
                 shared: true,
             });
         }
-        let permit = if self.operation.takes_permit() {
-            let permits = Arc::clone(&self.permits);
-            tokio::select! {
-                () = self.context.cancel.cancelled() => return Err(OperationError::Cancelled),
-                permit = permits.acquire_owned() => permit.ok(),
-            }
-        } else {
-            None
-        };
-        started();
-        let inputs = std::mem::take(&mut self.request.inputs);
-        let result = self.operation.run(inputs, &self.context).await;
-        drop(permit);
+        let result = self.execute(started).await;
         match result {
             Ok(values) => {
                 let stored = self.keep(&values).await;
@@ -139,7 +199,25 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
         }
     }
 
-    fn event(&self, values: Vec<T>, shared: bool) -> Result<Event<T>, OperationError> {
+    /// Runs the operation, with a permit if it takes one.
+    async fn execute(&mut self, started: impl FnOnce() + Send) -> Result<Vec<T>, OperationError> {
+        let permit = if self.operation.takes_permit() {
+            let permits = Arc::clone(&self.permits);
+            tokio::select! {
+                () = self.context.cancel.cancelled() => return Err(OperationError::Cancelled),
+                permit = permits.acquire_owned() => permit.ok(),
+            }
+        } else {
+            None
+        };
+        started();
+        let inputs = std::mem::take(&mut self.request.inputs);
+        let result = self.operation.run(inputs, &self.context).await;
+        drop(permit);
+        result
+    }
+
+    fn event(&mut self, values: Vec<T>, shared: bool) -> Result<Event<T>, OperationError> {
         let request = &self.request;
         let mut of_edges = Vec::with_capacity(request.outputs.len());
         for (&output, &wanted) in request.outputs.iter().zip(&request.wanted) {
@@ -159,6 +237,7 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
         Ok(Event::Ran {
             vertex: request.vertex,
             values: of_edges,
+            contents: std::mem::take(&mut self.contents),
             shared,
         })
     }
@@ -173,9 +252,10 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
         if request.forced || request.volatile {
             return None;
         }
+        let parts = self.parts();
         let rows: Vec<_> = self.cache.read(|lookup| {
             let newest = |output: &u32| {
-                let key = CacheKey::derive(request.digest, *output, &request.parts);
+                let key = CacheKey::derive(request.digest, *output, &parts);
                 lookup.results(key).into_iter().next().map(|row| row.result)
             };
             request.outputs.iter().map(newest).collect()
@@ -220,8 +300,9 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
             created_at: milliseconds(&*self.clock),
             ..RecordBatch::default()
         };
+        let parts = self.parts();
         for (output, result) in (0_u32..).zip(stored) {
-            let key = CacheKey::derive(request.digest, output, &request.parts);
+            let key = CacheKey::derive(request.digest, output, &parts);
             let link = |&(input, dependency, selector)| {
                 (
                     Link {

@@ -367,7 +367,7 @@ impl<'a> Worker<'a> {
         let same = same_header(entry, source);
         let mut hash = (mutable || !same || known.is_none()).then(|| FileHasher::new(entry));
         // What the checksum of the source was computed from, if that has another header.
-        let mut check = (mutable && !same && known.is_some()).then(|| FileHasher::new(source));
+        let mut check = (mutable && !same).then(|| FileHasher::new(source));
         let sparse = entry.size >= SPARSE && {
             let metadata = original.metadata().map_err(broken)?;
             metadata.blocks() < entry.size / 512

@@ -67,6 +67,8 @@ pub(super) struct Number {
     pub(super) name: String,
     pub(super) kind: Kind,
     pub(super) content: Vec<bool>,
+    /// The content may be told after the run.
+    pub(super) deferrable: bool,
     pub(super) selector: bool,
     pub(super) volatile: bool,
     /// A further key, for constants.
@@ -141,7 +143,11 @@ impl Operation<i64> for Number {
             _ => self.name.clone(),
         };
         let selector = self.selector.then(|| Selector::of(b"tens"));
-        let input = |&content: &bool| InputKey { selector, content };
+        let input = |&content: &bool| InputKey {
+            selector,
+            content,
+            deferrable: self.deferrable,
+        };
         Ok(CacheMap {
             digest: CacheDigest::of(text.as_bytes()),
             volatile: self.volatile,
@@ -330,6 +336,7 @@ impl Plan {
             name: name.to_owned(),
             kind,
             content: Vec::new(),
+            deferrable: false,
             selector: false,
             volatile: false,
             further: None,

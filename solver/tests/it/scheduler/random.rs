@@ -14,6 +14,7 @@ struct Shape {
     value: i64,
     inputs: Vec<(usize, u32, bool)>,
     wait: u8,
+    deferrable: bool,
 }
 
 fn shape() -> impl Strategy<Value = Shape> {
@@ -23,12 +24,14 @@ fn shape() -> impl Strategy<Value = Shape> {
         0..100_i64,
         proptest::collection::vec(input, 1..4),
         0..3_u8,
+        any::<bool>(),
     )
-        .prop_map(|(kind, value, inputs, wait)| Shape {
+        .prop_map(|(kind, value, inputs, wait, deferrable)| Shape {
             kind,
             value,
             inputs,
             wait,
+            deferrable,
         })
 }
 
@@ -62,6 +65,7 @@ fn world(bench: &Bench, shapes: &[Shape], solve: usize) -> World {
         };
         let mut number = Number {
             volatile,
+            deferrable: shape.deferrable,
             gate: if shape.wait == 0 {
                 Gate::Open
             } else {

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use ashlar_solver::cache::MissReason;
+use ashlar_solver::cancel::Cancel;
 use ashlar_solver::meta::Database;
-use ashlar_solver::scheduler::Edge;
+use ashlar_solver::scheduler::{Edge, SolveError, VertexStatus};
 
-use super::kit::{Bench, Gate, Kind, Number, Plan};
+use super::kit::{Bench, Gate, Kind, Number, Plan, context};
 
 /// A graph of some width and depth, with content keys and a local source.
 fn wide(bench: &Bench) -> (Plan, Edge) {
@@ -28,6 +30,7 @@ fn wide(bench: &Bench) -> (Plan, Edge) {
             .map(|at| {
                 let number = Number {
                     content: vec![at % 2 == 0, false],
+                    deferrable: at == 0,
                     ..slow(&plan, &format!("{depth}/{at}"), Kind::Sum)
                 };
                 plan.add(number, &[row[at], row[(at + 1) % 4]])
@@ -56,6 +59,85 @@ async fn sixteen_solves_run_each_vertex_once() {
     }
     assert!(values.iter().all(|value| *value == values[0]));
     assert_eq!(bench.log.ran().len(), 25);
+}
+
+/// A copy of a local source: keyed by content alone, which is told after the first run.
+fn copy_of(bench: &Bench, name: &str, value: i64, kind: Kind) -> (Plan, [Edge; 1]) {
+    let mut plan = bench.plan();
+    let local = plan.local("local", value);
+    let number = Number {
+        content: vec![true],
+        deferrable: true,
+        gate: Gate::Yield(5),
+        ..plan.number(name, kind)
+    };
+    let copy = plan.add(number, &[local]);
+    (plan, [copy])
+}
+
+#[tokio::test]
+async fn the_content_of_a_first_run_is_told_after_it() {
+    let bench = Bench::new();
+    let (plan, outputs) = copy_of(&bench, "copy", 41, Kind::Sum);
+    let first = bench.solve(&plan, &outputs).await.unwrap();
+    assert_eq!(first.values, [40]);
+    assert_eq!(
+        first.report[1].status,
+        VertexStatus::Ran(MissReason::NeverSeen)
+    );
+    assert_eq!(bench.log.ran(), ["copy", "local"]);
+    assert_eq!(bench.log.take_contents()["copy"], 1);
+    // Found by content, under the key that the first run got.
+    let (plan, outputs) = copy_of(&bench, "copy", 42, Kind::Sum);
+    let second = bench.solve(&plan, &outputs).await.unwrap();
+    assert_eq!(second.report[1].key, first.report[1].key);
+    assert_eq!(bench.log.ran(), ["local"]);
+    // Once the op is known, content comes first: there may be a hit.
+    let (plan, outputs) = copy_of(&bench, "copy", 50, Kind::Sum);
+    let third = bench.solve(&plan, &outputs).await.unwrap();
+    assert_eq!(
+        third.report[1].status,
+        VertexStatus::Ran(MissReason::ContentChanged { input: 0 })
+    );
+}
+
+#[tokio::test]
+async fn first_runs_of_many_solves_are_one() {
+    let bench = Bench::new();
+    let (plan, outputs) = copy_of(&bench, "copy", 41, Kind::Sum);
+    let (other, _) = copy_of(&bench, "copy", 50, Kind::Sum);
+    let (a, b, c) = tokio::join!(
+        bench.solve(&plan, &outputs),
+        bench.solve(&plan, &outputs),
+        bench.solve(&other, &outputs),
+    );
+    assert_eq!(
+        [a, b, c].map(|solved| solved.unwrap().values[0]),
+        [40, 40, 50]
+    );
+    assert_eq!(bench.log.take_runs()["copy"], 2, "one per content");
+}
+
+#[tokio::test]
+async fn a_first_run_that_fails_or_is_cancelled_stops_no_other() {
+    let bench = Bench::new();
+    let (plan, outputs) = copy_of(&bench, "bad", 41, Kind::Fail);
+    let (first, second) = tokio::join!(bench.solve(&plan, &outputs), bench.solve(&plan, &outputs));
+    assert!(first.is_err() && second.is_err());
+    let (plan, outputs) = copy_of(&bench, "copy", 41, Kind::Sum);
+    let flag = Cancel::new();
+    let cancelled = context(flag.clone());
+    let (first, second, ()) = tokio::join!(
+        bench.scheduler.solve(&plan.graph, &outputs, &cancelled),
+        bench.solve(&plan, &outputs),
+        async {
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            flag.cancel();
+        },
+    );
+    assert!(matches!(first, Err(SolveError::Cancelled)), "{first:?}");
+    assert_eq!(second.unwrap().values, [40]);
 }
 
 #[tokio::test]
