@@ -19,6 +19,12 @@ pub(crate) fn string_array<S: AsRef<str>>(values: &[S]) -> String {
 /// Appends one string with its quotes.
 pub fn string(out: &mut String, value: &str) {
     out.push('"');
+    let plain = |byte| matches!(byte, b' '..=b'~') && !b"\"\\<>&".contains(&byte);
+    if value.bytes().all(plain) {
+        out.push_str(value);
+        out.push('"');
+        return;
+    }
     for character in value.chars() {
         match character {
             '"' => out.push_str("\\\""),

@@ -11,15 +11,19 @@ use super::selector::deduplicate;
 use super::{InputPlan, KeyError, OpKey, Selector, digest_joined};
 use crate::ops::file::wildcard::has_wildcard;
 
+/// Room for the text of most actions.
+const ACTION: usize = 256;
+
 struct Preimage {
-    actions: Vec<String>,
+    /// The JSON of the actions, each as a byte string.
+    actions: String,
     indexes: Vec<[i64; 3]>,
 }
 
 impl GoJson for Preimage {
     fn fields(&self, out: &mut Fields<'_>) {
         out.string_always("Type", "buildkit.file.v0");
-        out.byte_lists_always("Actions", &self.actions);
+        out.list_always("Actions", &self.actions);
         out.int_lists("indexes", &self.indexes);
     }
 }
@@ -32,12 +36,14 @@ pub(super) fn key(op: &pb::FileOp, count: usize) -> Result<OpKey, KeyError> {
         ..Looks::default()
     };
     let mut preimage = Preimage {
-        actions: Vec::new(),
-        indexes: Vec::new(),
+        actions: String::with_capacity(ACTION * op.actions.len()),
+        indexes: Vec::with_capacity(op.actions.len()),
     };
+    let mut text = String::with_capacity(ACTION);
     for action in &op.actions {
-        looks.changed.insert(action.input);
-        preimage.actions.push(looks.action(action));
+        text.clear();
+        looks.action(action, &mut text);
+        json::push_byte_string(&mut preimage.actions, text.as_bytes());
         preimage
             .indexes
             .push([action.input, action.secondary_input, action.output]);
@@ -47,7 +53,7 @@ pub(super) fn key(op: &pb::FileOp, count: usize) -> Result<OpKey, KeyError> {
     }
     Ok(OpKey {
         preimage: json::to_string(&preimage),
-        inputs: looks.plans()?,
+        inputs: looks.plans(op)?,
     })
 }
 
@@ -56,34 +62,33 @@ pub(super) fn key(op: &pb::FileOp, count: usize) -> Result<OpKey, KeyError> {
 struct Looks {
     count: usize,
     selectors: BTreeMap<i64, Vec<Selector>>,
-    changed: BTreeSet<i64>,
 }
 
 impl Looks {
-    /// Notes what an action looks at, and gives its JSON.
-    fn action(&mut self, action: &pb::FileAction) -> String {
+    /// Notes what an action looks at, and writes its JSON.
+    fn action(&mut self, action: &pb::FileAction, text: &mut String) {
         match &action.action {
             Some(Action::Mkdir(mkdir)) => {
                 self.owner(mkdir.owner.as_ref());
-                json::to_string(mkdir)
+                json::push(text, mkdir);
             }
             Some(Action::Mkfile(mkfile)) => {
                 self.owner(mkfile.owner.as_ref());
-                json::to_string(mkfile)
+                json::push(text, mkfile);
             }
             // BuildKit does not look at the owner here.
-            Some(Action::Symlink(symlink)) => json::to_string(symlink),
-            Some(Action::Rm(rm)) => json::to_string(rm),
+            Some(Action::Symlink(symlink)) => json::push(text, symlink),
+            Some(Action::Rm(rm)) => json::push(text, rm),
             Some(Action::Copy(copy)) => {
                 self.owner(copy.owner.as_ref());
-                self.copy(action.secondary_input, copy)
+                self.copy(action.secondary_input, copy, text);
             }
             // Go's nil: an empty string in the list.
-            None => String::new(),
+            None => {}
         }
     }
 
-    fn copy(&mut self, from: i64, copy: &pb::FileActionCopy) -> String {
+    fn copy(&mut self, from: i64, copy: &pb::FileActionCopy, text: &mut String) {
         if usize::try_from(from).is_ok_and(|from| from < self.count) {
             self.selectors.entry(from).or_default().push(Selector {
                 path: copy.src.clone(),
@@ -94,12 +99,13 @@ impl Looks {
                 required: copy.required_paths.clone(),
             });
             // The selector covers the path; only the name ends up in the copy.
-            return json::to_string(&pb::FileActionCopy {
+            let copy = pb::FileActionCopy {
                 src: base_name(&copy.src).to_owned(),
                 ..copy.clone()
-            });
+            };
+            return json::push(text, &copy);
         }
-        json::to_string(copy)
+        json::push(text, copy);
     }
 
     fn owner(&mut self, owner: Option<&pb::ChownOpt>) {
@@ -115,8 +121,12 @@ impl Looks {
         look(owner.and_then(|owner| owner.group.as_ref()), "/etc/group");
     }
 
-    fn plans(self) -> Result<Vec<InputPlan>, KeyError> {
+    fn plans(self, op: &pb::FileOp) -> Result<Vec<InputPlan>, KeyError> {
         let mut plans = vec![InputPlan::default(); self.count];
+        if self.selectors.is_empty() {
+            return Ok(plans);
+        }
+        let changed: BTreeSet<i64> = op.actions.iter().map(|action| action.input).collect();
         for (input, selectors) in self.selectors {
             let Some(plan) = usize::try_from(input)
                 .ok()
@@ -127,7 +137,7 @@ impl Looks {
                     count: self.count,
                 });
             };
-            if self.changed.contains(&input) {
+            if changed.contains(&input) {
                 continue;
             }
             let mut paths: Vec<_> = selectors.iter().map(|selector| &selector.path).collect();

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use ashlar_llb::go_json;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 /// Something that Go writes as a JSON object.
 pub(super) trait GoJson {
@@ -24,9 +26,22 @@ pub(super) struct Fields<'a> {
 
 /// The text of one object.
 pub(super) fn to_string(value: &dyn GoJson) -> String {
-    let mut text = String::new();
+    let mut text = String::with_capacity(512);
     object(&mut text, value);
     text
+}
+
+/// Appends the text of one object.
+pub(super) fn push(text: &mut String, value: &dyn GoJson) {
+    object(text, value);
+}
+
+/// Appends a byte string to the elements of a list that [`Fields::list_always`] takes.
+pub(super) fn push_byte_string(elements: &mut String, bytes: &[u8]) {
+    if !elements.is_empty() {
+        elements.push(',');
+    }
+    quoted_base64(elements, bytes);
 }
 
 fn object(text: &mut String, value: &dyn GoJson) {
@@ -47,30 +62,17 @@ fn array<T>(text: &mut String, values: &[T], mut element: impl FnMut(&mut String
 }
 
 fn number(text: &mut String, value: i128) {
+    if let Ok(digit @ 0..10) = u8::try_from(value) {
+        text.push(char::from(b'0' + digit));
+        return;
+    }
     write!(text, "{value}").expect("BUG: writing to a string cannot fail");
 }
 
 fn quoted_base64(text: &mut String, bytes: &[u8]) {
     text.push('"');
-    base64(text, bytes);
+    STANDARD.encode_string(bytes, text);
     text.push('"');
-}
-
-/// Appends `bytes` in standard base64 with padding.
-fn base64(text: &mut String, bytes: &[u8]) {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for chunk in bytes.chunks(3) {
-        let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        for index in 0..4 {
-            if index <= chunk.len() {
-                let letter = (bits >> (18 - 6 * index)) & 63;
-                text.push(char::from(LETTERS[usize::try_from(letter).unwrap_or(0)]));
-            } else {
-                text.push('=');
-            }
-        }
-    }
 }
 
 impl Fields<'_> {
@@ -147,6 +149,14 @@ impl Fields<'_> {
         });
     }
 
+    /// A list whose elements were written before, even if there are none.
+    pub(super) fn list_always(&mut self, name: &str, elements: &str) {
+        let text = self.name(name);
+        text.push('[');
+        text.push_str(elements);
+        text.push(']');
+    }
+
     /// An object, written even if it has no field.
     pub(super) fn object_always(&mut self, name: &str, value: &dyn GoJson) {
         object(self.name(name), value);
@@ -204,20 +214,19 @@ impl Fields<'_> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn base64_pads() {
-        for (bytes, expected) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-        ] {
-            let mut text = String::new();
-            super::base64(&mut text, bytes.as_bytes());
-            assert_eq!(text, expected);
-        }
+    fn bytes_are_padded_base64() {
         let mut text = String::new();
-        super::base64(&mut text, &[0xfb, 0xff, 0xbf]);
-        assert_eq!(text, "+/+/");
+        super::push_byte_string(&mut text, b"foob");
+        super::push_byte_string(&mut text, &[0xfb, 0xff, 0xbf]);
+        assert_eq!(text, r#""Zm9vYg==","+/+/""#);
+    }
+
+    #[test]
+    fn numbers_are_decimal() {
+        for value in [-1, 0, 9, 10, i64::MIN] {
+            let mut text = String::new();
+            super::number(&mut text, value.into());
+            assert_eq!(text, value.to_string());
+        }
     }
 }
