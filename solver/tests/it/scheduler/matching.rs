@@ -330,11 +330,11 @@ async fn depth_is_no_concern() {
     let bench = Bench::new();
     let mut plan = bench.plan();
     let mut last = plan.constant("start", 1);
-    for at in 0..100_000 {
+    for at in 0..30_000 {
         last = plan.sum(&format!("{at}"), &[last]);
     }
     assert_eq!(bench.value(&plan, last).await, 1);
-    assert_eq!(bench.log.ran().len(), 100_001);
+    assert_eq!(bench.log.ran().len(), 30_001);
     assert_eq!(bench.value(&plan, last).await, 1);
     assert_eq!(bench.log.ran(), [] as [&str; 0]);
 }
