@@ -215,7 +215,8 @@ impl Reference {
         reference.with_default_tag()
     }
 
-    /// Returns the short form users write, without what is the default.
+    /// Returns the short form users write, without what is the default. It is for people to
+    /// read: as in Docker, that of `docker.io/a.b/c` is `a.b/c`, which means another registry.
     #[must_use]
     pub fn familiar(&self) -> String {
         let mut familiar = self.clone();
