@@ -50,6 +50,17 @@
 //! digests, and with them caches, agree. Where that client is surprising, so is this crate, and
 //! the documentation of the method says so.
 //!
+//! # Features
+//!
+//! `serde`, which is off by default, gives `Serialize` and `Deserialize` to what one stores:
+//! digests and references as their texts, [`Platform`] and [`ImageConfig`] in the shapes of the
+//! OCI image specification, and [`Definition`] as its bytes, or as their base64 in formats for
+//! people such as JSON.
+//!
+//! # Coming from Go
+//!
+//! [`go_names`] has every name of BuildKit's client and what it is called here.
+//!
 //! # Reading
 //!
 //! - [`Definition`] is a build graph as it travels; [`Graph`] is the same graph, checked.
@@ -65,6 +76,8 @@ pub mod encode;
 mod exec;
 mod file;
 pub mod go_json;
+#[doc = include_str!("go_names.md")]
+pub mod go_names {}
 mod graph;
 mod import;
 mod limits;
@@ -77,6 +90,8 @@ pub mod patterns;
 pub mod pb;
 pub mod platform;
 pub mod reference;
+#[cfg(feature = "serde")]
+mod serde_forms;
 mod shlex;
 mod source;
 mod state;

@@ -13,3 +13,4 @@ mod hostile;
 mod op_rules;
 mod properties;
 mod support;
+mod types;

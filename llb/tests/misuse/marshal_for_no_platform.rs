@@ -1,0 +1,5 @@
+use ashlar_llb as llb;
+
+fn main() {
+    let _ = llb::image("a").marshal();
+}
