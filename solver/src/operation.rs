@@ -133,6 +133,13 @@ pub trait Operation<T>: Send + Sync + Debug {
     /// The future may be dropped at any await; what it started must end with it.
     async fn run(&self, inputs: Vec<T>, context: &Context) -> Result<Vec<T>, OperationError>;
 
+    /// Whether a run uses what the caller of its solve lends, such as a secret. Equal runs still
+    /// happen once, but a failure is then not handed to those who wait: another caller may have
+    /// lent what this one did not. Default: false.
+    fn is_personal(&self) -> bool {
+        false
+    }
+
     /// Whether a run takes one of the scheduler's permits. True for ops that use a processor or
     /// the disk (BuildKit: source, exec, file), false for those that only arrange layers or that
     /// wait for other vertices (merge, diff, build, passthrough). Default: true.

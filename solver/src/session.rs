@@ -1,9 +1,22 @@
-//! What a caller lends to one solve: local directories and image layouts.
+//! What a caller lends to one solve: local directories, image layouts, secrets and ssh agents.
+//!
+//! Owns [`Session`], the seams [`SecretProvider`] and [`SshAgent`] behind which a caller keeps
+//! what is its own, and the implementations that most callers need.
 //!
 //! A session is a plain value; nothing in it outlives the solve it is given to.
 
+mod secret;
+mod ssh;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use secret::{
+    CommandSecret, EnvSecret, FileSecret, MAX_SECRET, MemorySecret, SecretError, SecretProvider,
+    SecretValue,
+};
+pub use ssh::{AgentSocket, SshAgent};
 
 /// A directory lent to a solve under the name that `llb::local` uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,4 +47,30 @@ pub struct Session {
     pub locals: BTreeMap<String, LocalDirectory>,
     /// Directories that hold an OCI image layout, by the store id of the `oci-layout://` source.
     pub oci_layouts: BTreeMap<String, PathBuf>,
+    /// Where secrets come from. The last provider that has a secret of an id gives it.
+    pub secrets: Vec<Arc<dyn SecretProvider>>,
+    /// Ssh agents by their ids; that of a step that names none is `default`.
+    pub ssh: BTreeMap<String, Arc<dyn SshAgent>>,
+}
+
+impl Session {
+    /// The secret `id`; `None` if nobody has one.
+    ///
+    /// # Errors
+    /// [`SecretError`], also for a value of more than [`MAX_SECRET`] bytes.
+    ///
+    /// # Cancellation
+    /// Dropping the future ends what a provider does for it.
+    pub async fn secret(&self, id: &str) -> Result<Option<SecretValue>, SecretError> {
+        for provider in self.secrets.iter().rev() {
+            if let Some(value) = provider.secret(id).await? {
+                return if value.expose().len() > MAX_SECRET {
+                    Err(SecretError::TooBig { id: id.to_owned() })
+                } else {
+                    Ok(Some(value))
+                };
+            }
+        }
+        Ok(None)
+    }
 }

@@ -8,14 +8,17 @@
     reason = "tests read the environment and run programs"
 )]
 
+mod agents;
 mod changed_input;
 mod compile;
 mod concurrent;
 mod export;
 mod guest;
 mod kill_nine;
+mod leaks;
 mod limits;
 mod network;
+mod secrets;
 mod stopping;
 mod support;
 mod unprivileged;
@@ -28,9 +31,12 @@ fn child() {
     let arguments = std::env::var(support::ARGUMENTS).unwrap_or_default();
     let arguments: Vec<&str> = arguments.split('\n').collect();
     match role.as_str() {
+        "agents" => agents::role(&arguments),
         "build" => concurrent::role(&arguments),
         "churn" => kill_nine::role(&arguments),
         "guest" => guest::role(&arguments),
+        "leaks" => leaks::role(&arguments),
+        "secrets" => secrets::role(&arguments),
         "user" => unprivileged::role(&arguments),
         _ => panic!("unknown role {role}"),
     }

@@ -46,6 +46,7 @@
 mod capabilities;
 mod child;
 mod clone;
+mod contents;
 mod error;
 mod mount;
 mod overlay;
@@ -60,6 +61,7 @@ mod sys;
 
 pub use capabilities::{Capability, CapabilitySet};
 pub use child::{Child, ExitStatus, ResourceUsage};
+pub use contents::Contents;
 pub use error::{SandboxError, SpawnError, Step};
 pub use mount::{Mount, Root, Source};
 pub use seccomp::{SeccompAction, SeccompCompare, SeccompProfile, SeccompRule};

@@ -3,6 +3,7 @@
 //! Owns: plain data only. Paths of sources are the host's, absolute and trusted; selectors and
 //! targets come from a build definition and are resolved inside the mount they belong to.
 
+use crate::Contents;
 use std::path::PathBuf;
 
 /// The root file system of a process.
@@ -133,10 +134,11 @@ pub enum Source {
     /// container runtimes, which want to find one.
     Cgroup,
     /// A regular file with the given content that exists in memory only and is gone with the
-    /// process: `/etc/hosts`, `/etc/resolv.conf`, secrets.
+    /// process: `/etc/hosts`, `/etc/resolv.conf`, secrets. Mounted `nosuid`, and `noexec` unless
+    /// `mode` lets somebody execute it.
     File {
         /// The whole content.
-        contents: Vec<u8>,
+        contents: Contents,
         /// Permission bits, for example `0o400`.
         mode: u32,
         /// Owner as seen inside the sandbox.

@@ -14,9 +14,10 @@ pub(crate) use build::{Host, build, check};
 use crate::overlay::OverlayPlan;
 use crate::setup::mount_api::ParameterKind;
 use crate::setup::walk::Walker;
-use crate::{ControlGroups, Step, Tunnel, Wire};
+use crate::{Contents, ControlGroups, Step, Tunnel, Wire};
 use std::ffi::{CString, OsString, c_char, c_int, c_long};
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// Index into [`Plan::objects`]: what a failing step was about.
 pub(crate) type Object = u32;
@@ -48,7 +49,7 @@ pub(crate) enum PlannedSource {
     /// A file in the scratch file system.
     File {
         name: CString,
-        contents: Vec<u8>,
+        contents: Contents,
         mode: u32,
         uid: u32,
         gid: u32,
@@ -159,6 +160,8 @@ pub(crate) struct Plan {
     pub(crate) envp: Vec<*const c_char>,
     /// Keeps the strings that `argv` and `envp` point to.
     _strings: Vec<CString>,
+    /// The same for variables that are secret.
+    _secrets: Vec<Zeroizing<CString>>,
     /// What errors are about; the first is empty.
     pub(crate) objects: Vec<OsString>,
     pub(crate) cwd_object: Object,

@@ -6,7 +6,7 @@
 //! [`Spawner::spawn`]: crate::Spawner::spawn
 //! [`SandboxError::InvalidSpec`]: crate::SandboxError::InvalidSpec
 
-use crate::{CapabilitySet, Mount, Root, SeccompProfile};
+use crate::{CapabilitySet, Contents, Mount, Root, SeccompProfile};
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
@@ -58,6 +58,10 @@ pub struct Spec {
     /// Environment as `KEY=VALUE`, passed on unchanged. Without a `PATH` in it, the program is
     /// looked up in `/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin`.
     pub env: Vec<OsString>,
+    /// Variables whose value is secret, by name; they come after `env`. The values are kept out of
+    /// debug output and of errors, and zeroed when the process has started. A name that is empty
+    /// or holds `=`, and a value that holds a zero byte, are refused.
+    pub secret_env: Vec<(OsString, Contents)>,
     /// Absolute working directory inside the root, created with mode 0755 and owned by the user
     /// if it is missing. One that leads through a link of `/proc` is refused.
     pub cwd: PathBuf,
@@ -124,6 +128,7 @@ impl Spec {
             mounts: Vec::new(),
             args: args.into_iter().map(Into::into).collect(),
             env: Vec::new(),
+            secret_env: Vec::new(),
             cwd: PathBuf::from("/"),
             uid: 0,
             gid: 0,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::{Resources, User};
+use crate::session::SecretValue;
 
 /// A process to run.
 #[derive(Debug, Clone)]
@@ -17,6 +18,10 @@ pub struct Process {
     pub args: Vec<String>,
     /// Environment as `KEY=value`.
     pub env: Vec<String>,
+    /// Variables whose value is secret, by name, after those of `env`, which has none of these
+    /// names. No value holds a zero byte. An executor must not write them to a disk, nor to the
+    /// arguments of a helper that others on the host can see.
+    pub secret_env: Vec<(String, SecretValue)>,
     /// Working directory, absolute; made if it is missing.
     pub cwd: PathBuf,
     /// Who it runs as.
@@ -89,10 +94,11 @@ pub enum MountSource {
         /// Bytes at most; `None`: the kernel's default.
         size: Option<u64>,
     },
-    /// A file that exists in memory only.
+    /// A file that exists in memory only: a secret. An executor must not write it to a disk; it
+    /// is mounted `nosuid` and `nodev`, and `noexec` unless `mode` lets somebody execute it.
     File {
         /// Its content.
-        contents: Vec<u8>,
+        contents: SecretValue,
         /// Permission bits.
         mode: u32,
         /// Owner.
@@ -123,7 +129,7 @@ impl fmt::Debug for MountSource {
                 gid,
             } => {
                 let mut f = f.debug_struct("File");
-                f.field("bytes", &contents.len()).field("mode", mode);
+                f.field("contents", contents).field("mode", mode);
                 f.field("uid", uid)
                     .field("gid", gid)
                     .finish_non_exhaustive()

@@ -17,11 +17,12 @@ use super::relay::Relay;
 use super::starting::Starting;
 use super::{
     Capabilities, ControlGroups, Executor, ExecutorError, Exit, ExitStatus, Group, Mount,
-    MountSource, Network, Process, Streams,
+    MountSource, Network, Process, Streams, User,
 };
 use crate::cancel::{Cancel, Cancelled};
 use crate::error::{Blame as _, Failure, Fault};
 use crate::progress::Usage;
+use crate::session::SecretValue;
 
 /// Bytes of the host's `/etc/resolv.conf` that are read at most.
 const MAX_RESOLV_CONF: u64 = 1 << 20;
@@ -317,12 +318,15 @@ fn host_resolv_conf() -> String {
 }
 
 /// Translates a process into the sandbox's words. Blocks.
-fn spec(process: Process, privileged: bool) -> Result<Spec, ExecutorError> {
+fn spec(mut process: Process, privileged: bool) -> Result<Spec, ExecutorError> {
+    if !privileged {
+        belong_to(&process.user, &mut process.mounts);
+    }
     let root = sandbox::Root::new(source(process.root.source)).readonly(process.root.readonly);
     let mut spec = Spec::new(root, process.args);
     let network_file = |target: &str, text: String| {
         let source = sandbox::Source::File {
-            contents: text.into_bytes(),
+            contents: text.into(),
             mode: 0o644,
             uid: 0,
             gid: 0,
@@ -338,6 +342,8 @@ fn spec(process: Process, privileged: bool) -> Result<Spec, ExecutorError> {
     ];
     spec.mounts.extend(process.mounts.into_iter().map(mount));
     spec.env = process.env.into_iter().map(Into::into).collect();
+    let secret = |(name, value): (String, SecretValue)| (name.into(), value.shared().into());
+    spec.secret_env = process.secret_env.into_iter().map(secret).collect();
     spec.cwd = process.cwd;
     spec.uid = process.user.uid;
     spec.gid = process.user.gid;
@@ -370,6 +376,15 @@ fn spec(process: Process, privileged: bool) -> Result<Spec, ExecutorError> {
     Ok(spec)
 }
 
+/// Where one user is all there is, files belong to it whoever they were asked for.
+fn belong_to(user: &User, mounts: &mut [Mount]) {
+    for mount in mounts {
+        if let MountSource::File { uid, gid, .. } = &mut mount.source {
+            (*uid, *gid) = (user.uid, user.gid);
+        }
+    }
+}
+
 fn mount(mount: Mount) -> sandbox::Mount {
     let mut out = sandbox::Mount::new(mount.target, source(mount.source)).readonly(mount.readonly);
     out.selector = mount.selector;
@@ -390,7 +405,7 @@ fn source(source: MountSource) -> sandbox::Source {
             uid,
             gid,
         } => sandbox::Source::File {
-            contents,
+            contents: contents.shared().into(),
             mode,
             uid,
             gid,

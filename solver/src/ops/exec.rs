@@ -9,8 +9,10 @@
 //!
 //! Leaves to others: running the process (`executor`), reading what it changed (`tree::capture`).
 
+mod agent;
 mod cache_mount;
 mod error;
+mod lent;
 mod meta;
 mod mounts;
 
@@ -21,6 +23,7 @@ use async_trait::async_trait;
 
 pub use error::ExecError;
 
+use lent::Lent;
 use mounts::{Active, Mounts, Output};
 
 use super::keys::{self, OpKey};
@@ -52,6 +55,7 @@ struct Run {
     op: Arc<pb::ExecOp>,
     engine: Arc<Engine>,
     inputs: Vec<Ref>,
+    lent: Arc<Lent>,
     cancel: Cancel,
 }
 
@@ -105,7 +109,7 @@ impl ExecOperation {
         self
     }
 
-    fn process(&self, mounts: &Mounts) -> Result<Process, ExecError> {
+    fn process(&self, mounts: &Mounts, lent: &Lent) -> Result<Process, ExecError> {
         let user =
             find_user(&mounts.root_view, &self.meta.user).map_err(|source| ExecError::User {
                 user: self.meta.user.clone(),
@@ -115,7 +119,8 @@ impl ExecOperation {
             root: mounts.root.clone(),
             mounts: mounts.mounts.clone(),
             args: self.meta.args.clone(),
-            env: meta::environment(&self.op, &self.meta)?,
+            env: meta::environment(&self.op, &self.meta),
+            secret_env: lent.variables(&self.op)?,
             cwd: meta::absolute(&self.meta.cwd, "")?,
             user,
             hostname: meta::hostname(&self.meta),
@@ -144,28 +149,43 @@ impl Operation<Ref> for ExecOperation {
         checksum_input(&self.key, input, value, context).await
     }
 
+    fn is_personal(&self) -> bool {
+        lent::borrows(&self.op)
+    }
+
     async fn run(&self, inputs: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
+        let lent = tokio::select! {
+            () = context.cancel.cancelled() => return Err(OperationError::Cancelled),
+            lent = lent::fetch(&self.op, &self.engine.session) => Arc::new(lent?),
+        };
         let (op, engine) = (self.op.clone(), self.engine.clone());
         let cwd = self.meta.cwd.clone();
-        let mounts = unblock(&context.cancel, move |cancel| {
+        let borrowed = lent.clone();
+        let mut mounts = unblock(&context.cancel, move |cancel| {
             mounts::prepare(
                 &Run {
                     op,
                     engine,
                     inputs,
+                    lent: borrowed,
                     cancel,
                 },
                 &cwd,
             )
         })
         .await?;
-        let process = self.process(&mounts)?;
+        let process = self.process(&mounts, &lent)?;
+        drop(lent);
+        let sockets = std::mem::take(&mut mounts.sockets);
+        let forwarding = agent::forward(sockets)?;
         let command = self.meta.args.join(" ");
         let reporter = &context.reporter;
         reporter.process_started();
         let streams = Streams::new(Arc::new(reporter.clone()));
         let executor = &self.engine.executor;
-        let exit = match executor.run(process, streams, &context.cancel).await {
+        let exit = executor.run(process, streams, &context.cancel).await;
+        drop(forwarding);
+        let exit = match exit {
             Ok(exit) => exit,
             Err(ExecutorError::Cancelled(_)) => return Err(OperationError::Cancelled),
             Err(source) => return Err(ExecError::Run { command, source }.into()),

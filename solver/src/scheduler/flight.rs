@@ -2,8 +2,8 @@
 //!
 //! Whoever asks first for a run owns it. Others wait for its result, which they get as a clone,
 //! success or failure. If the owner goes away without a result, because its solve was cancelled
-//! or dropped, the waiters are told and ask again: one of them becomes the owner of a new run, on
-//! its own terms. A result is taken out of the map as soon as it is there: by then it is in the
+//! or dropped, or because it failed with what its caller lent, the waiters are told and ask again:
+//! one of them becomes the owner of a new run, on its own terms. A result is taken out of the map as soon as it is there: by then it is in the
 //! cache.
 
 use std::collections::HashMap;

@@ -193,7 +193,9 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
             Err(_) if self.context.cancel.is_cancelled() => Err(OperationError::Cancelled),
             Err(OperationError::Cancelled) => Err(OperationError::Cancelled),
             Err(OperationError::Failed(failure)) => {
-                owner.land(Err(failure.clone()));
+                if !self.operation.is_personal() {
+                    owner.land(Err(failure.clone()));
+                }
                 Err(failure.into())
             }
         }

@@ -1,11 +1,12 @@
 //! What a caller asks of a solver.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ashlar_llb::{Definition, Platform};
 
 use super::Durability;
-use crate::session::{LocalDirectory, Session};
+use crate::session::{LocalDirectory, SecretProvider, Session, SshAgent};
 
 /// One solve: a definition and what the caller lends to it.
 #[derive(Debug, Clone)]
@@ -51,6 +52,32 @@ impl SolveRequest {
     #[must_use]
     pub fn oci_layout(mut self, store: impl Into<String>, path: impl Into<PathBuf>) -> Self {
         self.session.oci_layouts.insert(store.into(), path.into());
+        self
+    }
+
+    /// Lends a secret. Of secrets with the same id the last counts.
+    ///
+    /// ```
+    /// use ashlar_llb::Definition;
+    /// use ashlar_solver::session::{EnvSecret, FileSecret, MemorySecret};
+    /// use ashlar_solver::solver::SolveRequest;
+    ///
+    /// let request = SolveRequest::new(Definition::default())
+    ///     .secret(FileSecret::new("npmrc", "/home/me/.npmrc"))
+    ///     .secret(EnvSecret::new("token", "GITHUB_TOKEN"))
+    ///     .secret(MemorySecret::new("password", "hunter2"));
+    /// assert!(!format!("{request:?}").contains("hunter2"));
+    /// ```
+    #[must_use]
+    pub fn secret(mut self, secret: impl SecretProvider + 'static) -> Self {
+        self.session.secrets.push(Arc::new(secret));
+        self
+    }
+
+    /// Lends an ssh agent under an id; `default` is that of steps that name none.
+    #[must_use]
+    pub fn ssh(mut self, id: impl Into<String>, agent: impl SshAgent + 'static) -> Self {
+        self.session.ssh.insert(id.into(), Arc::new(agent));
         self
     }
 

@@ -8,12 +8,13 @@ use crate::setup::mount_api::{
     ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, ParameterKind,
 };
 use crate::setup::walk::Walker;
-use crate::{ControlGroups, Network, SandboxError, Source, Spec, Wire};
+use crate::{Contents, ControlGroups, Network, SandboxError, Source, Spec, Wire};
 use std::ffi::{CStr, CString, OsStr, OsString, c_char};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 type Built<T> = Result<T, SandboxError>;
 
@@ -93,6 +94,7 @@ pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
     };
     let args = strings("args", &spec.args)?;
     let env = strings("env", &spec.env)?;
+    let secrets = secret_env(&spec.secret_env)?;
     let pointers = |list: &[CString]| -> Vec<*const c_char> {
         list.iter()
             .map(|s| s.as_ptr())
@@ -148,8 +150,14 @@ pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
         seccomp: spec.seccomp.as_ref().map(crate::SeccompProfile::program),
         candidates: candidates(&program, &spec.env)?,
         argv: pointers(&args),
-        envp: pointers(&env),
+        envp: env
+            .iter()
+            .chain(secrets.iter().map(|secret| &**secret))
+            .map(|s| s.as_ptr())
+            .chain([std::ptr::null()])
+            .collect(),
         _strings: args.into_iter().chain(env).collect(),
+        _secrets: secrets,
         objects: builder.objects,
         cwd_object,
         program_object,
@@ -161,6 +169,29 @@ pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
             errno: 0,
         },
     })
+}
+
+/// Puts secret variables together in memory that is zeroed in the end. No error shows a value.
+fn secret_env(list: &[(OsString, Contents)]) -> Built<Vec<Zeroizing<CString>>> {
+    let join = |(name, value): &(OsString, Contents)| {
+        if name.is_empty() || name.as_bytes().contains(&b'=') || name.as_bytes().contains(&0) {
+            return invalid("secret_env", format!("{name:?} is no name of a variable"));
+        }
+        if value.contains(&0) {
+            return invalid(
+                "secret_env",
+                format!("the value of {name:?} holds a zero byte"),
+            );
+        }
+        // Exactly as long as it gets with the zero byte at the end, so that it never moves.
+        let mut text = Vec::with_capacity(name.len() + value.len() + 2);
+        text.extend_from_slice(name.as_bytes());
+        text.push(b'=');
+        text.extend_from_slice(value);
+        let text = CString::new(text).or_else(|_| invalid("secret_env", "holds a zero byte"))?;
+        Ok(Zeroizing::new(text))
+    };
+    list.iter().map(join).collect()
 }
 
 /// Whether the values can be used at all.
@@ -412,6 +443,10 @@ impl Builder<'_> {
                 self.files += 1;
                 let name = c_string("mounts", format!("file{}", self.files))?;
                 let (contents, mode) = (contents.clone(), mode & 0o7777);
+                attributes |= ATTR_NOSUID;
+                if mode & 0o111 == 0 {
+                    attributes |= ATTR_NOEXEC;
+                }
                 let source = PlannedSource::File {
                     name,
                     contents,

@@ -83,7 +83,7 @@ fn scratch() -> sys::Result<c_int> {
     // It may hold secrets. Older kernels and user namespaces do not offer it.
     let _ = api::configure(context, ParameterKind::Flag, c"noswap", None);
     api::create(context)?;
-    let mount = api::fsmount(context, api::ATTR_NOSUID | api::ATTR_NOEXEC)?;
+    let mount = api::fsmount(context, api::ATTR_NOSUID)?;
     sys::close(context);
     api::attach_at(mount, libc::AT_FDCWD, c"/")?;
     Ok(mount)

@@ -33,7 +33,7 @@ fn the_inner_root_is_complete_but_for_proc() {
     fs::write(lent.join("file"), "lent").unwrap();
     let mut inner = fixture.spec("upper", &["/bin/true"]);
     let file = Source::File {
-        contents: b"hosts".to_vec(),
+        contents: "hosts".into(),
         mode: 0o600,
         uid: 0,
         gid: 0,

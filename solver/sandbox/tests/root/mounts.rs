@@ -300,7 +300,7 @@ fn stubs_are_listed_and_removed_and_times_restored() {
     symlink("/run/resolv.conf", f.base.join("etc/resolv.conf")).unwrap();
     let cache = f.new_dir("cache");
     let file = || Source::File {
-        contents: b"x".to_vec(),
+        contents: "x".into(),
         mode: 0o644,
         uid: 0,
         gid: 0,

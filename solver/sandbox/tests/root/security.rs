@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 
 fn file() -> Source {
     Source::File {
-        contents: b"x".to_vec(),
+        contents: "x".into(),
         mode: 0o644,
         uid: 0,
         gid: 0,
@@ -224,7 +224,7 @@ fn secrets_are_not_printed() {
     let mount = Mount::new(
         "/run/secrets/a",
         Source::File {
-            contents: b"hunter2".to_vec(),
+            contents: "hunter2".into(),
             mode: 0,
             uid: 0,
             gid: 0,

@@ -40,7 +40,7 @@ fn scenario(f: &Fixture) {
     let mounts = with(
         rootless(f.shell("m", "touch /c/made; cat /f; stat -c %a /f")),
         |s| {
-            let contents = b"secret".to_vec();
+            let contents = "secret".into();
             s.mounts = vec![
                 bind("/c", &cache),
                 Mount::new(

@@ -6,6 +6,7 @@ use std::io;
 use crate::error::{Blame, Fault};
 use crate::executor::{AccountError, ExecutorError, ExitStatus};
 use crate::refs::Ref;
+use crate::session::SecretError;
 
 /// An exec op cannot be run, or its process failed.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,43 @@ pub enum ExecError {
         /// What it asks for, with its name.
         what: String,
     },
+    /// A secret that the op needs was not lent. The text is BuildKit's.
+    #[error("secret {id}: not found")]
+    SecretNotFound {
+        /// Its id.
+        id: String,
+    },
+    /// A secret was lent and cannot be had.
+    #[error("cannot lend a secret")]
+    Secret {
+        /// Why; it names the secret.
+        #[source]
+        source: SecretError,
+    },
+    /// An ssh agent that the op needs was not lent. The text is BuildKit's.
+    #[error("no SSH key {id:?} forwarded from the client")]
+    AgentNotFound {
+        /// Its id.
+        id: String,
+    },
+    /// An ssh agent was lent and does not answer.
+    #[error("cannot reach the ssh agent {id:?}")]
+    AgentUnreachable {
+        /// Its id.
+        id: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket for an ssh agent cannot be made.
+    #[error("cannot make a socket for the ssh agent {id:?}")]
+    AgentSocket {
+        /// Its id.
+        id: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The user of the process cannot be told.
     #[error("cannot tell the user {user:?}")]
     User {
@@ -88,7 +126,10 @@ impl Blame for ExecError {
     fn fault(&self) -> Fault {
         match self {
             Self::Run { source, .. } => source.fault(),
-            Self::CacheMount { .. } => Fault::Environment,
+            Self::Secret { source } => source.fault(),
+            Self::CacheMount { .. } | Self::AgentUnreachable { .. } | Self::AgentSocket { .. } => {
+                Fault::Environment
+            }
             _ => Fault::Input,
         }
     }
@@ -99,6 +140,15 @@ impl Blame for ExecError {
                 Some(format!("allow the entitlement {what} for this build"))
             }
             Self::Run { source, .. } => source.remedy(),
+            Self::SecretNotFound { id } => Some(format!(
+                "lend the secret {id:?} with the request (SolveRequest::secret)"
+            )),
+            Self::AgentNotFound { id } => Some(format!(
+                "lend the ssh agent {id:?} with the request (SolveRequest::ssh)"
+            )),
+            Self::AgentUnreachable { .. } => {
+                Some("start the agent, or lend the socket that it listens on".to_owned())
+            }
             _ => None,
         }
     }

@@ -17,8 +17,9 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// The host name of a process that is told none.
 const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
 
-/// The environment: what the op says, proxies, a search path, and secrets.
-pub(super) fn environment(op: &pb::ExecOp, meta: &pb::Meta) -> Result<Vec<String>, ExecError> {
+/// The environment: what the op says, proxies, and a search path. Variables that are secret come
+/// after it, and instead of those of their names.
+pub(super) fn environment(op: &pb::ExecOp, meta: &pb::Meta) -> Vec<String> {
     let mut env = meta.env.clone();
     if let Some(proxy) = &meta.proxy_env {
         for (name, value) in [
@@ -37,16 +38,12 @@ pub(super) fn environment(op: &pb::ExecOp, meta: &pb::Meta) -> Result<Vec<String
     if !env.iter().any(|entry| entry.starts_with("PATH=")) {
         env.push(format!("PATH={DEFAULT_PATH}"));
     }
-    for secret in &op.secretenv {
-        if !secret.optional {
-            return Err(ExecError::NotSupported {
-                what: format!("the secret {:?}", secret.id),
-            });
-        }
-        // As in BuildKit, the variable of a secret that is not there is empty.
-        env.push(format!("{}=", secret.name));
-    }
-    Ok(env)
+    let secret = |entry: &String| {
+        let name = entry.split('=').next();
+        op.secretenv.iter().any(|it| Some(it.name.as_str()) == name)
+    };
+    env.retain(|entry| !secret(entry));
+    env
 }
 
 /// `path` in normal form; a relative one is below `base`.
@@ -156,22 +153,17 @@ mod tests {
         let mut op = pb::ExecOp::default();
         let path = format!("PATH={DEFAULT_PATH}");
         assert_eq!(
-            environment(&op, &meta).unwrap(),
+            environment(&op, &meta),
             ["A=b", "NO_PROXY=x", "no_proxy=x", &path]
         );
-        meta.env = vec!["PATH=/x".into()];
+        meta.env = vec!["PATH=/x".into(), "N=1".into(), "NO=2".into()];
         meta.proxy_env = None;
         op.secretenv.push(pb::SecretEnv {
             id: "i".into(),
             name: "N".into(),
             optional: true,
         });
-        assert_eq!(environment(&op, &meta).unwrap(), ["PATH=/x", "N="]);
-        op.secretenv[0].optional = false;
-        assert!(matches!(
-            environment(&op, &meta),
-            Err(ExecError::NotSupported { .. })
-        ));
+        assert_eq!(environment(&op, &meta), ["PATH=/x", "NO=2"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ashlar_llb::pb;
 use ashlar_llb::pb::{CacheSharingOpt, MountType};
 
+use super::agent::Listening;
 use super::cache_mount::{self, CacheMount};
 use super::meta::absolute;
 use super::{ExecError, Run};
@@ -41,6 +42,8 @@ pub(super) struct Mounts {
     pub(super) actives: Vec<Active>,
     /// In the order of the mounts, as BuildKit numbers them.
     pub(super) outputs: Vec<Output>,
+    /// Where the process reaches ssh agents.
+    pub(super) sockets: Vec<Listening>,
     /// Held until the process has ended.
     _caches: Vec<CacheMount>,
 }
@@ -54,6 +57,8 @@ struct Builder<'a> {
     actives: Vec<Active>,
     outputs: Vec<Output>,
     caches: Vec<CacheMount>,
+    /// Mounts of ssh agents, made ready at the end.
+    agents: Vec<pb::Mount>,
 }
 
 /// Makes all mounts of an op ready. Blocks.
@@ -66,6 +71,7 @@ pub(super) fn prepare(run: &Run, cwd: &str) -> Result<Mounts, OperationError> {
         actives: Vec::new(),
         outputs: Vec::new(),
         caches: Vec::new(),
+        agents: Vec::new(),
     };
     for mount in &run.op.mounts {
         run.cancel.check()?;
@@ -95,11 +101,20 @@ impl Builder<'_> {
             }
             MountType::Secret => {
                 let options = mount.secret_opt.clone().unwrap_or_default();
-                return refuse("secret", &options.id, options.optional);
+                let Some(value) = self.run.lent.value(&options.id) else {
+                    return Ok(());
+                };
+                let source = MountSource::File {
+                    contents: value.clone(),
+                    mode: options.mode & 0o777,
+                    uid: options.uid,
+                    gid: options.gid,
+                };
+                return self.lent(mount, source, true);
             }
             MountType::Ssh => {
-                let options = mount.ssh_opt.clone().unwrap_or_default();
-                return refuse("ssh agent", &options.id, options.optional);
+                self.agents.push(mount.clone());
+                return Ok(());
             }
         };
         self.mount(mount, source)
@@ -206,6 +221,46 @@ impl Builder<'_> {
         Ok(MountSource::Bind { path })
     }
 
+    /// Mounts what the caller lends: whole, whatever the op says.
+    fn lent(
+        &mut self,
+        mount: &pb::Mount,
+        source: MountSource,
+        readonly: bool,
+    ) -> Result<(), OperationError> {
+        self.mounts.push(Mount {
+            target: absolute(&mount.dest, self.cwd)?,
+            source,
+            selector: None,
+            readonly,
+        });
+        Ok(())
+    }
+
+    /// Makes the sockets of agents, in the directory of a layer that this run makes.
+    fn sockets(&mut self) -> Result<Vec<Listening>, OperationError> {
+        let mut sockets = Vec::new();
+        for (number, mount) in std::mem::take(&mut self.agents).into_iter().enumerate() {
+            let options = mount.ssh_opt.clone().unwrap_or_default();
+            let Some(agent) = self.run.lent.agent_of(&options.id) else {
+                continue;
+            };
+            let layer = self.actives.first().ok_or_else(|| ExecError::Invalid {
+                reason: "there is no root mount".to_owned(),
+            })?;
+            let (place, privileged) = (layer.layer.path(), self.run.engine.is_privileged());
+            let socket = Listening::open(&place, number, &options, privileged, agent.clone());
+            let socket = socket.map_err(|source| ExecError::AgentSocket {
+                id: options.id.clone(),
+                source,
+            })?;
+            let path = socket.path().to_owned();
+            self.lent(&mount, MountSource::Bind { path }, false)?;
+            sockets.push(socket);
+        }
+        Ok(sockets)
+    }
+
     fn mount(&mut self, mount: &pb::Mount, source: MountSource) -> Result<(), OperationError> {
         let selector = mount.selector.trim_matches('/');
         self.mounts.push(Mount {
@@ -222,6 +277,7 @@ impl Builder<'_> {
     }
 
     fn finish(mut self) -> Result<Mounts, OperationError> {
+        let sockets = self.sockets()?;
         let (root, root_view) = self.root.ok_or_else(|| ExecError::Invalid {
             reason: "there is no root mount".to_owned(),
         })?;
@@ -245,18 +301,8 @@ impl Builder<'_> {
             mounts: self.mounts,
             actives: self.actives,
             outputs: self.outputs,
+            sockets,
             _caches: self.caches,
         })
     }
-}
-
-/// Secrets and agents cannot be lent yet; those that need not be there are left out.
-fn refuse(kind: &str, id: &str, optional: bool) -> Result<(), OperationError> {
-    if optional {
-        return Ok(());
-    }
-    Err(ExecError::NotSupported {
-        what: format!("the {kind} {id:?}"),
-    }
-    .into())
 }
