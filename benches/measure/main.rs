@@ -3,7 +3,8 @@
 //! ```text
 //! cargo bench                        everything
 //! cargo bench -- --quick             smaller inputs, a minute in all
-//! cargo bench -- no-op steps         only these groups: no-op, start, steps, chain, files, export
+//! cargo bench -- no-op steps         only these groups: llb, no-op, start, steps, chain, files,
+//!                                    export
 //! ```
 //!
 //! Each row is a median and a minimum, the target if there is one, and the ratio to the peer, which
@@ -18,6 +19,8 @@ mod chain;
 mod child;
 mod export;
 mod files;
+mod graph;
+mod llb;
 mod no_op;
 mod sample;
 mod space;
@@ -46,7 +49,8 @@ impl Size {
 
 type Group = fn(Size) -> Outcome;
 
-const GROUPS: [(&str, Group); 6] = [
+const GROUPS: [(&str, Group); 7] = [
+    ("llb", llb::measure),
     ("no-op", no_op::measure),
     ("start", start::measure),
     ("steps", steps::measure),

@@ -39,6 +39,24 @@ pub(crate) fn message_bytes<M: Encode>(message: &M) -> Vec<u8> {
     writer.out
 }
 
+/// Appends a length-delimited field.
+pub(crate) fn push_delimited(out: &mut Vec<u8>, field: u32, value: &[u8]) {
+    let mut writer = Writer {
+        out: std::mem::take(out),
+    };
+    writer.delimited(field, value);
+    *out = writer.out;
+}
+
+/// Appends a number, which may be zero.
+pub(crate) fn push_number(out: &mut Vec<u8>, field: u32, value: u64) {
+    let mut writer = Writer {
+        out: std::mem::take(out),
+    };
+    writer.present_uint64(field, value);
+    *out = writer.out;
+}
+
 /// A message that can be written canonically.
 pub(crate) trait Encode {
     /// Writes all fields, without the message's own tag and length.

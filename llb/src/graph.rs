@@ -17,6 +17,8 @@ mod error;
 mod load;
 mod location;
 mod name;
+mod statistics;
+mod visit;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -26,6 +28,12 @@ use bytes::Bytes;
 pub use check::Fault;
 pub use error::LoadError;
 pub use location::SourceLocation;
+pub use statistics::{OpCounts, Statistics};
+pub use visit::Visitor;
+
+pub(crate) use check::kind;
+pub(crate) use location::of as locations;
+pub(crate) use name::own as own_name;
 
 use crate::{Definition, Limits, OpDigest, pb};
 

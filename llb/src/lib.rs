@@ -64,14 +64,19 @@
 //! # Reading
 //!
 //! - [`Definition`] is a build graph as it travels; [`Graph`] is the same graph, checked.
+//! - [`Dump`] writes one as text, JSON or DOT; [`Comparison`] tells two apart;
+//!   [`Graph::statistics`] counts, a [`Visitor`] sees each vertex.
+//! - [`Definition::rewrite`] drops, replaces and pins vertices of a definition that is there.
 //! - [`pb`] has the wire messages, [`encode`] writes them.
 //! - [`mod@reference`], [`platform`], [`patterns`] and [`path`] are the small languages that
 //!   build graphs use, with BuildKit's exact meaning.
 
+mod compare;
 mod constraints;
 mod deferred;
 mod definition;
 pub mod digest;
+mod dump;
 pub mod encode;
 mod exec;
 mod file;
@@ -90,24 +95,31 @@ pub mod patterns;
 pub mod pb;
 pub mod platform;
 pub mod reference;
+mod rewrite;
 #[cfg(feature = "serde")]
 mod serde_forms;
 mod shlex;
 mod source;
 mod state;
+mod value;
 mod vertex;
 mod wire;
 
+pub use compare::{Comparison, FieldChange, VertexChange, VertexName};
 pub use constraints::{Constraints, SourceMap, SourceRange};
 pub use deferred::DeferredError;
 pub use definition::{DecodeError, Definition};
 pub use digest::{BlobDigest, ChainId, Checksum, DiffId, OpDigest};
+pub use dump::Dump;
 pub use exec::{Run, Secret, Ssh};
 pub use file::{
     CopyInput, CopyPath, FileActions, FileTree, MakeDirectory, MakeFile, MakeSymlink, Owner,
     Principal, Remove, Step, copy, mkdir, mkfile, rm, symlink,
 };
-pub use graph::{Edge, Fault, Graph, LoadError, SourceLocation, Vertex, VertexIndex};
+pub use graph::{
+    Edge, Fault, Graph, LoadError, OpCounts, SourceLocation, Statistics, Vertex, VertexIndex,
+    Visitor,
+};
 pub use import::ImportError;
 pub use limits::Limits;
 pub use marshal::MarshalError;
@@ -116,6 +128,7 @@ pub use mount::{Cache, ContentCache, Mount, Sharing, Tmpfs};
 pub use op_state::OpState;
 pub use platform::Platform;
 pub use reference::Reference;
+pub use rewrite::{Rewrite, RewriteError};
 pub use shlex::shlex;
 pub use source::{
     Blob, Differ, Git, GitModifiedTime, Http, Image, ImageRequest, ImageResolver, InvalidSource,
@@ -123,5 +136,6 @@ pub use source::{
     local, oci_layout, oci_layout_blob, raw_source,
 };
 pub use state::{ImageConfig, Network, Security, State, UlimitName, scratch};
+pub use value::{Field, Value};
 pub use vertex::Unusable;
 pub use wire::WireError;

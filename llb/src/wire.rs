@@ -46,6 +46,11 @@ impl<'a> Fields<'a> {
         Self { data, at: 0 }
     }
 
+    /// Where the next field starts.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
     fn varint(&mut self) -> Result<u64, WireError> {
         let mut value = 0;
         for shift in (0..70).step_by(7) {

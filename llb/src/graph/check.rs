@@ -84,7 +84,7 @@ pub(super) fn check(op: &Op, inputs: usize) -> Result<u32, Invalid> {
 }
 
 /// The name of an op's kind.
-pub(super) fn kind(op: Option<&Op>) -> &'static str {
+pub(crate) fn kind(op: Option<&Op>) -> &'static str {
     match op {
         None => "none",
         Some(Op::Source(_)) => "source",

@@ -12,7 +12,7 @@ pub struct SourceLocation<'a> {
 }
 
 /// The locations of one vertex; places in files that are not there are left out.
-pub(super) fn of(
+pub(crate) fn of(
     source: Option<&pb::Source>,
     digest: OpDigest,
 ) -> impl Iterator<Item = SourceLocation<'_>> {

@@ -8,7 +8,7 @@ use crate::pb::op::Op;
 const COMPOSED_LIMIT: usize = 512;
 
 /// Returns the name of an op that takes no names of its inputs.
-pub(super) fn own(op: &Op) -> String {
+pub(crate) fn own(op: &Op) -> String {
     match op {
         Op::Source(source) => source.identifier.clone(),
         Op::Exec(exec) => exec

@@ -12,5 +12,7 @@ mod golden_wire;
 mod hostile;
 mod op_rules;
 mod properties;
+mod reading;
+mod rewriting;
 mod support;
 mod types;
