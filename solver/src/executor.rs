@@ -14,6 +14,7 @@
 
 mod accounts;
 mod cgroup;
+mod network;
 mod network_files;
 mod probe;
 mod process;
@@ -32,6 +33,9 @@ pub(crate) use accounts::Accounts;
 pub use accounts::{AccountError, User, find_user};
 pub use cgroup::{
     CgroupError, ControlGroups, CpuQuota, Group, Resources, available_parallelism, parallelism,
+};
+pub use network::{
+    Connection, Namespace, NetworkError, NetworkProvider, SlirpNetwork, Tunnel, UserNetwork,
 };
 pub use probe::{Attempt, Capabilities, ExecTier, Findings, Obstacle, Stops, SubordinateIds};
 pub use process::{Mount, MountSource, Network, Process, ResourceLimit, Root};
@@ -117,6 +121,19 @@ pub enum ExecutorError {
         #[source]
         source: std::io::Error,
     },
+    /// It cannot be connected with the outside.
+    #[error("cannot connect the process with the network")]
+    Network {
+        /// Why.
+        #[source]
+        source: NetworkError,
+    },
+    /// This executor has no network of that kind.
+    #[error("{executor} cannot give a step a network of its own")]
+    NoSandboxNetwork {
+        /// The executor.
+        executor: &'static str,
+    },
     /// Its control group cannot be made.
     #[error("cannot limit the process")]
     ControlGroup {
@@ -170,6 +187,8 @@ impl Blame for ExecutorError {
             },
             Self::UnknownLimit { .. } => Fault::Input,
             Self::ControlGroup { source } => source.fault(),
+            Self::Network { source } => source.fault(),
+            Self::NoSandboxNetwork { .. } => Fault::Environment,
             Self::Unavailable { .. } | Self::Probe { .. } => Fault::Environment,
             Self::Unscripted { .. } | Self::Interrupted => Fault::Bug,
             Self::Streams { .. } | Self::StatusLost | Self::Cancelled(_) => Fault::Environment,
@@ -180,6 +199,11 @@ impl Blame for ExecutorError {
         match self {
             Self::Unavailable { obstacle } => Some(obstacle.remedy()),
             Self::ControlGroup { source } => source.remedy(),
+            Self::Network { source } => source.remedy(),
+            Self::NoSandboxNetwork { .. } => Some(
+                "run steps in the built-in sandbox, or give them the network of the host"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
@@ -193,6 +217,11 @@ pub trait Executor: Send + Sync + Debug {
     /// What steps can have on this machine; `None` if this executor does not know. The first call
     /// may block for some milliseconds.
     fn capabilities(&self) -> Option<&Capabilities> {
+        None
+    }
+
+    /// What connects steps with [`Network::Sandbox`]; `None` if such steps cannot be run.
+    fn network_provider(&self) -> Option<&dyn NetworkProvider> {
         None
     }
 

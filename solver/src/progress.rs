@@ -36,8 +36,9 @@ pub enum Event {
     /// Some steps do not say which network they want; this is what they get. At most once per
     /// solve, before anything runs.
     DefaultNetwork {
-        /// The host's network, rather than an empty one.
-        host: bool,
+        /// `host`, `none`, or the name of the provider that connects steps in networks of their
+        /// own.
+        network: &'static str,
     },
     /// Work on a vertex began.
     Started {

@@ -29,7 +29,7 @@ pub use request::SolveRequest;
 pub use run::{Solved, VertexReport};
 
 use crate::cancel::Cancel;
-use crate::executor::{Capabilities, Executor, Network};
+use crate::executor::{Capabilities, Executor, Network, NetworkProvider};
 use crate::limits::Limits;
 use crate::ops::{CacheMounts, Engine, Entitlements};
 use crate::progress::Sink;
@@ -99,6 +99,19 @@ impl Solver {
     /// ten milliseconds.
     pub fn capabilities(&self) -> Option<&Capabilities> {
         self.0.executor.capabilities()
+    }
+
+    /// The network of steps that do not ask for one: `host`, `none`, or the name of the provider
+    /// that connects steps in networks of their own. Each solve with such steps says it too.
+    pub fn network(&self) -> &'static str {
+        match self.0.network {
+            Network::Host => "host",
+            Network::None => "none",
+            Network::Sandbox => {
+                let provider = self.0.executor.network_provider();
+                provider.map_or("sandbox", NetworkProvider::name)
+            }
+        }
     }
 
     /// The stores that results lie in.

@@ -18,6 +18,7 @@ mod kill_nine;
 mod leaks;
 mod limits;
 mod network;
+mod sandbox_network;
 mod secrets;
 mod stopping;
 mod support;
@@ -37,6 +38,8 @@ fn child() {
         "guest" => guest::role(&arguments),
         "leaks" => leaks::role(&arguments),
         "secrets" => secrets::role(&arguments),
+        "wired" => sandbox_network::role(&arguments),
+        "wired-killed" => sandbox_network::killed(&arguments),
         "user" => unprivileged::role(&arguments),
         _ => panic!("unknown role {role}"),
     }

@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use super::support::{self, Need, skipped, temp};
 
 /// Solves with that default; returns what was told, and the network interfaces that a step saw.
-async fn told(network: Network, state: &State) -> (Vec<bool>, String) {
+async fn told(network: Network, state: &State) -> (Vec<&'static str>, String) {
     let folder = temp();
     let base = support::busybox(folder.path());
     let root = folder.path().join("state");
@@ -19,7 +19,7 @@ async fn told(network: Network, state: &State) -> (Vec<bool>, String) {
     let (mut networks, mut output) = (Vec::new(), Vec::new());
     while let Some(event) = events.next().await {
         match event {
-            Event::DefaultNetwork { host } => networks.push(host),
+            Event::DefaultNetwork { network } => networks.push(network),
             Event::Log { data, .. } => output.extend_from_slice(&data),
             _ => {}
         }
@@ -47,15 +47,15 @@ fn the_default_network_is_told_once_and_is_what_steps_get() {
         };
         let both = llb::merge([step(1), step(2)]);
         let (networks, interfaces) = told(Network::None, &both).await;
-        assert_eq!((networks, &*interfaces), (vec![false], "lo lo"));
+        assert_eq!((networks, &*interfaces), (vec!["none"], "lo lo"));
         let (networks, interfaces) = told(Network::Host, &step(1)).await;
-        assert_eq!(networks, [true]);
+        assert_eq!(networks, ["host"]);
         assert!(interfaces.contains("lo"), "{interfaces}");
         let alone = step(1)
             .network(llb::Network::None)
             .run(["cat", "/proc/net/dev"]);
         let (networks, _) = told(Network::Host, &alone.root()).await;
-        assert_eq!(networks, [true], "its input still takes the default");
+        assert_eq!(networks, ["host"], "its input still takes the default");
         let file = llb::scratch().file(mkfile("/x", "x"));
         assert!(told(Network::Host, &file).await.0.is_empty());
     });

@@ -13,6 +13,13 @@ const PUBLIC_SERVERS: [&str; 4] = [
     "2001:4860:4860::8844",
 ];
 
+/// Whether the host asks nobody but the resolver of systemd on its own loopback interface.
+pub(super) fn asks_only_systemd(host: &str) -> bool {
+    let stub = |it: Option<IpAddr>| it.is_some_and(|it| it.to_string() == "127.0.0.53");
+    let mut servers = host.lines().filter_map(server).peekable();
+    servers.peek().is_some() && servers.all(stub)
+}
+
 /// The hosts file: the process itself, then what was asked for.
 pub(super) fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
     let mut text =
@@ -30,8 +37,9 @@ pub(super) fn resolv_conf(host: &str, network: Network) -> String {
     if network == Network::Host && has_server {
         return host.to_owned();
     }
-    let reachable =
-        |line: &str| server(line).is_none_or(|server| !server.is_some_and(|it| it.is_loopback()));
+    // The networks of providers have no IPv6.
+    let usable = |it: IpAddr| !it.is_loopback() && (network != Network::Sandbox || it.is_ipv4());
+    let reachable = |line: &str| server(line).is_none_or(|server| server.is_none_or(usable));
     let mut text = String::new();
     let mut servers = 0;
     for line in host.lines().filter(|line| reachable(line)) {
@@ -77,6 +85,17 @@ mod tests {
             resolv_conf(host, Network::None),
             "# c\nnameserver 10.0.0.1\nsearch x\n"
         );
+        let both = "nameserver fd00::1\nnameserver 10.0.0.1\n";
+        assert_eq!(resolv_conf(both, Network::Sandbox), "nameserver 10.0.0.1\n");
+        assert_eq!(resolv_conf(both, Network::None), both);
+        for (host, expected) in [
+            ("nameserver 127.0.0.53\n", true),
+            ("nameserver 127.0.0.53\nnameserver 10.0.0.1\n", false),
+            ("nameserver 127.0.0.1\n", false),
+            ("search x\n", false),
+        ] {
+            assert_eq!(asks_only_systemd(host), expected, "{host}");
+        }
         let only_local = resolv_conf("nameserver ::1\noptions ndots:0\n", Network::None);
         assert!(
             only_local.starts_with("options ndots:0\nnameserver 8.8.8.8\n"),

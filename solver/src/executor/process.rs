@@ -146,6 +146,8 @@ pub enum Network {
     Host,
     /// One of its own with nothing but a loopback interface.
     None,
+    /// One of its own, which a provider connects with the outside.
+    Sandbox,
 }
 
 /// A limit on what a process may use.

@@ -133,7 +133,14 @@ async fn forward(
             () = ended.cancelled() => true,
         };
         loop {
-            match from.try_read(&mut buffer) {
+            let read = if over {
+                // The runtime may not have been told yet of what was written last, and would say
+                // that there is nothing.
+                rustix::io::read(from, &mut buffer).map_err(io::Error::from)
+            } else {
+                from.try_read(&mut buffer)
+            };
+            match read {
                 Ok(0) => return Ok(()),
                 Ok(length) => {
                     let data = Bytes::copy_from_slice(&buffer[..length]);

@@ -12,12 +12,13 @@ use async_trait::async_trait;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::oneshot;
 
-use super::network_files::{hosts, resolv_conf};
+use super::network::start_wired;
+use super::network_files::{asks_only_systemd, hosts, resolv_conf};
 use super::relay::Relay;
 use super::starting::Starting;
 use super::{
-    Capabilities, ControlGroups, Executor, ExecutorError, Exit, ExitStatus, Group, Mount,
-    MountSource, Network, Process, Streams, User,
+    Capabilities, Connection, ControlGroups, Executor, ExecutorError, Exit, ExitStatus, Group,
+    Mount, MountSource, Network, NetworkProvider, Process, Streams, User, UserNetwork,
 };
 use crate::cancel::{Cancel, Cancelled};
 use crate::error::{Blame as _, Failure, Fault};
@@ -35,6 +36,7 @@ pub struct SandboxExecutor {
     /// appears as their user.
     privileged: bool,
     groups: ControlGroups,
+    provider: Arc<dyn NetworkProvider>,
     /// Where the machine is tried out; `None`: nowhere.
     probe_in: Option<PathBuf>,
     capabilities: Arc<OnceLock<Capabilities>>,
@@ -51,6 +53,7 @@ impl SandboxExecutor {
             spawner: Arc::new(spawner),
             privileged,
             groups: ControlGroups::of_host(),
+            provider: Arc::new(UserNetwork::new()),
             probe_in: None,
             capabilities: Arc::default(),
         })
@@ -76,6 +79,13 @@ impl SandboxExecutor {
     #[must_use]
     pub fn control_groups(mut self, groups: ControlGroups) -> Self {
         self.groups = groups;
+        self
+    }
+
+    /// Sets what connects steps with [`Network::Sandbox`]. Default: [`UserNetwork`].
+    #[must_use]
+    pub fn network_provider(mut self, provider: Arc<dyn NetworkProvider>) -> Self {
+        self.provider = provider;
         self
     }
 
@@ -119,6 +129,10 @@ impl SandboxExecutor {
 
 #[async_trait]
 impl Executor for SandboxExecutor {
+    fn network_provider(&self) -> Option<&dyn NetworkProvider> {
+        Some(&*self.provider)
+    }
+
     fn capabilities(&self) -> Option<&Capabilities> {
         if let Some(found) = self.capabilities.get() {
             return Some(found);
@@ -163,6 +177,7 @@ impl Executor for SandboxExecutor {
         });
         let started = tokio::task::spawn_blocking(move || {
             let (group, warning) = this.group(&process)?;
+            let wired = process.network == Network::Sandbox;
             let mut spec = spec(process, this.privileged)?;
             spec.terminal = terminal;
             if let Some(group) = &group {
@@ -170,7 +185,7 @@ impl Executor for SandboxExecutor {
                 spec.control_groups =
                     lent.map_err(|source| ExecutorError::ControlGroup { source })?;
             }
-            let child = starting.start(|| {
+            let start = |spec| {
                 this.spawner.spawn(spec, stdio).map_err(|error| {
                     // The first error says more than one of the clean-up would.
                     let _second = remove_stubs(place.as_deref(), &error.stubs);
@@ -178,12 +193,26 @@ impl Executor for SandboxExecutor {
                         source: error.error,
                     })
                 })
+            };
+            let mut connection = None;
+            let child = starting.start(|| {
+                if !wired {
+                    return start(spec);
+                }
+                let (child, connected) = start_wired(&*this.provider, spec, start)?;
+                connection = Some(connected);
+                Ok(child)
             })?;
-            Ok::<_, ExecutorError>((child, group, warning))
+            Ok::<_, ExecutorError>((child, group, warning, connection))
         });
-        let (child, group, warning) = started.await.map_err(|_| ExecutorError::Interrupted)??;
+        let (child, group, warning, connection) =
+            started.await.map_err(|_| ExecutorError::Interrupted)??;
         // Whatever happens: the process ends before its group is removed.
-        let child = InGroup { child, group };
+        let child = InGroup {
+            child,
+            group,
+            connection,
+        };
         let output = streams.output.clone();
         if let Some(warning) = warning {
             output.warn(warning);
@@ -228,10 +257,12 @@ impl Executor for SandboxExecutor {
     }
 }
 
-/// A process and the control group that it is in.
+/// A process with the control group that it is in and its way out.
 struct InGroup {
     child: Arc<Child>,
     group: Option<Group>,
+    /// Its way out, cut when it has ended.
+    connection: Option<Box<dyn Connection>>,
 }
 
 impl InGroup {
@@ -254,11 +285,11 @@ impl Deref for InGroup {
 
 impl Drop for InGroup {
     fn drop(&mut self) {
-        if let Some(group) = self.group.take() {
+        let (group, connection) = (self.group.take(), self.connection.take());
+        if group.is_some() || connection.is_some() {
             // The kill of a cancelled step may still be under way.
             self.child.kill();
             let _status = self.child.wait();
-            drop(group);
         }
     }
 }
@@ -275,7 +306,7 @@ fn usage(used: sandbox::ResourceUsage) -> Usage {
 
 /// Removes the mount points that were made in the root.
 async fn finish(child: InGroup, upper: Option<PathBuf>) -> Result<(), ExecutorError> {
-    if child.stubs().is_empty() && child.group.is_none() {
+    if child.stubs().is_empty() && child.group.is_none() && child.connection.is_none() {
         return Ok(());
     }
     tokio::task::spawn_blocking(move || remove_stubs(upper.as_deref(), child.stubs()))
@@ -305,11 +336,23 @@ fn upper_directory(process: &Process) -> Option<PathBuf> {
     }
 }
 
-/// Reads the host's resolver configuration; a host without one has none.
-fn host_resolv_conf() -> String {
+/// Reads the host's resolver configuration; a host without one has none. In another network the
+/// resolver of systemd cannot be asked, but those that it asks can, as in BuildKit.
+fn host_resolv_conf(network: Network) -> String {
+    let host = read_resolv_conf("/etc/resolv.conf");
+    if network == Network::Host || !asks_only_systemd(&host) {
+        return host;
+    }
+    match read_resolv_conf("/run/systemd/resolve/resolv.conf") {
+        none if none.is_empty() => host,
+        found => found,
+    }
+}
+
+fn read_resolv_conf(path: &str) -> String {
     use io::Read as _;
     let mut text = Vec::new();
-    let read = std::fs::File::open("/etc/resolv.conf")
+    let read = std::fs::File::open(path)
         .and_then(|file| file.take(MAX_RESOLV_CONF).read_to_end(&mut text));
     if read.is_err() {
         text.clear();
@@ -337,7 +380,7 @@ fn spec(mut process: Process, privileged: bool) -> Result<Spec, ExecutorError> {
         network_file("/etc/hosts", hosts(&process.hostname, &process.extra_hosts)),
         network_file(
             "/etc/resolv.conf",
-            resolv_conf(&host_resolv_conf(), process.network),
+            resolv_conf(&host_resolv_conf(process.network), process.network),
         ),
     ];
     spec.mounts.extend(process.mounts.into_iter().map(mount));
@@ -350,7 +393,7 @@ fn spec(mut process: Process, privileged: bool) -> Result<Spec, ExecutorError> {
     spec.hostname = process.hostname.into();
     spec.namespaces.network = match process.network {
         Network::Host => sandbox::Network::Host,
-        Network::None => sandbox::Network::None,
+        Network::None | Network::Sandbox => sandbox::Network::None,
     };
     if privileged {
         spec.additional_gids = process.user.groups;

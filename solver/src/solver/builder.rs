@@ -12,7 +12,9 @@ use crate::cache::Cache;
 use crate::clock::{Clock, SystemClock};
 use crate::content::BlobStore;
 use crate::error::Failure;
-use crate::executor::{ControlGroups, Executor, Network, SandboxExecutor, available_parallelism};
+use crate::executor::{
+    ControlGroups, Executor, Network, NetworkProvider, SandboxExecutor, available_parallelism,
+};
 use crate::limits::Limits;
 use crate::meta::{Database, Meta};
 use crate::ops::{CacheMounts, Entitlements};
@@ -47,6 +49,7 @@ pub struct SolverBuilder {
     network: Network,
     entitlements: Entitlements,
     control_groups: Option<ControlGroups>,
+    network_provider: Option<Arc<dyn NetworkProvider>>,
 }
 
 impl SolverBuilder {
@@ -61,6 +64,7 @@ impl SolverBuilder {
             network: Network::Host,
             entitlements: Entitlements::default(),
             control_groups: None,
+            network_provider: None,
         }
     }
 
@@ -111,9 +115,19 @@ impl SolverBuilder {
     }
 
     /// Sets the network of steps that do not ask for one. Default: that of the host.
+    /// [`Network::Sandbox`] keeps steps off the host's loopback interface and apart from each
+    /// other; see [`SolverBuilder::network_provider`].
     #[must_use]
     pub fn network(mut self, network: Network) -> Self {
         self.network = network;
+        self
+    }
+
+    /// Sets what connects steps with [`Network::Sandbox`] with the outside. Default:
+    /// [`UserNetwork`](crate::executor::UserNetwork), which needs no privilege and no program.
+    #[must_use]
+    pub fn network_provider(mut self, provider: Arc<dyn NetworkProvider>) -> Self {
+        self.network_provider = Some(provider);
         self
     }
 
@@ -178,8 +192,12 @@ impl SolverBuilder {
                 let sandbox = SandboxExecutor::new(privileged);
                 let sandbox = sandbox.map_err(|error| failed(error.into()))?;
                 let sandbox = sandbox.probing_in(root.path().join("trash"));
-                Arc::new(match self.control_groups {
+                let sandbox = match self.control_groups {
                     Some(groups) => sandbox.control_groups(groups),
+                    None => sandbox,
+                };
+                Arc::new(match self.network_provider {
+                    Some(provider) => sandbox.network_provider(provider),
                     None => sandbox,
                 })
             }

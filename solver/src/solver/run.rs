@@ -8,7 +8,6 @@ use ashlar_llb::{Graph, OpDigest, Platform};
 use super::{Durability, SolveError, SolveRequest, Solver, SourceLocation};
 use crate::cancel::Cancel;
 use crate::error::{Failure, OperationError};
-use crate::executor::Network;
 use crate::ops::{Engine, operation};
 use crate::progress::{Event, Sink};
 use crate::refs::Ref;
@@ -56,8 +55,8 @@ pub(super) async fn solve(
     let graph = Graph::load(&request.definition)
         .map_err(|error| SolveError::Definition(Arc::new(error)))?;
     if graph.vertices().iter().any(takes_default_network) {
-        let host = solver.0.network == Network::Host;
-        sink.control(Event::DefaultNetwork { host });
+        let network = solver.network();
+        sink.control(Event::DefaultNetwork { network });
     }
     let engine = solver.engine(request.session);
     let (reference, vertices) = match graph.head() {
