@@ -48,7 +48,7 @@ pub(crate) fn push_delimited(out: &mut Vec<u8>, field: u32, value: &[u8]) {
     *out = writer.out;
 }
 
-/// Appends a number, which may be zero.
+/// Appends a number, even if it is zero.
 pub(crate) fn push_number(out: &mut Vec<u8>, field: u32, value: u64) {
     let mut writer = Writer {
         out: std::mem::take(out),

@@ -69,7 +69,8 @@ fn with_target(raw: &[u8], input: &NewInput) -> Result<Vec<u8>, WireError> {
         }
         Ok(true)
     })?;
-    if output != wanted {
+    // The first output is written as nothing at all.
+    if output != wanted && wanted != 0 {
         push_number(&mut out, 2, wanted);
     }
     Ok(out)

@@ -101,10 +101,9 @@ fn outputs_of_dropped_vertices_lead_to_what_they_started_from() {
         Op::Source(_) => Rewrite::Keep,
         _ => Rewrite::Drop,
     };
-    assert_eq!(
-        names(&second.rewrite(drop_all).unwrap()),
-        ["docker-image://docker.io/library/b:latest"]
-    );
+    let alone = llb::State::from(b.clone()).marshal(&constraints()).unwrap();
+    let left = second.rewrite(drop_all).unwrap();
+    assert_eq!(left.ops(), alone.ops(), "output 1 became output 0");
     for state in [
         llb::merge([llb::State::from(a.clone()), llb::State::from(b.clone())]).into(),
         llb::diff(&b, &a).into(),
