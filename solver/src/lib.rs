@@ -61,7 +61,8 @@
 //! | follow a solve, await it, cancel it | [`SolveHandle`](solver::SolveHandle), [`progress::Event`] |
 //! | know why a vertex ran | [`VertexReport`](solver::VertexReport), [`cache::MissReason`] |
 //! | know whose fault an error is, and what to do | [`SolveError`](solver::SolveError), [`error::Blame`] |
-//! | look into a result or into what a failed step left | [`BuildResult`](result::BuildResult), [`refs::Ref`], [`ops::exec::ExecError`] |
+//! | look into a result | [`BuildResult`](result::BuildResult), [`refs::Ref`] |
+//! | look into what a failed step left, or run a shell there | [`SolveError::failed_step`](solver::SolveError::failed_step), [`FailedStep`](solver::FailedStep) |
 //! | run steps by something else than the built-in sandbox | [`executor::Executor`] |
 //! | write an exporter | [`result::Store`], [`snapshot::Layer`], [`tree::pack`] |
 //!

@@ -28,6 +28,9 @@ pub use handle::{SolveHandle, SolveOutcome};
 pub use request::SolveRequest;
 pub use run::{Solved, VertexReport};
 
+pub use crate::ops::exec::failed::{FailedStep, OpenError};
+pub use crate::ops::exec::rerun::{Rerun, StepExit, StepInput, StepOutput, StepProcess};
+
 use crate::cancel::Cancel;
 use crate::executor::{Capabilities, Executor, Network, NetworkProvider};
 use crate::limits::Limits;

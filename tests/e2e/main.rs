@@ -13,6 +13,7 @@ mod changed_input;
 mod compile;
 mod concurrent;
 mod export;
+mod failed_step;
 mod guest;
 mod kill_nine;
 mod leaks;
@@ -35,6 +36,7 @@ fn child() {
         "agents" => agents::role(&arguments),
         "build" => concurrent::role(&arguments),
         "churn" => kill_nine::role(&arguments),
+        "failed-step" => failed_step::role(&arguments),
         "guest" => guest::role(&arguments),
         "leaks" => leaks::role(&arguments),
         "secrets" => secrets::role(&arguments),

@@ -5,16 +5,19 @@
 //!
 //! Invariants:
 //! - Overlays are described here and mounted by the executor, in the process's own mount namespace.
-//! - What was written is committed whether the process succeeded or not: a failure carries it.
+//! - What was written is committed whether the process succeeded or not: a failure carries it, as a
+//!   [`FailedStep`], and it is gone when nobody holds that any more.
 //!
 //! Leaves to others: running the process (`executor`), reading what it changed (`tree::capture`).
 
 mod agent;
 mod cache_mount;
 mod error;
+pub(crate) mod failed;
 mod lent;
 mod meta;
 mod mounts;
+pub(crate) mod rerun;
 
 use std::sync::Arc;
 
@@ -23,6 +26,7 @@ use async_trait::async_trait;
 
 pub use error::ExecError;
 
+use failed::FailedStep;
 use lent::Lent;
 use mounts::{Active, Mounts, Output};
 
@@ -30,18 +34,20 @@ use super::keys::{self, OpKey};
 use super::{Engine, checksum_input, unblock};
 use crate::cancel::Cancel;
 use crate::error::OperationError;
-use crate::executor::{ExecutorError, Process, Resources, Streams, find_user};
+use crate::executor::{ExecutorError, Exit, Process, Resources, Streams, find_user};
 use crate::id::ContentDigest;
 use crate::operation::{CacheMap, Context, Operation};
+use crate::progress::Reporter;
 use crate::refs::Ref;
 use crate::snapshot::LayerDescription;
 use crate::tree::Timestamp;
 use crate::tree::capture::{CaptureError, CaptureOptions, capture};
 
 /// An exec op, ready to run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ExecOperation {
     op: Arc<pb::ExecOp>,
+    platform: Arc<pb::Platform>,
     meta: pb::Meta,
     key: OpKey,
     name: Arc<str>,
@@ -94,6 +100,7 @@ impl ExecOperation {
         let key = keys::exec(op, platform, inputs)?;
         Ok(Self {
             op: Arc::new(op.clone()),
+            platform: Arc::new(platform.clone()),
             meta,
             key,
             name: name.into(),
@@ -132,6 +139,50 @@ impl ExecOperation {
             resources: self.resources.clone(),
         })
     }
+
+    /// Runs the process, and returns how it ended and what its mounts are then. Its start is told
+    /// to `reporter`.
+    async fn execute(
+        &self,
+        inputs: Vec<Ref>,
+        streams: Streams,
+        reporter: Option<&Reporter>,
+        cancel: &Cancel,
+    ) -> Result<(Result<Exit, ExecutorError>, Mounts), OperationError> {
+        let lent = tokio::select! {
+            () = cancel.cancelled() => return Err(OperationError::Cancelled),
+            lent = lent::fetch(&self.op, &self.engine.session) => Arc::new(lent?),
+        };
+        let (op, engine) = (self.op.clone(), self.engine.clone());
+        let cwd = self.meta.cwd.clone();
+        let borrowed = lent.clone();
+        let mut mounts = unblock(cancel, move |cancel| {
+            mounts::prepare(
+                &Run {
+                    op,
+                    engine,
+                    inputs,
+                    lent: borrowed,
+                    cancel,
+                },
+                &cwd,
+            )
+        })
+        .await?;
+        let process = self.process(&mounts, &lent)?;
+        drop(lent);
+        let sockets = std::mem::take(&mut mounts.sockets);
+        let forwarding = agent::forward(sockets)?;
+        if let Some(reporter) = reporter {
+            reporter.process_started();
+        }
+        let exit = self.engine.executor.run(process, streams, cancel).await;
+        drop(forwarding);
+        match exit {
+            Err(ExecutorError::Cancelled(_)) => Err(OperationError::Cancelled),
+            exit => Ok((exit, mounts)),
+        }
+    }
 }
 
 #[async_trait]
@@ -154,66 +205,70 @@ impl Operation<Ref> for ExecOperation {
     }
 
     async fn run(&self, inputs: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
-        let lent = tokio::select! {
-            () = context.cancel.cancelled() => return Err(OperationError::Cancelled),
-            lent = lent::fetch(&self.op, &self.engine.session) => Arc::new(lent?),
-        };
-        let (op, engine) = (self.op.clone(), self.engine.clone());
-        let cwd = self.meta.cwd.clone();
-        let borrowed = lent.clone();
-        let mut mounts = unblock(&context.cancel, move |cancel| {
-            mounts::prepare(
-                &Run {
-                    op,
-                    engine,
-                    inputs,
-                    lent: borrowed,
-                    cancel,
-                },
-                &cwd,
-            )
-        })
-        .await?;
-        let process = self.process(&mounts, &lent)?;
-        drop(lent);
-        let sockets = std::mem::take(&mut mounts.sockets);
-        let forwarding = agent::forward(sockets)?;
-        let command = self.meta.args.join(" ");
         let reporter = &context.reporter;
-        reporter.process_started();
         let streams = Streams::new(Arc::new(reporter.clone()));
-        let executor = &self.engine.executor;
-        let exit = executor.run(process, streams, &context.cancel).await;
-        drop(forwarding);
-        let exit = match exit {
-            Ok(exit) => exit,
-            Err(ExecutorError::Cancelled(_)) => return Err(OperationError::Cancelled),
-            Err(source) => return Err(ExecError::Run { command, source }.into()),
-        };
-        let status = exit.status;
-        reporter.process_ended(status.code(), exit.usage);
-        let (engine, name) = (self.engine.clone(), self.name.clone());
-        let outputs = unblock(&context.cancel, move |cancel| {
-            commit(mounts, &engine, &name, &cancel)
-        })
-        .await?;
+        let (exit, mounts) = self
+            .execute(inputs.clone(), streams, Some(reporter), &context.cancel)
+            .await?;
+        if let Ok(exit) = &exit {
+            reporter.process_ended(exit.status.code(), exit.usage);
+        }
         let valid = &self.meta.valid_exit_codes;
-        let success = if valid.is_empty() {
-            status.code() == 0
-        } else {
-            valid.contains(&status.code())
-        };
+        let success = exit.as_ref().is_ok_and(|exit| match exit.status.code() {
+            code if valid.is_empty() => code == 0,
+            code => valid.contains(&code),
+        });
+        let (engine, name) = (self.engine.clone(), self.name.clone());
+        let keep = if success { Keep::Outputs } else { Keep::All };
+        let committed = unblock(&context.cancel, move |cancel| {
+            commit(mounts, &engine, &name, keep, &cancel)
+        })
+        .await;
         if success {
-            Ok(outputs)
-        } else {
-            Err(ExecError::Exit {
+            return committed.map(|committed| committed.outputs);
+        }
+        let step = match committed {
+            Ok(committed) => Some(FailedStep::new(self, inputs, committed, exit.as_ref().ok())),
+            Err(OperationError::Cancelled) => return Err(OperationError::Cancelled),
+            Err(OperationError::Failed(failure)) => {
+                let reason = failure.chain();
+                reporter.warn(format!("what the failed step wrote is not kept: {reason}"));
+                None
+            }
+        };
+        let command = self.meta.args.join(" ");
+        Err(match exit {
+            Ok(Exit { status, .. }) => ExecError::Exit {
                 command,
                 status,
-                outputs,
-            }
-            .into())
+                step,
+            },
+            Err(source) => ExecError::Run {
+                command,
+                source,
+                step,
+            },
         }
+        .into())
     }
+}
+
+/// What becomes a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// What was written to outputs, for ever.
+    Outputs,
+    /// All that was written, as long as somebody holds it.
+    All,
+}
+
+/// What a process wrote.
+#[derive(Debug)]
+struct Committed {
+    /// The outputs of the op, in order.
+    outputs: Vec<Ref>,
+    /// What mounts have become, by their number.
+    states: Vec<(usize, Ref)>,
 }
 
 /// Makes layers of what the process wrote. Blocks.
@@ -221,33 +276,53 @@ fn commit(
     mounts: Mounts,
     engine: &Engine,
     name: &str,
+    keep: Keep,
     cancel: &Cancel,
-) -> Result<Vec<Ref>, OperationError> {
+) -> Result<Committed, OperationError> {
     let created = Timestamp::from(engine.clock.now());
-    let mut actives: Vec<Option<Active>> = mounts.actives.into_iter().map(Some).collect();
-    let mut outputs = Vec::new();
-    for output in mounts.outputs {
-        outputs.push(match output {
-            Output::Input(input) => input,
-            Output::Active(at) => {
-                let active = actives.get_mut(at).and_then(Option::take);
-                let Active { layer, base, view } =
-                    active.expect("BUG: an active layer is one output");
-                let options = CaptureOptions {
-                    single_id: !engine.is_privileged(),
-                    cancel: cancel.clone(),
-                    ..CaptureOptions::default()
-                };
-                let index = capture(layer.fs_handle()?, &view, &options).map_err(captured)?;
-                let description = LayerDescription {
-                    text: name.to_owned(),
-                    created,
-                };
-                Ref::from(base.push(layer.commit(index, &description)?))
-            }
-        });
+    let is_output = |at: usize| {
+        let mut outputs = mounts.outputs.iter();
+        outputs.any(|output| matches!(output, Output::Active(active) if *active == at))
+    };
+    let mut written: Vec<Option<(usize, Ref)>> = Vec::new();
+    for (at, active) in mounts.actives.into_iter().enumerate() {
+        if keep == Keep::Outputs && !is_output(at) {
+            written.push(None);
+            continue;
+        }
+        let Active {
+            mount,
+            layer,
+            base,
+            view,
+        } = active;
+        let options = CaptureOptions {
+            single_id: !engine.is_privileged(),
+            cancel: cancel.clone(),
+            ..CaptureOptions::default()
+        };
+        let index = capture(layer.fs_handle()?, &view, &options).map_err(captured)?;
+        let description = LayerDescription {
+            text: name.to_owned(),
+            created,
+        };
+        let layer = match keep {
+            Keep::Outputs => layer.commit(index, &description)?,
+            Keep::All => layer.commit_while_held(index, &description)?,
+        };
+        written.push(Some((mount, Ref::from(base.push(layer)))));
     }
-    Ok(outputs)
+    let outputs = mounts.outputs.into_iter().map(|output| match output {
+        Output::Input(input) => input,
+        Output::Active(at) => {
+            let written = written.get(at).cloned().flatten();
+            written.expect("BUG: an output was written").1
+        }
+    });
+    Ok(Committed {
+        outputs: outputs.collect(),
+        states: written.into_iter().flatten().collect(),
+    })
 }
 
 fn captured(error: CaptureError) -> OperationError {

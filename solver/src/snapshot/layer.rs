@@ -129,9 +129,30 @@ impl ActiveLayer {
     /// # Errors
     /// [`SnapshotError::Io`]; the layer is removed then.
     pub fn commit(
+        self,
+        index: Index,
+        description: &LayerDescription,
+    ) -> Result<Layer, SnapshotError> {
+        self.finish(index, description, false)
+    }
+
+    /// Commits a layer that is removed when nobody holds it any more.
+    ///
+    /// # Errors
+    /// As for [`ActiveLayer::commit`].
+    pub fn commit_while_held(
+        self,
+        index: Index,
+        description: &LayerDescription,
+    ) -> Result<Layer, SnapshotError> {
+        self.finish(index, description, true)
+    }
+
+    fn finish(
         mut self,
         index: Index,
         description: &LayerDescription,
+        while_held: bool,
     ) -> Result<Layer, SnapshotError> {
         let text = cut(&description.text, MAX_DESCRIPTION).as_bytes();
         let mut bytes = Vec::new();
@@ -152,7 +173,7 @@ impl ActiveLayer {
         };
         write().map_err(io_error("write the index", self.id))?;
         self.committed = true;
-        let layer = Layer::unchecked(self.store.clone(), self.id);
+        let layer = Layer::new(self.store.clone(), self.id, while_held);
         let _first = layer.0.content.set(Arc::new((index, description.clone())));
         Ok(self.store.remember(layer))
     }
@@ -187,22 +208,34 @@ pub(super) struct Inner {
     /// one. Only for the top layer of a loaded stack. Layers below are held by the rows of what
     /// stands on them, and new ones by the session of the process that made them.
     pin: OnceLock<OwnedFd>,
+    /// It is removed when nobody holds it any more.
+    while_held: bool,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.store.forget(self.id);
+        if self.while_held {
+            self.store.discard(self.id);
+            // An export may have noted its blob.
+            let _left_behind = self.store.0.meta.remove_layer(self.id);
+        }
     }
 }
 
 impl Layer {
     /// A layer that may be there.
     pub(super) fn unchecked(store: LayerStore, id: LayerId) -> Self {
+        Self::new(store, id, false)
+    }
+
+    fn new(store: LayerStore, id: LayerId, while_held: bool) -> Self {
         Self(Arc::new(Inner {
             store,
             id,
             content: OnceLock::new(),
             pin: OnceLock::new(),
+            while_held,
         }))
     }
 

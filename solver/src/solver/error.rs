@@ -6,6 +6,8 @@ use std::sync::Arc;
 use ashlar_llb::{LoadError, OpDigest};
 
 use crate::error::{Blame, Failure, Fault};
+use crate::ops::exec::ExecError;
+use crate::ops::exec::failed::FailedStep;
 
 /// A solver cannot be built.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -95,6 +97,16 @@ pub enum SolveError {
     /// Something failed that belongs to no vertex.
     #[error("failed to solve: {}", .0.chain())]
     Engine(Failure),
+}
+
+impl SolveError {
+    /// The step that failed, with all it left behind, if a step of the build failed.
+    pub fn failed_step(&self) -> Option<&FailedStep> {
+        match self {
+            Self::Vertex { failure, .. } => failure.downcast_ref::<ExecError>()?.failed_step(),
+            _ => None,
+        }
+    }
 }
 
 fn located(locations: &[SourceLocation]) -> String {

@@ -233,10 +233,9 @@ fn a_failure_has_buildkits_words_and_what_was_written() {
     let expected = "process \"/bin/sh -c echo x > /x; exit 3\" did not complete successfully: \
                     exit code: 3";
     assert_eq!(failure.chain(), expected);
-    let Some(ExecError::Exit { outputs, .. }) = failure.downcast_ref() else {
-        panic!("{failure:?}");
-    };
-    assert_eq!(text(&outputs[0], "x"), "x\n");
+    let error = failure.downcast_ref::<ExecError>().unwrap();
+    let step = error.failed_step().unwrap();
+    assert_eq!(text(&step.outputs()[0], "x"), "x\n");
     op.meta.as_mut().unwrap().valid_exit_codes = vec![3];
     let (outputs, _) = run(&kit, &op, vec![base(&kit)]);
     assert_eq!(text(&outputs[0], "x"), "x\n");

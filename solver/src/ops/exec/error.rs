@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::io;
 
+use super::FailedStep;
 use crate::error::{Blame, Fault};
 use crate::executor::{AccountError, ExecutorError, ExitStatus};
-use crate::refs::Ref;
 use crate::session::SecretError;
 
 /// An exec op cannot be run, or its process failed.
@@ -23,8 +23,8 @@ pub enum ExecError {
         command: String,
         /// How it ended.
         status: ExitStatus,
-        /// What the outputs of the op were at that moment, for a look into the failed step.
-        outputs: Vec<Ref>,
+        /// What it left behind, for a look into it; `None` if that could not be kept.
+        step: Option<FailedStep>,
     },
     /// The process could not be run.
     #[error("process {} did not complete successfully", quoted(command))]
@@ -34,6 +34,8 @@ pub enum ExecError {
         /// Why.
         #[source]
         source: ExecutorError,
+        /// What it would have run in; `None` if that could not be kept.
+        step: Option<FailedStep>,
     },
     /// A part of the op is missing or contradicts itself.
     #[error("invalid exec op: {reason}")]
@@ -120,6 +122,16 @@ pub enum ExecError {
         #[source]
         source: io::Error,
     },
+}
+
+impl ExecError {
+    /// What the failed process left behind, if it came so far.
+    pub fn failed_step(&self) -> Option<&FailedStep> {
+        match self {
+            Self::Exit { step, .. } | Self::Run { step, .. } => step.as_ref(),
+            _ => None,
+        }
+    }
 }
 
 impl Blame for ExecError {

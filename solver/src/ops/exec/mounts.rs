@@ -19,6 +19,8 @@ use crate::tree::View;
 /// A layer that the process writes to.
 #[derive(Debug)]
 pub(super) struct Active {
+    /// The number of its mount.
+    pub(super) mount: usize,
     pub(super) layer: ActiveLayer,
     pub(super) base: Stack,
     pub(super) view: View,
@@ -51,6 +53,8 @@ pub(super) struct Mounts {
 /// Gathers the parts of [`Mounts`].
 struct Builder<'a> {
     run: &'a Run,
+    /// The number of the mount that is being made ready.
+    at: usize,
     cwd: &'a str,
     root: Option<(Root, View)>,
     mounts: Vec<Mount>,
@@ -65,6 +69,7 @@ struct Builder<'a> {
 pub(super) fn prepare(run: &Run, cwd: &str) -> Result<Mounts, OperationError> {
     let mut builder = Builder {
         run,
+        at: 0,
         cwd,
         root: None,
         mounts: Vec::new(),
@@ -73,8 +78,9 @@ pub(super) fn prepare(run: &Run, cwd: &str) -> Result<Mounts, OperationError> {
         caches: Vec::new(),
         agents: Vec::new(),
     };
-    for mount in &run.op.mounts {
+    for (at, mount) in run.op.mounts.iter().enumerate() {
         run.cancel.check()?;
+        builder.at = at;
         builder.add(mount)?;
     }
     builder.finish()
@@ -192,6 +198,7 @@ impl Builder<'_> {
         let view = base.view()?;
         let (upper, work) = layer.upper(&view.root().entry().attributes)?;
         self.actives.push(Active {
+            mount: self.at,
             layer,
             base,
             view: view.clone(),
