@@ -7,11 +7,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ashlar_exporters::{Exported, Exporter, Local, Oci};
-use ashlar_llb::{self as llb, Cache, Mount, State};
+use ashlar_llb::{self as llb, Cache, Mount, Secret, State};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::executor::{ExitStatus, TerminalSize};
 use ashlar_solver::progress::{Event, Stream};
 use ashlar_solver::result::BuildResult;
+use ashlar_solver::session::MemorySecret;
 use ashlar_solver::solver::{FailedStep, Rerun, SolveError, Solver, StepProcess};
 use futures::StreamExt as _;
 
@@ -29,12 +30,16 @@ fn failing() -> State {
         .mount("/out", llb::scratch())
         .mount("/gone", Mount::bind(llb::scratch()).no_output())
         .mount("/in", Mount::bind(read_only).readonly())
-        .mount("/cache", Cache::locked("failed-step"));
+        .mount("/cache", Cache::locked("failed-step"))
+        .secret(Secret::file("/run/secret").id("s"))
+        .secret(Secret::env("s", "SECRET"));
     step.root()
 }
 
 async fn fail(solver: &Solver, folder: &Path, state: &State) -> SolveError {
-    let request = support::request(state).local("base", folder.join("base"));
+    let request = support::request(state)
+        .local("base", folder.join("base"))
+        .secret(MemorySecret::new("s", "hidden"));
     let outcome = solver.solve(request).result().await;
     outcome.expect_err("the step fails")
 }
@@ -137,8 +142,9 @@ async fn explore(folder: &Path, root: &Path) {
 /// Processes in the place of the failed one.
 async fn shells(step: &FailedStep) {
     let script = "cat /tmp/log /out/two /gone/three /cache/four /in/in; echo $WORD; pwd; \
+                  echo $SECRET; cat /run/secret; echo; \
                   echo new > /tmp/new; touch /in/x 2> /dev/null || echo read-only";
-    let expected = "one\ntwo\nthree\nfour\nin\nword\n/work\nread-only\n";
+    let expected = "one\ntwo\nthree\nfour\nin\nword\n/work\nhidden\nhidden\nread-only\n";
     for _ in 0..2 {
         assert_eq!(output(step.rerun(["sh", "-c", script])).await, expected);
     }
