@@ -1,7 +1,8 @@
 //! Runs processes of exec ops.
 //!
 //! Owns the [`Executor`] seam, what a process is given ([`Process`]), what it is connected to
-//! ([`Streams`]), who it runs as ([`find_user`]) and the network files it sees. [`SandboxExecutor`] needs nothing installed;
+//! ([`Streams`]), who it runs as ([`find_user`]) and the network files it sees.
+//! [`SandboxExecutor`] needs nothing installed; [`RuncExecutor`] uses runc or crun;
 //! [`ScriptedExecutor`] is the double of tests.
 //!
 //! Invariants:
@@ -19,6 +20,7 @@ mod network_files;
 mod probe;
 mod process;
 mod relay;
+mod runc;
 mod sandbox;
 mod scripted;
 mod starting;
@@ -39,6 +41,7 @@ pub use network::{
 };
 pub use probe::{Attempt, Capabilities, ExecTier, Findings, Obstacle, Stops, SubordinateIds};
 pub use process::{Mount, MountSource, Network, Process, ResourceLimit, Root};
+pub use runc::{RuncExecutor, Runtime};
 pub use sandbox::SandboxExecutor;
 pub use scripted::{Effect, Script, ScriptedExecutor};
 pub use streams::{Control, Output, Streams, TerminalSize};
@@ -151,6 +154,20 @@ pub enum ExecutorError {
     /// The host program took the exit status away: it reaps children that are not its own.
     #[error("the exit status of the process was lost")]
     StatusLost,
+    /// There is no container runtime at this path.
+    #[error("{} is not the absolute path of a program", path.display())]
+    NoRuntime {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A container runtime could not start the process.
+    #[error("{runtime} cannot start the process: {message}")]
+    Runtime {
+        /// Which: `runc` or `crun`.
+        runtime: &'static str,
+        /// What it said.
+        message: String,
+    },
     /// A limit has a name that is not known.
     #[error("unknown resource limit {name:?}")]
     UnknownLimit {
@@ -191,6 +208,7 @@ impl Blame for ExecutorError {
             Self::NoSandboxNetwork { .. } => Fault::Environment,
             Self::Unavailable { .. } | Self::Probe { .. } => Fault::Environment,
             Self::Unscripted { .. } | Self::Interrupted => Fault::Bug,
+            Self::NoRuntime { .. } | Self::Runtime { .. } => Fault::Environment,
             Self::Streams { .. } | Self::StatusLost | Self::Cancelled(_) => Fault::Environment,
         }
     }

@@ -133,6 +133,18 @@ impl CapabilitySet {
             .with(Capability::AuditWrite)
     }
 
+    /// What the calling thread has in effect; nothing if that cannot be found out.
+    #[must_use]
+    pub fn held() -> Self {
+        rustix::thread::capabilities(None).map_or(Self::EMPTY, |sets| Self(sets.effective.bits()))
+    }
+
+    /// What both sets hold.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// This set and `capability`.
     #[must_use]
     pub const fn with(self, capability: Capability) -> Self {

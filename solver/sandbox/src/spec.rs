@@ -404,6 +404,13 @@ impl Resource {
             .map(|&(_, r)| r)
     }
 
+    /// The name that [`Resource::from_name`] takes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let found = Self::NAMES.iter().find(|&&(_, known)| known == self);
+        found.map_or("", |&(name, _)| name)
+    }
+
     pub(crate) fn number(self) -> libc::c_long {
         libc::c_long::from(match self {
             Self::As => libc::RLIMIT_AS,

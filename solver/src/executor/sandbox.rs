@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Deref;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -40,6 +40,14 @@ pub struct SandboxExecutor {
     /// Where the machine is tried out; `None`: nowhere.
     probe_in: Option<PathBuf>,
     capabilities: Arc<OnceLock<Capabilities>>,
+}
+
+/// What is different if the process is started by a program in the sandbox, not by the sandbox.
+pub(super) struct Outside {
+    /// Becomes descriptor 3 of that program.
+    pub(super) messages: OwnedFd,
+    /// Makes the sandbox of that program from the one the process would have had.
+    pub(super) translate: Box<dyn FnOnce(Spec) -> Result<Spec, ExecutorError> + Send>,
 }
 
 impl SandboxExecutor {
@@ -148,6 +156,19 @@ impl Executor for SandboxExecutor {
         streams: Streams,
         cancel: &Cancel,
     ) -> Result<Exit, ExecutorError> {
+        self.run_in(process, None, streams, cancel).await
+    }
+}
+
+impl SandboxExecutor {
+    /// Runs a process, or a program that starts it.
+    pub(super) async fn run_in(
+        &self,
+        process: Process,
+        outside: Option<Outside>,
+        streams: Streams,
+        cancel: &Cancel,
+    ) -> Result<Exit, ExecutorError> {
         cancel.check()?;
         let known = self.capabilities.get();
         if let Some(obstacle) = known.and_then(Capabilities::exec_obstacle) {
@@ -155,7 +176,7 @@ impl Executor for SandboxExecutor {
             return Err(ExecutorError::Unavailable { obstacle });
         }
         let failed = |source| ExecutorError::Streams { source };
-        let (pipes, stdio) = match streams.terminal {
+        let (pipes, mut stdio) = match streams.terminal {
             Some(_) => (None, Stdio::default()),
             None => {
                 let (relay, ends) = Relay::pipes(streams.stdin.is_some()).map_err(failed)?;
@@ -184,6 +205,10 @@ impl Executor for SandboxExecutor {
                 let lent = group.lend();
                 spec.control_groups =
                     lent.map_err(|source| ExecutorError::ControlGroup { source })?;
+            }
+            if let Some(outside) = outside {
+                spec = (outside.translate)(spec)?;
+                stdio = stdio.messages(outside.messages);
             }
             let start = |spec| {
                 this.spawner.spawn(spec, stdio).map_err(|error| {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test the failure is the message")]
 
 mod apply_gnu;
+mod executor_contract;
 mod golden;
 mod golden_cache_keys;
 mod golden_checksum;

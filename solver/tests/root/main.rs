@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test the failure is the message")]
 
+mod contract;
 mod exec;
 mod hostile;
 #[path = "../it/ops_kit.rs"]

@@ -18,7 +18,10 @@ pub struct SeccompRule {
 
 /// The answer to a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "a rule must not be passed over because it is new"
+)]
 pub enum SeccompAction {
     /// It is made.
     Allow,
@@ -28,7 +31,10 @@ pub enum SeccompAction {
 
 /// A test of an argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "a rule must not be passed over because it is new"
+)]
 pub enum SeccompCompare {
     /// It is this.
     Equal(u32),

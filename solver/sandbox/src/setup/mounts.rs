@@ -328,6 +328,12 @@ pub(super) fn prepare_inner(plan: &mut Plan, parts: &mut Parts) -> Done {
     let cwd = walker
         .open(&inner.cwd, create)
         .at(Step::Cwd, inner.cwd_object)?;
+    if !sys::stat(cwd)
+        .at(Step::Cwd, inner.cwd_object)?
+        .is(libc::S_IFDIR)
+    {
+        return Err(libc::ENOTDIR).at(Step::Cwd, inner.cwd_object);
+    }
     sys::close(cwd);
     // It was needed to tell the links of procfs from others; the runtime mounts one that belongs
     // to its own namespace.

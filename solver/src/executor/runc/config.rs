@@ -1,0 +1,333 @@
+//! A process as `config.json` of the OCI runtime specification.
+//!
+//! Owns: the parts of the specification that we use, as structures that are only written, and
+//! what of a [`Spec`] they say. Everything that the sandbox has made ready before the runtime
+//! begins is left out: mounts, host name, and every namespace but PID and mount.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use ashlar_sandbox::{
+    Capability, CapabilitySet, INNER_ROOT, SandboxError, SeccompAction, SeccompCompare,
+    SeccompProfile, Spec,
+};
+use serde::Serialize;
+
+/// Where a program is looked up if the process has no `PATH`; a runtime looks nowhere then.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The answer to system calls that no rule names.
+const DENY: &str = "SCMP_ACT_ERRNO";
+const ALLOW: &str = "SCMP_ACT_ALLOW";
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Config<'a> {
+    oci_version: &'static str,
+    process: Process<'a>,
+    root: Root,
+    mounts: Vec<Mount>,
+    linux: Linux<'a>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Process<'a> {
+    terminal: bool,
+    user: User<'a>,
+    args: Vec<&'a str>,
+    env: Vec<&'a str>,
+    cwd: &'a str,
+    capabilities: Capabilities,
+    rlimits: Vec<Rlimit>,
+    no_new_privileges: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct User<'a> {
+    uid: u32,
+    gid: u32,
+    umask: u32,
+    additional_gids: &'a [u32],
+}
+
+#[derive(Debug, Serialize)]
+struct Capabilities {
+    bounding: Vec<&'static str>,
+    effective: Vec<&'static str>,
+    permitted: Vec<&'static str>,
+    inheritable: Vec<&'static str>,
+    ambient: Vec<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+struct Rlimit {
+    #[serde(rename = "type")]
+    kind: String,
+    soft: u64,
+    hard: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Root {
+    path: &'static str,
+    readonly: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Mount {
+    destination: &'static str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    source: String,
+    options: &'static [&'static str],
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Linux<'a> {
+    namespaces: Vec<Namespace>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    uid_mappings: Vec<IdMapping>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gid_mappings: Vec<IdMapping>,
+    masked_paths: &'a [PathBuf],
+    readonly_paths: &'a [PathBuf],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seccomp: Option<Seccomp>,
+}
+
+#[derive(Debug, Serialize)]
+struct Namespace {
+    #[serde(rename = "type")]
+    kind: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct IdMapping {
+    #[serde(rename = "containerID")]
+    inside: u32,
+    #[serde(rename = "hostID")]
+    outside: u32,
+    size: u32,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Seccomp {
+    default_action: &'static str,
+    default_errno_ret: u32,
+    architectures: &'static [&'static str],
+    syscalls: Vec<Syscall>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Syscall {
+    names: [&'static str; 1],
+    action: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errno_ret: Option<i32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    args: Vec<Argument>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Argument {
+    index: u32,
+    value: u32,
+    value_two: u32,
+    op: &'static str,
+}
+
+/// The configuration of the process `spec`, whose root is at [`INNER_ROOT`].
+///
+/// # Errors
+/// [`SandboxError::InvalidSpec`] for what cannot be said in JSON.
+pub(super) fn config(spec: &Spec) -> Result<Vec<u8>, SandboxError> {
+    let texts = |field, list: &[std::ffi::OsString]| {
+        let texts = list.iter().map(|it| text(field, it));
+        texts
+            .map(|it| it.map(str::to_owned))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    check_ids(spec)?;
+    let args = texts("args", &spec.args)?;
+    let mut env = texts("env", &spec.env)?;
+    let is_path = |entry: &String| entry.starts_with("PATH=");
+    if !env.iter().any(is_path) {
+        env.push(DEFAULT_PATH.to_owned());
+    }
+    let config = Config {
+        oci_version: "1.0.2",
+        process: Process {
+            terminal: spec.terminal.is_some(),
+            user: User {
+                uid: spec.uid,
+                gid: spec.gid,
+                umask: spec.umask,
+                additional_gids: &spec.additional_gids,
+            },
+            args: args.iter().map(String::as_str).collect(),
+            env: env.iter().map(String::as_str).collect(),
+            cwd: text("cwd", spec.cwd.as_os_str())?,
+            capabilities: capabilities(spec),
+            rlimits: spec.rlimits.iter().map(rlimit).collect(),
+            no_new_privileges: spec.no_new_privileges,
+        },
+        root: Root {
+            path: INNER_ROOT,
+            readonly: spec.root.readonly,
+        },
+        mounts: mounts(),
+        linux: linux(spec),
+    };
+    Ok(serde_json::to_vec(&config).expect("BUG: the structures hold nothing but text and numbers"))
+}
+
+fn text<'a>(field: &'static str, text: &'a OsStr) -> Result<&'a str, SandboxError> {
+    let invalid = |reason| SandboxError::InvalidSpec { field, reason };
+    let found = text.to_str().filter(|it| !it.contains('\0'));
+    found.ok_or_else(|| invalid(format!("{text:?} is not UTF-8 or holds a zero byte")))
+}
+
+/// Runtimes take ids up to here; the kernel knows more.
+const MAX_ID: u32 = i32::MAX.unsigned_abs();
+
+fn check_ids(spec: &Spec) -> Result<(), SandboxError> {
+    let ids = [("uid", spec.uid), ("gid", spec.gid)];
+    let groups = spec
+        .additional_gids
+        .iter()
+        .map(|&gid| ("additional_gids", gid));
+    match ids.into_iter().chain(groups).find(|&(_, id)| id > MAX_ID) {
+        Some((field, id)) => Err(SandboxError::InvalidSpec {
+            field,
+            reason: format!("{id} is more than {MAX_ID}, the most that a container runtime takes"),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// `/proc` belongs to the PID namespace that the runtime makes. `/dev` is complete; the runtime is
+/// told that it is mounted, so that it makes no devices in it.
+fn mounts() -> Vec<Mount> {
+    vec![
+        Mount {
+            destination: "/proc",
+            kind: "proc",
+            source: "proc".to_owned(),
+            options: &["nosuid", "nodev", "noexec"],
+        },
+        Mount {
+            destination: "/dev",
+            kind: "bind",
+            source: format!("{INNER_ROOT}/dev"),
+            options: &["rbind", "nosuid", "nodev"],
+        },
+    ]
+}
+
+/// As in the sandbox: a user other than root has capabilities only if they are ambient.
+fn capabilities(spec: &Spec) -> Capabilities {
+    // In a user namespace the runtime has all there are; elsewhere what the host process has, and
+    // it fails if it is told to give more.
+    let held = match spec.namespaces.user {
+        Some(_) => CapabilitySet::ALL,
+        None => CapabilitySet::held(),
+    };
+    let all = spec.capabilities.intersection(held);
+    let all: Vec<_> = all.iter().map(Capability::name).collect();
+    let some = |condition: bool| {
+        if condition { all.clone() } else { Vec::new() }
+    };
+    let own = spec.uid == 0 || spec.ambient_capabilities;
+    Capabilities {
+        effective: some(own),
+        permitted: some(own),
+        inheritable: some(spec.ambient_capabilities),
+        ambient: some(spec.ambient_capabilities),
+        bounding: all,
+    }
+}
+
+fn rlimit(limit: &ashlar_sandbox::Rlimit) -> Rlimit {
+    Rlimit {
+        kind: format!("RLIMIT_{}", limit.resource.name().to_ascii_uppercase()),
+        soft: limit.soft,
+        hard: limit.hard,
+    }
+}
+
+fn linux(spec: &Spec) -> Linux<'_> {
+    let mut namespaces = vec![Namespace { kind: "pid" }, Namespace { kind: "mount" }];
+    let map = |inside| {
+        vec![IdMapping {
+            inside,
+            outside: 0,
+            size: 1,
+        }]
+    };
+    // In a user namespace the runtime is its root; another user needs a further one.
+    let other = spec
+        .namespaces
+        .user
+        .filter(|map| (map.uid, map.gid) != (0, 0));
+    let (uid_mappings, gid_mappings) = match other {
+        Some(user) => {
+            namespaces.push(Namespace { kind: "user" });
+            (map(user.uid), map(user.gid))
+        }
+        None => (Vec::new(), Vec::new()),
+    };
+    Linux {
+        namespaces,
+        uid_mappings,
+        gid_mappings,
+        masked_paths: &spec.masked_paths,
+        readonly_paths: &spec.readonly_paths,
+        seccomp: spec.seccomp.as_ref().map(seccomp),
+    }
+}
+
+fn seccomp(profile: &SeccompProfile) -> Seccomp {
+    let architectures: &[_] = if cfg!(target_arch = "aarch64") {
+        &["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]
+    } else {
+        &["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]
+    };
+    let syscalls = profile.rules().into_iter().map(|rule| {
+        let (action, errno_ret) = match rule.action {
+            SeccompAction::Errno(errno) => (DENY, Some(errno)),
+            SeccompAction::Allow => (ALLOW, None),
+        };
+        let argument = |(index, compare)| {
+            let (op, value, value_two) = match compare {
+                SeccompCompare::Less(value) => ("SCMP_CMP_LT", value, 0),
+                SeccompCompare::Greater(value) => ("SCMP_CMP_GT", value, 0),
+                SeccompCompare::NoneOf(mask) => ("SCMP_CMP_MASKED_EQ", mask, 0),
+                SeccompCompare::Equal(value) => ("SCMP_CMP_EQ", value, 0),
+            };
+            Argument {
+                index,
+                value,
+                value_two,
+                op,
+            }
+        };
+        Syscall {
+            names: [rule.name],
+            action,
+            errno_ret,
+            args: rule.argument.into_iter().map(argument).collect(),
+        }
+    });
+    Seccomp {
+        default_action: DENY,
+        default_errno_ret: 1,
+        architectures,
+        syscalls: syscalls.collect(),
+    }
+}
