@@ -64,6 +64,8 @@ const MAX_LAST_WORDS: usize = 4096;
 ///
 /// It gives a process what [`SandboxExecutor`] gives; a test compares the two. What differs:
 /// - It takes some ten times as long to start one.
+/// - A program of the `PATH` that may not be executed is one that is not found.
+/// - Ids end at 2147483647.
 /// - A process that a signal killed is reported with the code 128 and the signal.
 /// - A program that cannot be started leaves the message of the runtime on standard error too.
 #[derive(Debug)]

@@ -2,8 +2,9 @@
 //! the part that needs no kernel in `tests/it/executor_contract.rs`.
 
 mod errors;
-mod kernel;
+pub(crate) mod kernel;
 pub(crate) mod seam;
+#[expect(dead_code, reason = "a part of it serves the double")]
 pub(crate) mod subject;
 
 use std::fs;
@@ -59,6 +60,11 @@ fn busybox(base: &Path) {
 
 pub(crate) fn subject(name: &str) -> Subject {
     Subject::real(executor(name), busybox)
+}
+
+/// The same, with its files in `directory`/`subject`, whoever removes them.
+pub(crate) fn subject_with(name: &str, directory: &Path) -> Subject {
+    Subject::real_in(executor(name), busybox, &directory.join("subject"))
 }
 
 /// Makes a test of each item.

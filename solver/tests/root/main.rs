@@ -5,5 +5,6 @@
 mod contract;
 mod exec;
 mod hostile;
+mod killed;
 #[path = "../it/ops_kit.rs"]
 mod ops_kit;

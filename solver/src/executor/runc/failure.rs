@@ -36,10 +36,12 @@ pub(super) fn failure(
     })
 }
 
-/// The error of a program that runc executed in vain. It has no more than its standard error to
-/// say so: `output` is all that came out.
+/// The error of a program that a runtime executed in vain. It has no more than its standard error
+/// to say so: `output` is all that came out.
 pub(super) fn last_words(program: &str, output: &[u8]) -> Option<ExecutorError> {
     let line = std::str::from_utf8(output).ok()?.strip_suffix('\n')?;
+    let crun = serde_json::from_str::<Message>(line).ok();
+    let line = crun.as_ref().map_or(line, |message| &message.msg);
     let is_message = line.starts_with("exec ") && !line.contains('\n');
     let source = is_message.then(|| about_program(program, line)).flatten()?;
     Some(ExecutorError::Start { source })
@@ -50,7 +52,8 @@ fn about_program(program: &str, message: &str) -> Option<SandboxError> {
     let name = OsString::from(program);
     let (text, program) = (message.to_ascii_lowercase(), program.to_ascii_lowercase());
     let found = |words: &str| text.contains(words);
-    if !found("open executable") && !(found("exec") && found(&program)) {
+    let is_about_it = found("open executable") || found("exec") && found(&program);
+    if !is_about_it {
         return None;
     }
     if found("executable file not found") || found("not found in $path") {
@@ -137,6 +140,10 @@ mod tests {
         assert!(format!("{format:?}").contains("ProgramFormat"));
         let missing = words("exec /bin/x: no such file or directory\n");
         assert!(format!("{missing:?}").contains("InterpreterNotFound"));
+        let crun = words(
+            "{\"msg\":\"exec container process `/bin/x`: Exec format error\",\"level\":\"error\"}\n",
+        );
+        assert!(format!("{crun:?}").contains("ProgramFormat"));
         for output in [
             "",
             "exec /bin/x: exec format error",

@@ -376,20 +376,19 @@ pub(crate) fn a_signal_is_told_by_its_code(make: Make) {
 
 /// Starts a tree of processes that ignore what can be ignored and hide in sessions of their own;
 /// each holds a lock on a file of the host.
-fn stubborn(subject: &Subject) -> (ashlar_solver::executor::Process, std::path::PathBuf) {
-    let host = subject.new_dir();
+pub(crate) fn stubborn(subject: &Subject, host: &Path) -> ashlar_solver::executor::Process {
     let mut process = subject.shell(
         "trap '' TERM INT HUP QUIT; \
          for i in 1 2 3; do setsid sh -c 'trap \"\" TERM INT HUP; (while :; do date > /host/'$i'; \
          sleep 0.02; done) & while :; do sleep 1; done' & done; \
          while [ ! -e /host/3 ]; do sleep 0.01; done; echo begun; while :; do sleep 1; done",
     );
-    process.mounts = vec![bind("/host", &host)];
-    (process, host)
+    process.mounts = vec![bind("/host", host)];
+    process
 }
 
 /// Fails if anything still writes below `host`.
-fn assert_still(host: &Path) {
+pub(crate) fn assert_still(host: &Path) {
     for number in 1..=3 {
         drop(fs::remove_file(host.join(number.to_string())));
     }
@@ -405,7 +404,8 @@ pub(crate) fn a_tree_that_ignores_sigterm_is_killed(make: Make) {
     use ashlar_solver::cancel::Cancel;
     use ashlar_solver::clock::{Clock as _, SystemClock};
     let subject = make();
-    let (process, host) = stubborn(&subject);
+    let host = subject.new_dir();
+    let process = stubborn(&subject, &host);
     let (sink, cancel) = (Arc::new(Collected::default()), Cancel::new());
     std::thread::scope(|scope| {
         let run = scope.spawn(|| {
@@ -435,7 +435,8 @@ pub(crate) fn a_tree_that_ignores_sigterm_is_killed(make: Make) {
 pub(crate) fn what_a_dropped_run_started_is_gone(make: Make) {
     use ashlar_solver::cancel::Cancel;
     let subject = make();
-    let (process, host) = stubborn(&subject);
+    let host = subject.new_dir();
+    let process = stubborn(&subject, &host);
     let sink = Arc::new(Collected::default());
     subject.runtime.block_on(async {
         let cancel = Cancel::new();

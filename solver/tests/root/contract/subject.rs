@@ -71,7 +71,8 @@ pub(crate) struct Subject {
     kind: Kind,
     pub(crate) executor: Arc<dyn Executor>,
     pub(crate) runtime: tokio::runtime::Runtime,
-    directory: TempDir,
+    directory: PathBuf,
+    _temp: Option<TempDir>,
     base: PathBuf,
     next: AtomicUsize,
 }
@@ -87,16 +88,34 @@ pub(crate) struct Ended {
 impl Subject {
     /// A real implementation, with the directory `base` as the layer that processes find.
     pub(crate) fn real(executor: Arc<dyn Executor>, base: impl FnOnce(&Path)) -> Self {
-        let subject = Self::with(Kind::Real, executor);
+        let subject = Self::temporary(Kind::Real, executor);
         base(&subject.base);
         subject
     }
 
-    fn with(kind: Kind, executor: Arc<dyn Executor>) -> Self {
+    /// The same in a new directory that stays.
+    pub(crate) fn real_in(
+        executor: Arc<dyn Executor>,
+        base: impl FnOnce(&Path),
+        directory: &Path,
+    ) -> Self {
+        std::fs::create_dir(directory).unwrap();
+        let subject = Self::with(Kind::Real, executor, directory.to_owned());
+        base(&subject.base);
+        subject
+    }
+
+    fn temporary(kind: Kind, executor: Arc<dyn Executor>) -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let mut subject = Self::with(kind, executor, temp.path().to_owned());
+        subject._temp = Some(temp);
+        subject
+    }
+
+    fn with(kind: Kind, executor: Arc<dyn Executor>, directory: PathBuf) -> Self {
         use std::os::unix::fs::PermissionsExt as _;
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let base = directory.path().join("base");
+        std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let base = directory.join("base");
         std::fs::create_dir(&base).unwrap();
         Self {
             kind,
@@ -107,6 +126,7 @@ impl Subject {
                 .build()
                 .unwrap(),
             directory,
+            _temp: None,
             base,
             next: AtomicUsize::new(0),
         }
@@ -121,11 +141,11 @@ impl Subject {
                 script.writes(*stream, data.clone())
             })
         });
-        Self::with(Kind::Scripted, Arc::new(ScriptedExecutor::new(scripts)))
+        Self::temporary(Kind::Scripted, Arc::new(ScriptedExecutor::new(scripts)))
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.directory.path()
+        &self.directory
     }
 
     pub(crate) fn base(&self) -> &Path {
