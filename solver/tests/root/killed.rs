@@ -17,7 +17,10 @@ const HOST: &str = "ASHLAR_KILLED_DIRECTORY";
 
 #[test]
 #[ignore = "it is started, and killed, by the tests below"]
-#[expect(clippy::disallowed_methods, reason = "the other tests tell it what to do")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the other tests tell it what to do"
+)]
 fn runs_steps_until_it_is_killed() {
     let name = std::env::var(NAME).unwrap();
     let host = PathBuf::from(std::env::var(HOST).unwrap());
