@@ -221,7 +221,7 @@ fn outer(mut inner: Spec, runtime: &Runtime) -> Result<Spec, ExecutorError> {
     let libraries = LIBRARIES.iter().map(Path::new).filter(|path| path.exists());
     spec.mounts.extend(libraries.map(|path| bind(path, path)));
     let file = sandbox::Source::File {
-        contents: config,
+        contents: config.into(),
         mode: 0o600,
         uid: 0,
         gid: 0,

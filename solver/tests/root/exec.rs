@@ -46,6 +46,11 @@ impl Logs {
     }
 }
 
+/// A kit with one of the executors of the contract.
+pub(crate) fn kit_of(executor: &str) -> Kit {
+    Kit::with(crate::contract::executor(executor))
+}
+
 pub(crate) fn kit() -> Kit {
     assert!(
         rustix::process::geteuid().is_root(),

@@ -12,6 +12,7 @@ use ashlar_sandbox::{
     SeccompProfile, Spec,
 };
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 /// Where a program is looked up if the process has no `PATH`; a runtime looks nowhere then.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -142,7 +143,8 @@ struct Argument {
     op: &'static str,
 }
 
-/// The configuration of the process `spec`, whose root is at [`INNER_ROOT`].
+/// The configuration of the process `spec`, whose root is at [`INNER_ROOT`]. Values of secret
+/// variables are in no other memory afterwards.
 ///
 /// # Errors
 /// [`SandboxError::InvalidSpec`] for what cannot be said in JSON.
@@ -160,6 +162,9 @@ pub(super) fn config(spec: &Spec) -> Result<Vec<u8>, SandboxError> {
     if !env.iter().any(is_path) {
         env.push(DEFAULT_PATH.to_owned());
     }
+    let secrets = spec.secret_env.iter();
+    let secrets = secrets.map(|(name, value)| secret(name, value));
+    let secrets = secrets.collect::<Result<Vec<_>, _>>()?;
     let config = Config {
         oci_version: "1.0.2",
         process: Process {
@@ -171,7 +176,11 @@ pub(super) fn config(spec: &Spec) -> Result<Vec<u8>, SandboxError> {
                 additional_gids: &spec.additional_gids,
             },
             args: args.iter().map(String::as_str).collect(),
-            env: env.iter().map(String::as_str).collect(),
+            env: env
+                .iter()
+                .map(String::as_str)
+                .chain(secrets.iter().map(|it| it.as_str()))
+                .collect(),
             cwd: text("cwd", spec.cwd.as_os_str())?,
             capabilities: capabilities(spec),
             rlimits: spec.rlimits.iter().map(rlimit).collect(),
@@ -184,7 +193,53 @@ pub(super) fn config(spec: &Spec) -> Result<Vec<u8>, SandboxError> {
         mounts: mounts(),
         linux: linux(spec),
     };
-    Ok(serde_json::to_vec(&config).expect("BUG: the structures hold nothing but text and numbers"))
+    // As long as it gets: a vector that grows leaves copies behind.
+    let mut length = Length(0);
+    let written = serde_json::to_writer(&mut length, &config);
+    let mut json = Vec::with_capacity(length.0);
+    written
+        .and_then(|()| serde_json::to_writer(&mut json, &config))
+        .expect("BUG: the structures hold nothing but text and numbers");
+    Ok(json)
+}
+
+/// Counts what is written.
+struct Length(usize);
+
+impl std::io::Write for Length {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        self.0 += data.len();
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A secret variable as a line of the environment.
+fn secret(name: &OsStr, value: &[u8]) -> Result<Zeroizing<String>, SandboxError> {
+    let invalid = |reason| SandboxError::InvalidSpec {
+        field: "secret_env",
+        reason,
+    };
+    let name = text("secret_env", name)?;
+    let value = std::str::from_utf8(value)
+        .ok()
+        .filter(|it| !it.contains('\0'));
+    let value = value.ok_or_else(|| {
+        invalid(format!(
+            "the value of {name:?} is not UTF-8 or holds a zero byte"
+        ))
+    })?;
+    if name.is_empty() || name.contains('=') {
+        return Err(invalid(format!("{name:?} is no name of a variable")));
+    }
+    let mut line = Zeroizing::new(String::with_capacity(name.len() + value.len() + 1));
+    line.push_str(name);
+    line.push('=');
+    line.push_str(value);
+    Ok(line)
 }
 
 fn text<'a>(field: &'static str, text: &'a OsStr) -> Result<&'a str, SandboxError> {

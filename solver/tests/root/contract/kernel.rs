@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use ashlar_solver::executor::{ExitStatus, Mount, MountSource, Network, ResourceLimit, User};
 
+use ashlar_solver::session::SecretValue;
+
 use super::subject::{Collected, Subject, process, until};
 
 /// Calls `$callback!` with the name of every item.
@@ -182,7 +184,7 @@ pub(crate) fn every_kind_of_mount_appears(make: Make) {
     let upper = subject.new_dir();
     let lower = vec![second.clone(), subject.base().to_owned()];
     let file = MountSource::File {
-        contents: b"secret".to_vec(),
+        contents: SecretValue::new("secret"),
         mode: 0o640,
         uid: 5,
         gid: 6,
@@ -470,7 +472,7 @@ pub(crate) fn mount_points_are_removed_and_times_restored(make: Make) {
         mount(
             "/etc/new",
             MountSource::File {
-                contents: Vec::new(),
+                contents: SecretValue::new(""),
                 mode: 0o600,
                 uid: 0,
                 gid: 0,

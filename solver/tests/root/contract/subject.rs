@@ -265,6 +265,7 @@ pub(crate) fn process(root: MountSource, args: &[&str]) -> Process {
         mounts: Vec::new(),
         args: args.iter().map(|&arg| arg.to_owned()).collect(),
         env: vec!["PATH=/bin".to_owned(), "HOME=/root".to_owned()],
+        secret_env: Vec::new(),
         cwd: "/".into(),
         user: User::default(),
         hostname: "contract".to_owned(),
