@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|text: &str| {
     let (path, rest) = text.split_once('\n').unwrap_or(("a/b", text));
     let patterns = read_ignore_file(rest);
-    if let Ok(matcher) = PatternMatcher::new(&patterns) {
+    if let Ok(matcher) = PatternMatcher::new(patterns) {
         let _ = matcher.matches(path);
         let _ = matcher.matches_or_parent_matches(path);
         let _ = matcher.matches_exactly(path);

@@ -1,5 +1,6 @@
 //! Go's `path.Match`.
 
+use super::limits::check_length;
 use super::{BadPattern, first_char};
 
 /// Tells whether `name` matches a shell pattern, as Go's `path.Match` does.
@@ -9,7 +10,7 @@ use super::{BadPattern, first_char};
 /// to match. Unlike in a shell, a leading dot is nothing special and a class may match `/`.
 ///
 /// # Errors
-/// [`BadPattern`] if the pattern is malformed, whatever the name.
+/// [`BadPattern`] if the pattern is malformed or longer than 64 KiB, whatever the name.
 ///
 /// ```
 /// use ashlar_llb::patterns::path_match;
@@ -48,8 +49,9 @@ impl Glob {
     /// Reads a pattern.
     ///
     /// # Errors
-    /// [`BadPattern`] if it is malformed.
+    /// [`BadPattern`] if it is malformed or longer than 64 KiB.
     pub fn new(pattern: &str) -> Result<Self, BadPattern> {
+        check_length(pattern)?;
         let mut tokens = Vec::new();
         let mut rest = pattern.chars();
         while let Some(character) = rest.next() {
@@ -57,14 +59,14 @@ impl Glob {
                 '*' if matches!(tokens.last(), Some(Token::Star)) => {}
                 '*' => tokens.push(Token::Star),
                 '?' => tokens.push(Token::Any),
-                '[' => tokens.push(class(&mut rest).ok_or_else(|| BadPattern::new(pattern))?),
+                '[' => tokens.push(class(&mut rest).ok_or_else(|| BadPattern::syntax(pattern))?),
                 _ => {
                     let literal = if character == '\\' {
                         rest.next()
                     } else {
                         Some(character)
                     };
-                    let literal = literal.ok_or_else(|| BadPattern::new(pattern))?;
+                    let literal = literal.ok_or_else(|| BadPattern::syntax(pattern))?;
                     let mut buffer = [0; 4];
                     let bytes = literal.encode_utf8(&mut buffer).bytes();
                     tokens.extend(bytes.map(Token::Literal));

@@ -1,5 +1,6 @@
 //! Lists of patterns with exceptions, as in `.dockerignore`.
 
+use super::limits::{Budget, check_length};
 use super::program::Program;
 use super::{BadPattern, Glob};
 use crate::path;
@@ -59,26 +60,37 @@ impl PatternMatcher {
     /// Reads patterns; empty ones are passed over.
     ///
     /// # Errors
-    /// [`BadPattern`] for the first malformed one.
+    /// [`BadPattern`] for the first malformed one, and for the first that is beyond one of the
+    /// [ceilings](super).
     pub fn new<S: AsRef<str>>(patterns: impl IntoIterator<Item = S>) -> Result<Self, BadPattern> {
         let mut matcher = Self::default();
+        let mut budget = Budget::new();
         for pattern in patterns {
             let pattern = pattern.as_ref().trim();
             if pattern.is_empty() {
                 continue;
             }
+            check_length(pattern)?;
+            budget.take(pattern)?;
             let cleaned = path::clean(pattern);
             let stripped = cleaned.strip_prefix('!');
             if stripped == Some("") {
-                return Err(BadPattern::new(&cleaned));
+                return Err(BadPattern::syntax(&cleaned));
             }
             let exclusion = stripped.is_some();
             let cleaned = stripped.unwrap_or(&cleaned);
             Glob::new(cleaned)?;
+            let mut kind = kind(cleaned);
+            if matches!(kind, Kind::Suffix | Kind::Program(_)) {
+                budget.take_wildcards(cleaned)?;
+            }
+            if let Kind::Program(program) = &mut kind {
+                *program = Program::new(cleaned);
+            }
             matcher.exclusions |= exclusion;
             matcher.patterns.push(Pattern {
                 names: cleaned.split('/').count(),
-                kind: kind(cleaned),
+                kind,
                 cleaned: cleaned.to_owned(),
                 exclusion,
             });
@@ -212,12 +224,24 @@ impl Pattern {
                 Ok(path.ends_with(suffix) || suffix.strip_prefix(b"/") == Some(path))
             }
             Kind::Program(Some(program)) => Ok(program.matches(path)),
-            Kind::Program(None) => Err(BadPattern::new(&self.cleaned)),
+            Kind::Program(None) => Err(BadPattern::syntax(&self.cleaned)),
         }
     }
 
+    /// Tells whether `parent` or a directory that it is in matches.
     fn matches_parent(&self, parent: &[u8]) -> bool {
-        parent != b"." && prefixes(parent).any(|prefix| self.matches(prefix) == Ok(true))
+        let cleaned = self.cleaned.as_bytes();
+        parent != b"."
+            && match &self.kind {
+                Kind::Exact => parent
+                    .strip_prefix(cleaned)
+                    .is_some_and(|rest| rest.is_empty() || rest[0] == b'/'),
+                // What starts a directory's path starts the paths of all that is in it.
+                Kind::Prefix => self.matches(parent) == Ok(true),
+                Kind::Suffix => prefixes(parent).any(|prefix| self.matches(prefix) == Ok(true)),
+                Kind::Program(Some(program)) => program.matches_prefix(parent),
+                Kind::Program(None) => false,
+            }
     }
 }
 
@@ -227,8 +251,8 @@ fn prefixes(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     slashes.map(|(position, _)| &path[..position]).chain([path])
 }
 
-/// Tells how a pattern is matched. Simple ones need no program, and for some of them the
-/// meaning differs from what the program would be.
+/// Tells how a pattern is matched; the program is not made yet. Simple patterns need none, and
+/// for some of them the meaning differs from what the program would be.
 fn kind(cleaned: &str) -> Kind {
     let mut kind = Kind::Exact;
     let mut rest = cleaned.chars().peekable();
@@ -256,9 +280,6 @@ fn kind(cleaned: &str) -> Kind {
             kind = Kind::Program(None);
         }
         first = false;
-    }
-    if let Kind::Program(program) = &mut kind {
-        *program = Program::new(cleaned);
     }
     kind
 }

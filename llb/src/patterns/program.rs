@@ -85,19 +85,32 @@ impl Program {
 
     /// Tells whether the whole path matches.
     pub(super) fn matches(&self, path: &[u8]) -> bool {
+        self.start(path, false)
+    }
+
+    /// Tells whether the path matches, whole or up to one of its slashes.
+    pub(super) fn matches_prefix(&self, path: &[u8]) -> bool {
+        self.start(path, true)
+    }
+
+    fn start(&self, path: &[u8], prefixes: bool) -> bool {
         // Two states per step: before it, and inside its `Directories`. One more for the end.
         let words = (2 * self.steps.len() + 1).div_ceil(64);
         if words <= 2 {
-            self.run(path, &mut [0; 2], &mut [0; 2])
+            self.run(path, prefixes, &mut [0; 2], &mut [0; 2])
         } else {
-            self.run(path, &mut vec![0; words], &mut vec![0; words])
+            self.run(path, prefixes, &mut vec![0; words], &mut vec![0; words])
         }
     }
 
-    fn run(&self, path: &[u8], now: &mut [u64], next: &mut [u64]) -> bool {
+    fn run(&self, path: &[u8], prefixes: bool, now: &mut [u64], next: &mut [u64]) -> bool {
         self.enter(now, 0, true);
+        let end = 2 * self.steps.len();
         let mut rest = path;
         while let Some((character, length)) = first_char(rest) {
+            if prefixes && character == '/' && is_set(now, end) {
+                return true;
+            }
             rest = &rest[length..];
             next.fill(0);
             let mut alive = false;
@@ -114,8 +127,7 @@ impl Program {
             }
             now.copy_from_slice(next);
         }
-        let end = 2 * self.steps.len();
-        now[end / 64] & (1 << (end % 64)) != 0
+        is_set(now, end)
     }
 
     /// Takes one character in one state. Returns whether any state comes of it.
@@ -138,7 +150,9 @@ impl Program {
 
     /// Adds the state before `position`, and those that need no character from there.
     fn enter(&self, states: &mut [u64], mut position: usize, start: bool) {
-        loop {
+        // Where a state is set, those that follow from it are: without this look, a row of
+        // wildcards would be walked once from each of them.
+        while !is_set(states, 2 * position) {
             set_bit(states, 2 * position);
             match self.steps.get(position) {
                 Some(Step::Many(_) | Step::Directories) => position += 1,
@@ -147,6 +161,10 @@ impl Program {
             }
         }
     }
+}
+
+fn is_set(states: &[u64], state: usize) -> bool {
+    states[state / 64] & (1 << (state % 64)) != 0
 }
 
 fn set_bit(states: &mut [u64], state: usize) {
@@ -287,14 +305,18 @@ fn class(mut rest: &str) -> Option<(Set, &str)> {
         rest = after;
     }
     let mut first = true;
+    // Where no name ends, none ends later: to look again at each bracket would take the square.
+    let mut names = true;
     loop {
         if let Some(after) = rest.strip_prefix(']').filter(|_| !first) {
             return Some((set, after));
         }
         first = false;
-        let inner = rest
-            .strip_prefix("[:")
-            .and_then(|inner| inner.split_once(":]"));
+        let inner = rest.strip_prefix("[:").filter(|_| names).and_then(|inner| {
+            let name = inner.split_once(":]");
+            names = name.is_some();
+            name
+        });
         if let Some((name, after)) = inner {
             let negated = name.strip_prefix('^');
             add(

@@ -83,13 +83,13 @@ fn golden_ignore_files() {
     for file in table["dockerignore_files"].as_array().expect("files") {
         let text = file["dockerignore"].as_str().expect("text");
         assert_eq!(
-            read_ignore_file(text),
+            read_ignore_file(text).collect::<Vec<_>>(),
             strings(&file["patterns"]),
             "{text:?}"
         );
     }
     assert_eq!(
-        read_ignore_file("! a/b/ \n!\n!/x\r\n/"),
+        read_ignore_file("! a/b/ \n!\n!/x\r\n/").collect::<Vec<_>>(),
         ["!a/b", "!", "!x", "/"]
     );
 }

@@ -195,6 +195,25 @@ proptest! {
     }
 
     #[test]
+    fn parents_are_judged_as_if_one_by_one(
+        pattern in "[ab*?/^.]{1,8}(/\\*\\*)?",
+        name in "/?[ab.\n]{1,2}(/[ab.\n]{0,2}){0,4}",
+    ) {
+        if let Ok(matcher) = PatternMatcher::new([&pattern]) {
+            let one_by_one = name
+                .match_indices('/')
+                .map(|(slash, _)| &name[..slash])
+                .chain([name.as_str()])
+                .any(|path| matcher.matches_exactly(path) == Ok(true));
+            prop_assume!(path::dir(&name) == name.rsplit_once('/').map_or(".", |(dir, _)| dir));
+            prop_assert_eq!(
+                matcher.matches_or_parent_matches(&name).unwrap_or(false), one_by_one,
+                "{:?} {:?}", pattern, name
+            );
+        }
+    }
+
+    #[test]
     fn patterns_never_panic(pattern in "[ab!*?/\\[\\]^\\\\:é. -]{0,14}", name in any::<Vec<u8>>()) {
         if let Ok(matcher) = PatternMatcher::new([&pattern]) {
             drop(matcher.matches(&name));
