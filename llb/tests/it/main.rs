@@ -10,6 +10,7 @@ mod golden_platforms;
 mod golden_refs;
 mod golden_wire;
 mod hostile;
+mod hostile_size;
 mod op_rules;
 mod properties;
 mod reading;
