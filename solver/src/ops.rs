@@ -5,6 +5,7 @@
 //! Leaves to others: in which order they run and what of them is cached (`scheduler`), how sources
 //! are fetched (`source`).
 
+mod cdi;
 mod content;
 pub mod diff;
 mod engine;
@@ -19,8 +20,9 @@ use std::sync::Arc;
 use ashlar_llb::pb::op::Op;
 use ashlar_llb::{Vertex, pb};
 
+pub use cdi::DEFAULT_DIRECTORIES as DEFAULT_CDI_DIRECTORIES;
 pub use content::InputError;
-pub use engine::{CacheMounts, Engine, Entitlements};
+pub use engine::{CacheMounts, DeviceGrant, Engine, Entitlements, UnknownEntitlement};
 pub use merge::NoSuchInput;
 
 use content::checksum_input;

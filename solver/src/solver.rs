@@ -17,7 +17,7 @@ mod request;
 mod results;
 mod run;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 pub use builder::SolverBuilder;
@@ -56,6 +56,7 @@ struct Inner {
     limits: Limits,
     network: Network,
     entitlements: Entitlements,
+    cdi_directories: Arc<[PathBuf]>,
     cache_mounts: CacheMounts,
     locals: Arc<LocalCache>,
     scheduler: Scheduler<Ref>,
@@ -87,7 +88,8 @@ impl Solver {
             clock: inner.store.clock().clone(),
             limits: inner.limits.clone(),
             session,
-            entitlements: inner.entitlements,
+            entitlements: inner.entitlements.clone(),
+            cdi_directories: inner.cdi_directories.clone(),
             network: inner.network,
             cache_mounts: inner.cache_mounts.clone(),
             blobs: inner.store.blobs().clone(),

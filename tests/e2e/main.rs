@@ -12,6 +12,7 @@ mod agents;
 mod changed_input;
 mod compile;
 mod concurrent;
+mod devices;
 mod export;
 mod failed_step;
 mod guest;

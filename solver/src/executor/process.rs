@@ -89,6 +89,12 @@ pub enum MountSource {
         /// Where it is.
         path: PathBuf,
     },
+    /// A device node of the host, the one source on which devices work. An executor with a device
+    /// control group lets the process use it.
+    Device {
+        /// The node.
+        path: PathBuf,
+    },
     /// Memory.
     Tmpfs {
         /// Bytes at most; `None`: the kernel's default.
@@ -121,6 +127,7 @@ impl fmt::Debug for MountSource {
             }
             Self::Layers { lower } => f.debug_struct("Layers").field("lower", lower).finish(),
             Self::Bind { path } => f.debug_struct("Bind").field("path", path).finish(),
+            Self::Device { path } => f.debug_struct("Device").field("path", path).finish(),
             Self::Tmpfs { size } => f.debug_struct("Tmpfs").field("size", size).finish(),
             Self::File {
                 contents,

@@ -396,8 +396,8 @@ fn spec(mut process: Process, privileged: bool) -> Result<Spec, ExecutorError> {
         let source = sandbox::Source::File {
             contents: text.into(),
             mode: 0o644,
-            uid: 0,
-            gid: 0,
+            uid: if privileged { 0 } else { process.user.uid },
+            gid: if privileged { 0 } else { process.user.gid },
         };
         sandbox::Mount::new(target, source).readonly(true)
     };
@@ -466,6 +466,7 @@ fn source(source: MountSource) -> sandbox::Source {
         }
         MountSource::Layers { lower } => sandbox::Source::ReadOnlyOverlay { lower },
         MountSource::Bind { path } => sandbox::Source::Bind { path },
+        MountSource::Device { path } => sandbox::Source::Device { path },
         MountSource::Tmpfs { size } => sandbox::Source::Tmpfs { size },
         MountSource::File {
             contents,

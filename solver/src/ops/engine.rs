@@ -1,5 +1,6 @@
 //! What operations are lent by the engine.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,13 +17,88 @@ use crate::snapshot::LayerStore;
 use crate::source::local::{LocalCache, LocalTree};
 
 /// What a build may ask for beyond the ordinary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+///
+/// ```
+/// use ashlar_solver::ops::{DeviceGrant, Entitlements};
+///
+/// # fn main() -> Result<(), ashlar_solver::ops::UnknownEntitlement> {
+/// let allowed = Entitlements::default().allow("network.host")?.allow("device=vendor.com/gpu")?;
+/// assert!(allowed.network_host && !allowed.security_insecure);
+/// assert!(matches!(allowed.devices, DeviceGrant::Named(names) if names.len() == 1));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Entitlements {
     /// Steps may ask for the host's network (`network.host`). Default: no.
     pub network_host: bool,
     /// Steps may ask for all capabilities (`security.insecure`). Default: no.
     pub security_insecure: bool,
+    /// The CDI devices that steps may have (`device`). Default: those whose specification says
+    /// that everybody may.
+    pub devices: DeviceGrant,
+}
+
+/// Which CDI devices steps may have.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum DeviceGrant {
+    /// Those whose specification says that everybody may.
+    #[default]
+    Free,
+    /// Also those that these names lead to. A name with a second one stands for the device of that
+    /// name, wherever a step asks for it.
+    Named(BTreeMap<String, Option<String>>),
+    /// All.
+    All,
+}
+
+/// A text names no entitlement.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown entitlement {text}")]
+#[non_exhaustive]
+pub struct UnknownEntitlement {
+    /// The text.
+    pub text: String,
+}
+
+impl Entitlements {
+    /// Adds an entitlement as `buildctl build --allow` takes it: `network.host`,
+    /// `security.insecure`, `device`, `device=NAME` or `device=NAME,alias=OTHER`.
+    ///
+    /// # Errors
+    /// [`UnknownEntitlement`].
+    pub fn allow(mut self, text: &str) -> Result<Self, UnknownEntitlement> {
+        let unknown = || UnknownEntitlement {
+            text: text.to_owned(),
+        };
+        match text.split_once('=').unwrap_or((text, "")) {
+            ("network.host", _) if !text.contains('=') => self.network_host = true,
+            ("security.insecure", _) if !text.contains('=') => self.security_insecure = true,
+            ("device", "") => self.devices = DeviceGrant::All,
+            ("device", rest) => {
+                let (name, options) = rest.split_once(',').unwrap_or((rest, ""));
+                let alias = match options {
+                    "" => None,
+                    options => Some(options.strip_prefix("alias=").ok_or_else(unknown)?),
+                };
+                let entry = match alias {
+                    Some(alias) => (alias.to_owned(), Some(name.to_owned())),
+                    None => (name.to_owned(), None),
+                };
+                match &mut self.devices {
+                    DeviceGrant::All => {}
+                    DeviceGrant::Named(names) => {
+                        names.insert(entry.0, entry.1);
+                    }
+                    DeviceGrant::Free => self.devices = DeviceGrant::Named([entry].into()),
+                }
+            }
+            _ => return Err(unknown()),
+        }
+        Ok(self)
+    }
 }
 
 /// Where cache mounts live: below a directory of the state root.
@@ -56,6 +132,8 @@ pub struct Engine {
     pub session: Session,
     /// What this solve may ask for.
     pub entitlements: Entitlements,
+    /// Where CDI specifications are; of devices with one name the later directory's counts.
+    pub cdi_directories: Arc<[PathBuf]>,
     /// The network of steps that ask for none in particular.
     pub network: Network,
     /// Where cache mounts are kept.
@@ -133,4 +211,32 @@ pub(super) async fn unblock<T: Send + 'static>(
     let inner = stop.0.clone();
     let done = tokio::task::spawn_blocking(move || work(inner)).await;
     done.unwrap_or_else(|_| Err(Interrupted.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entitlements_are_read_as_buildctl_does() {
+        let allow = |texts: &[&str]| {
+            let none = Entitlements::default();
+            texts.iter().try_fold(none, |all, text| all.allow(text))
+        };
+        let both = allow(&["network.host", "security.insecure"]).unwrap();
+        assert!(both.network_host && both.security_insecure);
+        assert_eq!(both.devices, DeviceGrant::Free);
+        let named = allow(&["device=a/b=c", "device=d,alias=e"]).unwrap();
+        let names = [
+            ("a/b=c".to_owned(), None),
+            ("e".to_owned(), Some("d".to_owned())),
+        ];
+        assert_eq!(named.devices, DeviceGrant::Named(names.into()));
+        for all in [&["device", "device=x"][..], &["device=x", "device"]] {
+            assert_eq!(allow(all).unwrap().devices, DeviceGrant::All);
+        }
+        for unknown in ["", "network", "network.host=1", "device=a,b", "devices"] {
+            assert_eq!(allow(&[unknown]).unwrap_err().text, unknown);
+        }
+    }
 }

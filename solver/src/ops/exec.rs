@@ -12,6 +12,7 @@
 
 mod agent;
 mod cache_mount;
+mod devices;
 mod error;
 pub(crate) mod failed;
 mod lent;
@@ -96,10 +97,11 @@ impl ExecOperation {
         }
         meta::network(op, engine)?;
         meta::insecure(op, engine)?;
-        meta::refuse_devices(op)?;
-        let key = keys::exec(op, platform, inputs)?;
+        let mut op = op.clone();
+        devices::admit(&mut op, engine)?;
+        let key = keys::exec(&op, platform, inputs)?;
         Ok(Self {
-            op: Arc::new(op.clone()),
+            op: Arc::new(op),
             platform: Arc::new(platform.clone()),
             meta,
             key,
@@ -156,20 +158,20 @@ impl ExecOperation {
         let (op, engine) = (self.op.clone(), self.engine.clone());
         let cwd = self.meta.cwd.clone();
         let borrowed = lent.clone();
-        let mut mounts = unblock(cancel, move |cancel| {
-            mounts::prepare(
-                &Run {
-                    op,
-                    engine,
-                    inputs,
-                    lent: borrowed,
-                    cancel,
-                },
-                &cwd,
-            )
+        let (edits, mut mounts) = unblock(cancel, move |cancel| {
+            let edits = devices::look_up(&op, &engine)?;
+            let run = Run {
+                op,
+                engine,
+                inputs,
+                lent: borrowed,
+                cancel,
+            };
+            Ok((edits, mounts::prepare(&run, &cwd)?))
         })
         .await?;
-        let process = self.process(&mounts, &lent)?;
+        let mut process = self.process(&mounts, &lent)?;
+        edits.apply(&mut process);
         drop(lent);
         let sockets = std::mem::take(&mut mounts.sockets);
         let forwarding = agent::forward(sockets)?;

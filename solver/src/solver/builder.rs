@@ -17,7 +17,7 @@ use crate::executor::{
 };
 use crate::limits::Limits;
 use crate::meta::{Database, Meta};
-use crate::ops::{CacheMounts, Entitlements};
+use crate::ops::{CacheMounts, DEFAULT_CDI_DIRECTORIES, Entitlements};
 use crate::result::Store;
 use crate::root::{RootError, StateRoot, Tier};
 use crate::scheduler::Scheduler;
@@ -50,6 +50,7 @@ pub struct SolverBuilder {
     entitlements: Entitlements,
     control_groups: Option<ControlGroups>,
     network_provider: Option<Arc<dyn NetworkProvider>>,
+    cdi_directories: Vec<PathBuf>,
 }
 
 impl SolverBuilder {
@@ -65,6 +66,7 @@ impl SolverBuilder {
             entitlements: Entitlements::default(),
             control_groups: None,
             network_provider: None,
+            cdi_directories: DEFAULT_CDI_DIRECTORIES.map(PathBuf::from).to_vec(),
         }
     }
 
@@ -146,6 +148,17 @@ impl SolverBuilder {
         self
     }
 
+    /// Sets where the CDI specifications of devices are. Of devices with one name the later
+    /// directory's counts. Default: `/etc/cdi` and `/var/run/cdi`.
+    #[must_use]
+    pub fn cdi_directories<D: Into<PathBuf>>(
+        mut self,
+        directories: impl IntoIterator<Item = D>,
+    ) -> Self {
+        self.cdi_directories = directories.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Opens the solver. Blocks for a few milliseconds.
     ///
     /// # Errors
@@ -214,6 +227,7 @@ impl SolverBuilder {
             limits: self.limits,
             network: self.network,
             entitlements: self.entitlements,
+            cdi_directories: self.cdi_directories.into(),
             cache_mounts,
             locals,
             scheduler,

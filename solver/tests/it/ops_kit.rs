@@ -45,6 +45,7 @@ impl Kit {
             limits: Limits::default(),
             session: Session::default(),
             entitlements: Entitlements::default(),
+            cdi_directories: [].into(),
             network: Network::None,
             cache_mounts: CacheMounts::new(directory.path().join("root/cache-mounts")),
         };

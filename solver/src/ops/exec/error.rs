@@ -65,6 +65,20 @@ pub enum ExecError {
         /// What it asks for, with its name.
         what: String,
     },
+    /// The op asks for a device that this build may not have.
+    #[error("device {name} is requested by the build but not allowed")]
+    DeviceNotAllowed {
+        /// Its full name.
+        name: String,
+    },
+    /// No specification describes a device that the op needs.
+    #[error("required device {name:?} is not registered{}", listed(problems))]
+    DeviceNotFound {
+        /// The name that the op gives.
+        name: String,
+        /// Specifications that could not be read, and why.
+        problems: Vec<String>,
+    },
     /// A secret that the op needs was not lent. The text is BuildKit's.
     #[error("secret {id}: not found")]
     SecretNotFound {
@@ -138,6 +152,7 @@ impl Blame for ExecError {
     fn fault(&self) -> Fault {
         match self {
             Self::Run { source, .. } => source.fault(),
+            Self::DeviceNotFound { .. } => Fault::Environment,
             Self::Secret { source } => source.fault(),
             Self::CacheMount { .. } | Self::AgentUnreachable { .. } | Self::AgentSocket { .. } => {
                 Fault::Environment
@@ -152,6 +167,13 @@ impl Blame for ExecError {
                 Some(format!("allow the entitlement {what} for this build"))
             }
             Self::Run { source, .. } => source.remedy(),
+            Self::DeviceNotAllowed { name } => {
+                Some(format!("allow the entitlement device={name} for this build"))
+            }
+            Self::DeviceNotFound { .. } => Some(
+                "describe the device in a JSON file below a directory of SolverBuilder::cdi_directories"
+                    .to_owned(),
+            ),
             Self::SecretNotFound { id } => Some(format!(
                 "lend the secret {id:?} with the request (SolveRequest::secret)"
             )),
@@ -164,6 +186,13 @@ impl Blame for ExecError {
             _ => None,
         }
     }
+}
+
+fn listed(problems: &[String]) -> String {
+    if problems.is_empty() {
+        return String::new();
+    }
+    format!("; not read: {}", problems.join("; "))
 }
 
 /// A string as Go's `%q` writes it.

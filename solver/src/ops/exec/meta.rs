@@ -126,16 +126,6 @@ pub(super) fn insecure(op: &pb::ExecOp, engine: &Engine) -> Result<bool, ExecErr
     }
 }
 
-/// Devices cannot be given yet; those that need not be there are left out.
-pub(super) fn refuse_devices(op: &pb::ExecOp) -> Result<(), ExecError> {
-    match op.cdi_devices.iter().find(|device| !device.optional) {
-        Some(device) => Err(ExecError::NotSupported {
-            what: format!("the device {:?}", device.name),
-        }),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
