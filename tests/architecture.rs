@@ -73,6 +73,10 @@ const FLOORS: &[Floor] = &[
         ],
     },
     Floor {
+        modules: &["terminal"],
+        may_import: &[],
+    },
+    Floor {
         modules: &["solver"],
         may_import: &[
             "root",

@@ -1,7 +1,10 @@
 //! The command line.
 
 use std::error::Error;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
+
+use ashlar_solver::ops::Entitlements;
 
 pub const HELP: &str = "\
 solve: solves a definition read from standard input
@@ -9,7 +12,10 @@ solve: solves a definition read from standard input
   --local NAME=DIR         lends a directory to the build
   --oci-layout NAME=DIR    lends an OCI image layout to the build
   --output, -o OUTPUT      type=oci[,dest=FILE][,tar=false][,name=…] or type=local,dest=DIR
-  --progress MODE          plain, rawjson or none (default: plain)
+  --secret SECRET          id=NAME[,src=FILE][,env=VARIABLE], lends a secret
+  --ssh AGENT              default|ID[=SOCKET[,raw=true]], lends an ssh agent
+  --allow ENTITLEMENT      network.host, security.insecure, device[=NAME[,alias=OTHER]]
+  --progress MODE          auto, plain, tty, rawjson or none (default: auto)
   --metadata-file FILE     writes what the exporters answer as JSON
   --no-cache               runs every step
   --root DIR               keeps the state there (default: ~/.cache/ashlar)
@@ -18,8 +24,20 @@ solve: solves a definition read from standard input
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Plain,
+    Tty,
     RawJson,
     None,
+}
+
+impl Mode {
+    /// Live lines where there is somebody to look at them.
+    fn auto() -> Self {
+        if std::io::stderr().is_terminal() {
+            Self::Tty
+        } else {
+            Self::Plain
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -27,6 +45,9 @@ pub struct Flags {
     pub locals: Vec<(String, PathBuf)>,
     pub oci_layouts: Vec<(String, PathBuf)>,
     pub outputs: Vec<String>,
+    pub secrets: Vec<String>,
+    pub agents: Vec<String>,
+    pub entitlements: Entitlements,
     pub progress: Mode,
     pub metadata_file: Option<PathBuf>,
     pub no_cache: bool,
@@ -40,7 +61,10 @@ impl Flags {
             locals: Vec::new(),
             oci_layouts: Vec::new(),
             outputs: Vec::new(),
-            progress: Mode::Plain,
+            secrets: Vec::new(),
+            agents: Vec::new(),
+            entitlements: Entitlements::default(),
+            progress: Mode::auto(),
             metadata_file: None,
             no_cache: false,
             root: std::env::home_dir()
@@ -63,6 +87,9 @@ impl Flags {
                 "--local" => flags.locals.push(pair(&name, &value()?)?),
                 "--oci-layout" => flags.oci_layouts.push(pair(&name, &value()?)?),
                 "--output" | "-o" => flags.outputs.push(value()?),
+                "--secret" => flags.secrets.push(value()?),
+                "--ssh" => flags.agents.push(value()?),
+                "--allow" => flags.entitlements = flags.entitlements.allow(&value()?)?,
                 "--progress" => flags.progress = mode(&value()?)?,
                 "--metadata-file" => flags.metadata_file = Some(value()?.into()),
                 "--no-cache" => flags.no_cache = inline.as_deref() != Some("false"),
@@ -84,7 +111,9 @@ fn pair(flag: &str, text: &str) -> Result<(String, PathBuf), String> {
 
 fn mode(text: &str) -> Result<Mode, String> {
     match text {
-        "auto" | "plain" | "tty" => Ok(Mode::Plain),
+        "auto" => Ok(Mode::auto()),
+        "plain" => Ok(Mode::Plain),
+        "tty" => Ok(Mode::Tty),
         "rawjson" => Ok(Mode::RawJson),
         "none" | "quiet" => Ok(Mode::None),
         _ => Err(format!("invalid progress mode {text}")),

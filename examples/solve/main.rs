@@ -9,12 +9,14 @@
 //! `error: failed to solve: …` on failure. `--root` says where the state is kept.
 
 mod flags;
+mod lent;
 mod progress;
 
 use std::error::Error;
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use ashlar_exporters::{Exported, Output};
 use ashlar_llb::Definition;
@@ -65,13 +67,22 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let definition = Definition::decode(bytes)
         .map_err(|error| format!("failed to parse definition from standard input: {error}"))?;
 
-    let solver = Solver::builder().root(&flags.root).build()?;
+    let solver = Solver::builder()
+        .root(&flags.root)
+        .entitlements(flags.entitlements.clone())
+        .build()?;
     let mut request = SolveRequest::new(definition).no_cache(flags.no_cache);
     for (name, path) in &flags.locals {
         request = request.local(name, path);
     }
     for (name, path) in &flags.oci_layouts {
         request = request.oci_layout(name, path);
+    }
+    for text in &flags.secrets {
+        request = lent::secret(request, text)?;
+    }
+    for text in &flags.agents {
+        request = lent::ssh(request, text)?;
     }
 
     let (mut events, outcome) = solver.solve(request).split();
@@ -82,9 +93,17 @@ async fn run() -> Result<(), Box<dyn Error>> {
         }
     });
     let mut progress = Progress::new(flags.progress);
-    while let Some(event) = events.next().await {
-        progress.show(&event)?;
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(event) => progress.show(&event)?,
+                None => break,
+            },
+            _ = ticks.tick() => progress.tick(),
+        }
     }
+    progress.clear()?;
     let solved = outcome.await;
     interrupted.abort();
     if solved.is_err() {

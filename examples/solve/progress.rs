@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use ashlar_llb::OpDigest;
 use ashlar_solver::progress::{Event, Outcome, Stream};
+use ashlar_solver::terminal::{DrawTarget, Terminal};
 use serde_json::{Value, json};
 
 use super::flags::Mode;
@@ -32,6 +33,7 @@ pub struct Progress {
     mode: Mode,
     vertices: HashMap<OpDigest, Vertex>,
     numbers: usize,
+    terminal: Terminal,
 }
 
 impl Progress {
@@ -40,6 +42,7 @@ impl Progress {
             mode,
             vertices: HashMap::new(),
             numbers: 0,
+            terminal: Terminal::new(DrawTarget::stderr()),
         }
     }
 
@@ -75,14 +78,27 @@ impl Progress {
         }
         match self.mode {
             Mode::Plain => self.plain(event),
+            Mode::Tty => self.terminal.show(event),
             Mode::RawJson => self.raw(event),
             Mode::None => Ok(()),
         }
     }
 
+    /// Draws what moves by itself.
+    pub fn tick(&self) {
+        if self.mode == Mode::Tty {
+            self.terminal.tick();
+        }
+    }
+
+    /// Takes away what moves, at the end.
+    pub fn clear(&mut self) -> io::Result<()> {
+        self.terminal.clear()
+    }
+
     /// Shows the output of what failed once more, at the end, where it is looked for.
     pub fn failed(&self) -> io::Result<()> {
-        if self.mode != Mode::Plain {
+        if !matches!(self.mode, Mode::Plain | Mode::Tty) {
             return Ok(());
         }
         let mut out = io::stderr().lock();

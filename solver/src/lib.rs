@@ -59,6 +59,8 @@
 //! | open an engine, choose its directory, network and limits | [`Solver`](solver::Solver), [`SolverBuilder`](solver::SolverBuilder) |
 //! | run a definition, lend it directories | [`SolveRequest`](solver::SolveRequest), [`session`] |
 //! | follow a solve, await it, cancel it | [`SolveHandle`](solver::SolveHandle), [`progress::Event`] |
+//! | show progress on a terminal | `terminal::Terminal`, with the feature `terminal` |
+//! | lend secrets and ssh agents | [`session`] |
 //! | know why a vertex ran | [`VertexReport`](solver::VertexReport), [`cache::MissReason`] |
 //! | know whose fault an error is, and what to do | [`SolveError`](solver::SolveError), [`error::Blame`] |
 //! | look into a result | [`BuildResult`](result::BuildResult), [`refs::Ref`] |
@@ -112,4 +114,6 @@ pub mod session;
 pub mod snapshot;
 pub mod solver;
 pub mod source;
+#[cfg(feature = "terminal")]
+pub mod terminal;
 pub mod tree;
