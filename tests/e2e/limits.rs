@@ -196,6 +196,33 @@ fn without_namespaces_files_are_built_and_steps_are_refused_with_a_remedy() {
 }
 
 #[test]
+fn with_one_user_owners_cannot_be_changed_or_are_pretended() {
+    let needs = [Need::Root, Need::Tool("busybox")];
+    if skipped(
+        "limits::with_one_user_owners_cannot_be_changed_or_are_pretended",
+        &needs,
+    ) {
+        return;
+    }
+    support::runtime().block_on(async {
+        for pretend in [false, true] {
+            let folder = temp();
+            let base = support::busybox(folder.path());
+            let executor = SandboxExecutor::new(false).unwrap();
+            let executor = Arc::new(executor.pretend_ownership(pretend));
+            let root = folder.path().join("state");
+            let solver = Solver::builder().root(root).executor(executor).build();
+            let step = support::busybox_state().run(["sh", "-c", "touch /f && chown 5:6 /f"]);
+            let request = support::request(&step.root()).local("base", &base);
+            let (text, warnings, outcome) = watch(&solver.unwrap(), request).await;
+            assert_eq!(outcome.is_ok(), pretend, "{text}");
+            let told = warnings.iter().any(|text| text.contains("owners"));
+            assert_eq!(told, pretend, "{warnings:?}");
+        }
+    });
+}
+
+#[test]
 fn a_solver_tells_what_its_machine_lets_steps_do() {
     support::runtime().block_on(async {
         let folder = temp();

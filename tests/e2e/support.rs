@@ -101,8 +101,8 @@ pub fn busybox(folder: &Path) -> PathBuf {
     )
     .unwrap();
     for name in [
-        "sh", "cat", "cp", "dd", "echo", "ip", "ls", "mkdir", "nc", "nslookup", "setsid", "sleep",
-        "timeout", "touch", "true", "wc",
+        "sh", "cat", "chown", "cp", "dd", "echo", "ip", "ls", "mkdir", "nc", "nslookup", "setsid",
+        "sleep", "timeout", "touch", "true", "wc",
     ] {
         std::os::unix::fs::symlink("busybox", base.join("bin").join(name)).unwrap();
     }

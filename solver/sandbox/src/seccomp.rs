@@ -43,8 +43,20 @@ impl SeccompProfile {
 
     fn compiled(capabilities: CapabilitySet) -> Self {
         Self {
-            program: bpf::compile(&sections(capabilities)).into(),
+            program: bpf::compile(&sections(capabilities, Ownership::Real)).into(),
             capabilities,
+        }
+    }
+
+    /// The same filter, which answers every change of an owner with success and does nothing. For
+    /// a user namespace with one user, where no change is possible: programs that unpack archives
+    /// or install packages as root go on, and what they make belongs to the one user.
+    #[must_use]
+    pub fn pretending_ownership(&self) -> Self {
+        let sections = sections(self.capabilities, Ownership::Pretended);
+        Self {
+            program: bpf::compile(&sections).into(),
+            capabilities: self.capabilities,
         }
     }
 
@@ -84,11 +96,18 @@ const AUDIT_ARM: u32 = 40 | LITTLE_ENDIAN;
 /// x32 calls come in under the `x86_64` architecture with this bit set.
 const X32_BIT: u32 = 0x4000_0000;
 
-fn sections(capabilities: CapabilitySet) -> Vec<bpf::Section> {
+/// What becomes of calls that change an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ownership {
+    Real,
+    Pretended,
+}
+
+fn sections(capabilities: CapabilitySet, ownership: Ownership) -> Vec<bpf::Section> {
     let section = |architecture, ceiling, column| bpf::Section {
         architecture,
         ceiling,
-        ranges: profile::ranges(column, capabilities),
+        ranges: profile::ranges(column, capabilities, ownership),
     };
     if cfg!(target_arch = "aarch64") {
         vec![

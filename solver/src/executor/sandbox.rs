@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use ashlar_sandbox as sandbox;
-use ashlar_sandbox::{Child, IdMap, Resource, Rlimit, SandboxError, Spawner, Spec, Stdio, Stub};
+use ashlar_sandbox::{
+    Child, IdMap, Resource, Rlimit, SandboxError, SeccompProfile, Spawner, Spec, Stdio, Stub,
+};
 use async_trait::async_trait;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::oneshot;
@@ -28,6 +30,10 @@ use crate::session::SecretValue;
 /// Bytes of the host's `/etc/resolv.conf` that are read at most.
 const MAX_RESOLV_CONF: u64 = 1 << 20;
 
+/// What is told of every step while [`SandboxExecutor::pretend_ownership`] is on.
+const OWNERS_ARE_PRETENDED: &str =
+    "changes of owners in this step do nothing: it has one user only";
+
 /// Runs processes in namespaces of their own.
 #[derive(Debug, Clone)]
 pub struct SandboxExecutor {
@@ -35,6 +41,8 @@ pub struct SandboxExecutor {
     /// Whether the host process is root; if not, processes run in a user namespace in which it
     /// appears as their user.
     privileged: bool,
+    /// Whether changes of owners seem to work where there is one user only.
+    pretends_ownership: bool,
     groups: ControlGroups,
     provider: Arc<dyn NetworkProvider>,
     /// Where the machine is tried out; `None`: nowhere.
@@ -60,6 +68,7 @@ impl SandboxExecutor {
         Ok(Self {
             spawner: Arc::new(spawner),
             privileged,
+            pretends_ownership: false,
             groups: ControlGroups::of_host(),
             provider: Arc::new(UserNetwork::new()),
             probe_in: None,
@@ -87,6 +96,16 @@ impl SandboxExecutor {
     #[must_use]
     pub fn control_groups(mut self, groups: ControlGroups) -> Self {
         self.groups = groups;
+        self
+    }
+
+    /// Lets changes of owners seem to work in steps of an ordinary user, which have one user and
+    /// one group: they do nothing, and what a step makes belongs to its user. Each step then
+    /// carries a warning. Without it they fail (EINVAL), and with them programs that unpack
+    /// archives or install packages as root. Default: off. Means nothing as root.
+    #[must_use]
+    pub fn pretend_ownership(mut self, pretend: bool) -> Self {
+        self.pretends_ownership = pretend;
         self
     }
 
@@ -201,6 +220,12 @@ impl SandboxExecutor {
             let wired = process.network == Network::Sandbox;
             let mut spec = spec(process, this.privileged)?;
             spec.terminal = terminal;
+            let mut warnings: Vec<String> = warning.into_iter().collect();
+            if this.pretends_ownership && !this.privileged {
+                let pretending = |it: &SeccompProfile| it.pretending_ownership();
+                spec.seccomp = spec.seccomp.as_ref().map(pretending);
+                warnings.push(OWNERS_ARE_PRETENDED.to_owned());
+            }
             if let Some(group) = &group {
                 let lent = group.lend();
                 spec.control_groups =
@@ -228,9 +253,9 @@ impl SandboxExecutor {
                 connection = Some(connected);
                 Ok(child)
             })?;
-            Ok::<_, ExecutorError>((child, group, warning, connection))
+            Ok::<_, ExecutorError>((child, group, warnings, connection))
         });
-        let (child, group, warning, connection) =
+        let (child, group, warnings, connection) =
             started.await.map_err(|_| ExecutorError::Interrupted)??;
         // Whatever happens: the process ends before its group is removed.
         let child = InGroup {
@@ -239,7 +264,7 @@ impl SandboxExecutor {
             connection,
         };
         let output = streams.output.clone();
-        if let Some(warning) = warning {
+        for warning in warnings {
             output.warn(warning);
         }
         let relay = match (pipes, child.terminal()) {

@@ -49,6 +49,7 @@ pub struct SolverBuilder {
     network: Network,
     entitlements: Entitlements,
     control_groups: Option<ControlGroups>,
+    pretend_ownership: bool,
     network_provider: Option<Arc<dyn NetworkProvider>>,
     cdi_directories: Vec<PathBuf>,
 }
@@ -65,6 +66,7 @@ impl SolverBuilder {
             network: Network::Host,
             entitlements: Entitlements::default(),
             control_groups: None,
+            pretend_ownership: false,
             network_provider: None,
             cdi_directories: DEFAULT_CDI_DIRECTORIES.map(PathBuf::from).to_vec(),
         }
@@ -122,6 +124,14 @@ impl SolverBuilder {
     #[must_use]
     pub fn network(mut self, network: Network) -> Self {
         self.network = network;
+        self
+    }
+
+    /// Lets changes of owners seem to work in steps of an ordinary user; see
+    /// [`SandboxExecutor::pretend_ownership`]. Default: they fail.
+    #[must_use]
+    pub fn pretend_ownership(mut self, pretend: bool) -> Self {
+        self.pretend_ownership = pretend;
         self
     }
 
@@ -205,6 +215,7 @@ impl SolverBuilder {
                 let sandbox = SandboxExecutor::new(privileged);
                 let sandbox = sandbox.map_err(|error| failed(error.into()))?;
                 let sandbox = sandbox.probing_in(root.path().join("trash"));
+                let sandbox = sandbox.pretend_ownership(self.pretend_ownership);
                 let sandbox = match self.control_groups {
                     Some(groups) => sandbox.control_groups(groups),
                     None => sandbox,

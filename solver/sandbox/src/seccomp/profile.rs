@@ -1,5 +1,6 @@
 //! From the table to a verdict for every system call number of one architecture.
 
+use super::Ownership;
 use super::table::{NO, ROWS};
 use crate::{Capability, CapabilitySet};
 
@@ -98,6 +99,11 @@ const NO_NAMESPACES: &[Test] = &[Test {
     ),
 }];
 
+/// The calls that change the owner of a file.
+const CHANGE_OWNERS: &[&str] = &[
+    "chown", "chown32", "fchown", "fchown32", "fchownat", "lchown", "lchown32",
+];
+
 /// Numbers from here on are private calls of 32-bit ARM, far above the common table.
 const ARM_PRIVATE: u32 = 0x0f_0000;
 
@@ -123,11 +129,19 @@ impl When {
 /// A number that the profile does not name is refused with EPERM; one above every named call is
 /// answered ENOSYS, as runc does, so that programs fall back when a call is newer than the
 /// profile.
-pub(super) fn ranges(column: usize, capabilities: CapabilitySet) -> Vec<(u32, Verdict)> {
+pub(super) fn ranges(
+    column: usize,
+    capabilities: CapabilitySet,
+    ownership: Ownership,
+) -> Vec<(u32, Verdict)> {
+    let verdict = |name: &str, when: When| match ownership {
+        Ownership::Pretended if CHANGE_OWNERS.contains(&name) => Verdict::Errno(0),
+        _ => when.verdict(capabilities),
+    };
     let mut named: Vec<(u32, Verdict)> = ROWS
         .iter()
         .filter(|row| row.2[column] != NO)
-        .map(|row| (row.2[column].unsigned_abs(), row.1.verdict(capabilities)))
+        .map(|row| (row.2[column].unsigned_abs(), verdict(row.0, row.1)))
         .collect();
     named.sort_by_key(|&(number, _)| number);
     named.dedup_by_key(|&mut (number, _)| number);

@@ -1,3 +1,4 @@
+use super::Ownership;
 use super::profile::{Compare, Verdict, ranges};
 use super::table::{ROWS, X86, X86_64};
 use super::{AUDIT_ARM, AUDIT_X86, AUDIT_X86_64, SeccompProfile, X32_BIT, bpf, sections, table};
@@ -71,7 +72,7 @@ fn the_tree_answers_as_the_ranges_do() {
         CapabilitySet::EMPTY.with(Capability::SysAdmin),
         CapabilitySet::ALL,
     ] {
-        let all = sections(capabilities);
+        let all = sections(capabilities, Ownership::Real);
         let program = bpf::compile(&all);
         assert!(program.len() < 1000, "{} instructions", program.len());
         for section in &all {
@@ -181,7 +182,7 @@ fn other_architectures_are_handled() {
 #[test]
 fn capabilities_open_their_calls() {
     let verdict = |capabilities, number: u32| {
-        let ranges = ranges(X86_64, capabilities);
+        let ranges = ranges(X86_64, capabilities, Ownership::Real);
         ranges[ranges.partition_point(|&(start, _)| start <= number) - 1].1
     };
     let syslog = 103;
@@ -195,5 +196,5 @@ fn capabilities_open_their_calls() {
             Verdict::Allow
         );
     }
-    assert!(ranges(X86, CapabilitySet::EMPTY).len() > 20);
+    assert!(ranges(X86, CapabilitySet::EMPTY, Ownership::Real).len() > 20);
 }

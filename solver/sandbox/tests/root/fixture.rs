@@ -14,7 +14,7 @@ const PROGRAMS: &[&str] = &[
     "sh", "cat", "ls", "id", "echo", "env", "pwd", "hostname", "sleep", "true", "false", "stat",
     "find", "ifconfig", "mkdir", "rm", "ln", "chmod", "mknod", "touch", "unshare", "mount", "wc",
     "grep", "kill", "stty", "tty", "sed", "tr", "sort", "readlink", "head", "dd", "umount",
-    "chroot", "mv",
+    "chroot", "chown", "mv",
 ];
 
 pub(crate) struct Fixture {

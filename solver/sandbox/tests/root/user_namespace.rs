@@ -1,7 +1,7 @@
 //! The same sandbox without root: a user namespace with one mapped user.
 
 use crate::fixture::{Fixture, bind, in_own_process, with};
-use ashlar_sandbox::{IdMap, Mount, Network, SandboxError, Source, Spawner, Spec};
+use ashlar_sandbox::{IdMap, Mount, Network, SandboxError, SeccompProfile, Source, Spawner, Spec};
 use std::os::unix::process::CommandExt;
 
 fn rootless(mut spec: Spec) -> Spec {
@@ -62,6 +62,13 @@ fn scenario(f: &Fixture) {
         (s.uid, s.gid) = (1000, 1001);
     });
     assert_eq!(f.output_of(named), "1000");
+    // Nobody else exists to whom a file could belong.
+    let change = "touch /f; chown 5:6 /f && echo ok; stat -c %u:%g /f";
+    assert_eq!(f.output_of(rootless(f.shell("c", change))), "0:0");
+    let pretended = with(rootless(f.shell("p", change)), |s| {
+        s.seccomp = s.seccomp.as_ref().map(SeccompProfile::pretending_ownership);
+    });
+    assert_eq!(f.output_of(pretended), "ok\n0:0");
     let other = with(rootless(f.shell("o", "true")), |s| s.uid = 5);
     assert!(matches!(
         f.error(other),
