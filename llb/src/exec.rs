@@ -17,7 +17,7 @@ use crate::constraints::{OpConstraints, op_options};
 use crate::state::{Setting, Values};
 use crate::vertex::Link;
 use crate::vertex::{Output, Port, Unusable, Vertex, VertexOp};
-use crate::{Mount, Network, Platform, Security, State, UlimitName, pb};
+use crate::{GuestPath, Mount, Network, Platform, Security, State, UlimitName, pb};
 
 /// An exec op in the making.
 #[derive(Clone)]
@@ -29,7 +29,7 @@ pub(crate) struct ExecVertex {
     valid_exit_codes: Option<Vec<i32>>,
     proxy: Option<pb::ProxyEnv>,
     /// In the order of declaration, the root not among them.
-    mounts: Vec<(String, Mount)>,
+    mounts: Vec<(GuestPath, Mount)>,
     secrets: Vec<Secret>,
     ssh: Vec<Ssh>,
     devices: Vec<pb::CdiDevice>,
@@ -114,7 +114,7 @@ impl Run {
     /// Mounts a state, a [`Cache`](crate::Cache), a [`Tmpfs`](crate::Tmpfs) or a [`Mount`] at
     /// `target`.
     #[must_use]
-    pub fn mount(self, target: impl Into<String>, mount: impl Into<Mount>) -> Self {
+    pub fn mount(self, target: impl Into<GuestPath>, mount: impl Into<Mount>) -> Self {
         self.change(|exec| exec.mounts.push((target.into(), mount.into())))
     }
 
@@ -173,8 +173,8 @@ impl Run {
 
     /// Sets the working directory of this step.
     #[must_use]
-    pub fn dir(self, path: impl AsRef<str>) -> Self {
-        self.set(Setting::Dir(path.as_ref().to_owned()))
+    pub fn dir(self, path: impl Into<GuestPath>) -> Self {
+        self.set(Setting::Dir(path.into()))
     }
 
     /// Sets the user of this step: `user[:group]`, names or numbers.
@@ -269,7 +269,12 @@ impl Run {
     /// Tells whether there is a mount at `target`; the root always is one.
     #[must_use]
     pub fn has_mount(&self, target: &str) -> bool {
-        target == pb::ROOT_MOUNT || self.exec().mounts.iter().any(|(known, _)| known == target)
+        target == pb::ROOT_MOUNT
+            || self
+                .exec()
+                .mounts
+                .iter()
+                .any(|(known, _)| known.as_str() == target)
     }
 
     /// Returns what the step leaves at the mount `target`, as a state with fresh settings; the
@@ -295,13 +300,13 @@ impl Run {
     pub fn outputs(&self, target: &str) -> Vec<State> {
         let root = (target == pb::ROOT_MOUNT).then(|| State::new(self.root().output));
         let mounts = self.exec().mounts.iter().enumerate();
-        let mounts = mounts.filter(|(_, (known, _))| known == target);
+        let mounts = mounts.filter(|(_, (known, _))| known.as_str() == target);
         let outputs = mounts.map(|(position, (_, mount))| self.mount_output(position, mount));
         root.into_iter().chain(outputs).collect()
     }
 
     fn mount_output(&self, position: usize, mount: &Mount) -> State {
-        let target = self.exec().mounts[position].0.clone();
+        let target = self.exec().mounts[position].0.to_string();
         let port = if mount.readonly {
             return State::new(mount.source.output.clone());
         } else if mount.tmpfs_opt().is_some() {
@@ -337,7 +342,7 @@ impl ExecVertex {
 
     fn target(&self, position: usize) -> &str {
         match position.checked_sub(1) {
-            Some(declared) => &self.mounts[declared].0,
+            Some(declared) => self.mounts[declared].0.as_str(),
             None => pb::ROOT_MOUNT,
         }
     }

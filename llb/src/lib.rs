@@ -50,6 +50,15 @@
 //! digests, and with them caches, agree. Where that client is surprising, so is this crate, and
 //! the documentation of the method says so.
 //!
+//! # Texts
+//!
+//! What can be mistaken for something else has a type: [`GuestPath`], [`Mode`], [`CacheId`],
+//! [`SecretId`], [`SshId`], [`SessionId`], [`StoreId`], a digest type per thing that is digested,
+//! [`Platform`], [`Owner`], [`UlimitName`]. Literals become these by themselves. A plain string is
+//! what the protocol takes as free text, and what only one party gives a meaning: arguments and
+//! variables, host and user names, cgroup parents, URLs, git refs and commits (which need not be
+//! whole), patterns, symbolic modes, headers, keys, names of capabilities, and what people read.
+//!
 //! # Features
 //!
 //! `serde`, which is off by default, gives `Serialize` and `Deserialize` to what one stores:
@@ -89,6 +98,7 @@ mod limits;
 mod marshal;
 mod merge;
 mod mount;
+mod names;
 mod op_state;
 pub mod path;
 pub mod patterns;
@@ -125,6 +135,7 @@ pub use limits::Limits;
 pub use marshal::MarshalError;
 pub use merge::{Passthrough, diff, merge};
 pub use mount::{Cache, ContentCache, Mount, Sharing, Tmpfs};
+pub use names::{CacheId, GuestPath, Mode, SecretId, SessionId, SshId, StoreId};
 pub use op_state::OpState;
 pub use platform::Platform;
 pub use reference::Reference;

@@ -17,7 +17,7 @@ use crate::constraints::{OpConstraints, SourceMapCollector, extend, merge_metada
 use crate::deferred::Resolver;
 use crate::state::Values;
 use crate::vertex::{Output, Port, Unusable, Vertex, VertexOp};
-use crate::{Constraints, Definition, OpDigest, encode, pb};
+use crate::{Constraints, Definition, GuestPath, OpDigest, encode, pb};
 
 /// Writes the graph that leads to `output`; nothing but an empty definition for scratch.
 pub(crate) fn definition(
@@ -420,4 +420,15 @@ fn passthrough_op(
         id: id.to_owned(),
         outputs: outputs.iter().map(position).collect(),
     })
+}
+
+/// Fails if no tree can have the path.
+pub(crate) fn check_path(path: &GuestPath, vertex: &Vertex) -> Result<(), MarshalError> {
+    if path.is_impossible() {
+        return Err(MarshalError::Path {
+            step: vertex.name(),
+            path: path.clone(),
+        });
+    }
+    Ok(())
 }

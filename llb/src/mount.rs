@@ -3,7 +3,7 @@
 //! Owns the description of one mount: what is mounted and how. Which target it gets, and which
 //! output number, is decided by the step ([`exec`](crate::exec)).
 
-use crate::{State, pb};
+use crate::{CacheId, GuestPath, State, pb};
 
 /// Who may use a cache mount at the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -43,7 +43,7 @@ pub enum ContentCache {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cache {
-    id: String,
+    id: CacheId,
     sharing: Sharing,
 }
 
@@ -51,26 +51,26 @@ impl Cache {
     /// The directory `id`, used as `sharing` says. With an empty id the mount is none of a
     /// cache but an ordinary one, as in BuildKit.
     #[must_use]
-    pub fn new(id: impl Into<String>, sharing: Sharing) -> Self {
+    pub fn new(id: impl Into<CacheId>, sharing: Sharing) -> Self {
         let id = id.into();
         Self { id, sharing }
     }
 
     /// The directory `id`, in which any number of steps may work at once.
     #[must_use]
-    pub fn shared(id: impl Into<String>) -> Self {
+    pub fn shared(id: impl Into<CacheId>) -> Self {
         Self::new(id, Sharing::Shared)
     }
 
     /// The directory `id`, or a new one if another step is using it.
     #[must_use]
-    pub fn private(id: impl Into<String>) -> Self {
+    pub fn private(id: impl Into<CacheId>) -> Self {
         Self::new(id, Sharing::Private)
     }
 
     /// The directory `id`, for one step at a time.
     #[must_use]
-    pub fn locked(id: impl Into<String>) -> Self {
+    pub fn locked(id: impl Into<CacheId>) -> Self {
         Self::new(id, Sharing::Locked)
     }
 
@@ -119,7 +119,7 @@ impl Tmpfs {
 pub struct Mount {
     pub(crate) source: State,
     pub(crate) readonly: bool,
-    pub(crate) selector: String,
+    pub(crate) selector: GuestPath,
     pub(crate) no_output: bool,
     pub(crate) content_cache: ContentCache,
     cache: Option<Cache>,
@@ -133,7 +133,7 @@ impl Mount {
         Self {
             source: state.into(),
             readonly: false,
-            selector: String::new(),
+            selector: GuestPath::default(),
             no_output: false,
             content_cache: ContentCache::Default,
             cache: None,
@@ -150,7 +150,7 @@ impl Mount {
 
     /// Mounts only this path of the state.
     #[must_use]
-    pub fn source_path(mut self, path: impl Into<String>) -> Self {
+    pub fn source_path(mut self, path: impl Into<GuestPath>) -> Self {
         self.selector = path.into();
         self
     }
@@ -192,7 +192,7 @@ impl Mount {
             Sharing::Locked => pb::CacheSharingOpt::Locked,
         };
         Some(pb::CacheOpt {
-            id: cache.id.clone(),
+            id: cache.id.to_string(),
             sharing: sharing.into(),
         })
     }

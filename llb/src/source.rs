@@ -28,7 +28,7 @@ pub use resolver::{ImageRequest, ImageResolver, ResolvedImage};
 use crate::constraints::OpConstraints;
 use crate::marshal::MarshalContext;
 use crate::vertex::{Output, Vertex, VertexOp};
-use crate::{MarshalError, State, pb};
+use crate::{MarshalError, Mode, State, pb};
 
 /// A source op in the making.
 #[derive(Clone, Debug)]
@@ -63,6 +63,12 @@ pub enum InvalidSource {
     Tagged {
         /// The reference as it was given.
         reference: String,
+    },
+    /// The file's mode has bits that are no permissions.
+    #[error("mode {mode} has bits that are no permissions; numbers of modes are octal, as 0o644")]
+    Mode {
+        /// The mode.
+        mode: Mode,
     },
     /// The identifier is empty.
     #[error("the source identifier is empty")]
@@ -163,6 +169,16 @@ macro_rules! source_builder {
 pub(crate) use source_builder;
 
 impl SourceVertex {
+    /// Has the marshal fail if the mode has bits that are no permissions, and no longer if the
+    /// last mode had.
+    fn check_mode(&mut self, mode: Mode) {
+        if !mode.is_plain() {
+            self.invalid.get_or_insert(InvalidSource::Mode { mode });
+        } else if matches!(self.invalid, Some(InvalidSource::Mode { .. })) {
+            self.invalid = None;
+        }
+    }
+
     /// Name in error messages.
     pub(crate) fn name(&self) -> String {
         if self.identifier.is_empty() {

@@ -18,8 +18,8 @@ use std::net::IpAddr;
 
 use crate::vertex::{Output, Vertex, VertexOp};
 use crate::{
-    Constraints, Definition, FileActions, MarshalError, OpState, Platform, Run, constraints,
-    marshal,
+    Constraints, Definition, FileActions, GuestPath, MarshalError, OpState, Platform, Run,
+    constraints, marshal,
 };
 
 /// A tree of files in the making, with the settings of the steps that will run on it.
@@ -101,8 +101,8 @@ impl State {
     /// actions. A relative path is joined to the directory so far; an absolute one is kept
     /// as it is written. `/` by default.
     #[must_use]
-    pub fn dir(&self, path: impl AsRef<str>) -> Self {
-        self.set(Setting::Dir(path.as_ref().to_owned()))
+    pub fn dir(&self, path: impl Into<GuestPath>) -> Self {
+        self.set(Setting::Dir(path.into()))
     }
 
     /// Sets the user of the steps that follow: `user[:group]`, names or numbers. The engine
@@ -211,7 +211,7 @@ impl State {
             .as_ref()
             .is_none_or(|output| output.platform.is_none())
         {
-            Arc::make_mut(&mut state.values).set(Setting::Dir("/".to_owned()));
+            Arc::make_mut(&mut state.values).set(Setting::Dir("/".into()));
         }
         state
     }
@@ -263,11 +263,11 @@ impl State {
     /// Builds the definition that the file `filename` of this tree holds
     /// (`buildkit.llb.definition` if it is empty).
     #[must_use]
-    pub fn build(&self, filename: impl Into<String>) -> OpState {
+    pub fn build(&self, filename: impl Into<GuestPath>) -> OpState {
         let vertex = Vertex {
             op: VertexOp::Build {
                 input: self.output.clone(),
-                filename: filename.into(),
+                filename: filename.into().into(),
             },
             constraints: constraints::OpConstraints::needing("source.buildop.llbfilename"),
         };
@@ -292,7 +292,7 @@ impl State {
     /// Returns the working directory.
     #[must_use]
     pub fn working_dir(&self) -> &str {
-        &self.values.dir
+        self.values.dir.as_str()
     }
 
     /// Returns the platform that was set or inherited, normalised.

@@ -2,7 +2,7 @@
 //!
 //! Owns their description. The values themselves never pass through here.
 
-use crate::pb;
+use crate::{GuestPath, Mode, SecretId, SshId, pb};
 
 /// A secret of the client, as a file or an environment variable of one step.
 ///
@@ -18,26 +18,26 @@ use crate::pb;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Secret {
-    id: String,
-    target: Option<String>,
+    id: SecretId,
+    target: Option<GuestPath>,
     env: Option<String>,
     uid: u32,
     gid: u32,
-    mode: u32,
+    mode: Mode,
     optional: bool,
 }
 
 impl Secret {
     /// A secret that is neither file nor variable yet.
     #[must_use]
-    pub fn new(id: impl Into<String>) -> Self {
+    pub fn new(id: impl Into<SecretId>) -> Self {
         Self {
             id: id.into(),
             target: None,
             env: None,
             uid: 0,
             gid: 0,
-            mode: 0o400,
+            mode: Mode::truncated(0o400),
             optional: false,
         }
     }
@@ -45,27 +45,27 @@ impl Secret {
     /// A secret as the file `path`, which is its id too unless another is set. It belongs to
     /// root, who alone may read it.
     #[must_use]
-    pub fn file(path: impl Into<String>) -> Self {
+    pub fn file(path: impl Into<GuestPath>) -> Self {
         let path = path.into();
-        Self::new(path.clone()).target(path)
+        Self::new(path.as_str()).target(path)
     }
 
     /// A secret as the environment variable `name`.
     #[must_use]
-    pub fn env(id: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn env(id: impl Into<SecretId>, name: impl Into<String>) -> Self {
         Self::new(id).env_name(name)
     }
 
     /// Sets the name by which the client knows the secret.
     #[must_use]
-    pub fn id(mut self, id: impl Into<String>) -> Self {
+    pub fn id(mut self, id: impl Into<SecretId>) -> Self {
         self.id = id.into();
         self
     }
 
     /// Makes it the file `path`.
     #[must_use]
-    pub fn target(mut self, path: impl Into<String>) -> Self {
+    pub fn target(mut self, path: impl Into<GuestPath>) -> Self {
         self.target = Some(path.into());
         self
     }
@@ -84,15 +84,15 @@ impl Secret {
         if !yes {
             self.env = None;
         } else if let Some(target) = self.target.take() {
-            self.env = Some(target);
+            self.env = Some(target.into());
         }
         self
     }
 
-    /// Sets owner and permission bits of the file.
+    /// Sets owner and permission bits of the file. The marshal fails with other bits.
     #[must_use]
-    pub fn owner_and_mode(mut self, uid: u32, gid: u32, mode: u32) -> Self {
-        (self.uid, self.gid, self.mode) = (uid, gid, mode);
+    pub fn owner_and_mode(mut self, uid: u32, gid: u32, mode: impl Into<Mode>) -> Self {
+        (self.uid, self.gid, self.mode) = (uid, gid, mode.into());
         self
     }
 
@@ -103,13 +103,18 @@ impl Secret {
         self
     }
 
+    /// The path of the file and its mode, if it is one.
+    pub(super) fn file_facts(&self) -> Option<(&GuestPath, Mode)> {
+        self.target.as_ref().map(|target| (target, self.mode))
+    }
+
     pub(super) fn is_env(&self) -> bool {
         self.env.is_some()
     }
 
     pub(super) fn env_pb(&self) -> Option<pb::SecretEnv> {
         self.env.as_ref().map(|name| pb::SecretEnv {
-            id: self.id.clone(),
+            id: self.id.to_string(),
             name: name.clone(),
             optional: self.optional,
         })
@@ -118,13 +123,13 @@ impl Secret {
     pub(super) fn mount_pb(&self) -> Option<pb::Mount> {
         self.target.as_ref().map(|target| pb::Mount {
             input: pb::EMPTY,
-            dest: target.clone(),
+            dest: target.to_string(),
             mount_type: pb::MountType::Secret.into(),
             secret_opt: Some(pb::SecretOpt {
-                id: self.id.clone(),
+                id: self.id.to_string(),
                 uid: self.uid,
                 gid: self.gid,
-                mode: self.mode,
+                mode: self.mode.bits(),
                 optional: self.optional,
             }),
             ..pb::Mount::default()
@@ -143,11 +148,11 @@ impl Secret {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ssh {
-    id: String,
-    target: String,
+    id: SshId,
+    target: GuestPath,
     uid: u32,
     gid: u32,
-    mode: u32,
+    mode: Mode,
     optional: bool,
 }
 
@@ -163,33 +168,33 @@ impl Ssh {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            id: String::new(),
-            target: String::new(),
+            id: SshId::default(),
+            target: GuestPath::default(),
             uid: 0,
             gid: 0,
-            mode: 0o600,
+            mode: Mode::truncated(0o600),
             optional: false,
         }
     }
 
     /// Sets the name by which the client knows the agent.
     #[must_use]
-    pub fn id(mut self, id: impl Into<String>) -> Self {
+    pub fn id(mut self, id: impl Into<SshId>) -> Self {
         self.id = id.into();
         self
     }
 
     /// Sets the path of the socket; `/run/buildkit/ssh_agent.<number>` by default.
     #[must_use]
-    pub fn target(mut self, path: impl Into<String>) -> Self {
+    pub fn target(mut self, path: impl Into<GuestPath>) -> Self {
         self.target = path.into();
         self
     }
 
-    /// Sets owner and permission bits of the socket.
+    /// Sets owner and permission bits of the socket. The marshal fails with other bits.
     #[must_use]
-    pub fn owner_and_mode(mut self, uid: u32, gid: u32, mode: u32) -> Self {
-        (self.uid, self.gid, self.mode) = (uid, gid, mode);
+    pub fn owner_and_mode(mut self, uid: u32, gid: u32, mode: impl Into<Mode>) -> Self {
+        (self.uid, self.gid, self.mode) = (uid, gid, mode.into());
         self
     }
 
@@ -200,12 +205,17 @@ impl Ssh {
         self
     }
 
+    /// The path and the mode of the socket.
+    pub(super) fn file_facts(&self) -> (&GuestPath, Mode) {
+        (&self.target, self.mode)
+    }
+
     /// Path of the socket of the step's `number`th agent.
     pub(super) fn path(&self, number: usize) -> String {
         if self.target.is_empty() {
             format!("/run/buildkit/ssh_agent.{number}")
         } else {
-            self.target.clone()
+            self.target.to_string()
         }
     }
 
@@ -215,10 +225,10 @@ impl Ssh {
             dest: self.path(number),
             mount_type: pb::MountType::Ssh.into(),
             ssh_opt: Some(pb::SshOpt {
-                id: self.id.clone(),
+                id: self.id.to_string(),
                 uid: self.uid,
                 gid: self.gid,
-                mode: self.mode,
+                mode: self.mode.bits(),
                 optional: self.optional,
             }),
             ..pb::Mount::default()

@@ -4,8 +4,8 @@
 //! those that have one, inputs once each, secrets and agents after all mounts.
 
 use crate::constraints::OpConstraints;
-use crate::exec::{ExecVertex, ROOT};
-use crate::marshal::{InputList, MarshalContext};
+use crate::exec::{ExecVertex, ROOT, Secret, Ssh};
+use crate::marshal::{InputList, MarshalContext, check_path};
 use crate::mount::ContentCache;
 use crate::state::Values;
 use crate::vertex::Vertex;
@@ -30,6 +30,7 @@ impl ExecVertex {
             });
         }
         let values = context.values(&self.values)?;
+        self.check_names(&values, vertex)?;
         let env = self.env(&values, context, constraints);
         let network = match values.network {
             Network::Sandbox => pb::NetMode::Unset,
@@ -69,11 +70,31 @@ impl ExecVertex {
         Ok(context.op(pb::op::Op::Exec(exec), inputs.into_vec(), constraints, true))
     }
 
+    /// Fails at what no tree can have.
+    fn check_names(&self, values: &Values, vertex: &Vertex) -> Result<(), MarshalError> {
+        check_path(&values.dir, vertex)?;
+        for (target, mount) in &self.mounts {
+            check_path(target, vertex)?;
+            check_path(&mount.selector, vertex)?;
+        }
+        let secrets = self.secrets.iter().filter_map(Secret::file_facts);
+        for (path, mode) in secrets.chain(self.ssh.iter().map(Ssh::file_facts)) {
+            check_path(path, vertex)?;
+            if !mode.is_plain() {
+                return Err(MarshalError::Mode {
+                    step: vertex.name(),
+                    mode,
+                });
+            }
+        }
+        Ok(())
+    }
+
     fn meta(&self, values: &Values, env: Vec<String>) -> pb::Meta {
         pb::Meta {
             args: self.args.clone(),
             env,
-            cwd: values.dir.clone(),
+            cwd: values.dir.to_string(),
             user: values.user.clone(),
             proxy_env: self.proxy.clone(),
             extra_hosts: values.extra_hosts.clone(),
@@ -193,7 +214,7 @@ impl ExecVertex {
     ) -> Result<(), MarshalError> {
         let (target, mount) = &self.mounts[declared];
         out.readonly = mount.readonly;
-        mount.selector.clone_into(&mut out.selector);
+        mount.selector.as_str().clone_into(&mut out.selector);
         out.cache_opt = mount.cache_opt();
         if out.cache_opt.is_some() {
             out.mount_type = pb::MountType::Cache.into();
@@ -210,7 +231,7 @@ impl ExecVertex {
             if out.input != pb::EMPTY {
                 return Err(MarshalError::TmpfsSource {
                     step: vertex.name(),
-                    target: target.clone(),
+                    target: target.to_string(),
                 });
             }
         }

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use super::{CopyInput, FileActions, Owner};
 use crate::constraints::{OpConstraints, op_options};
+use crate::{GuestPath, Mode};
 use bytes::Bytes;
 
 /// One file action.
@@ -65,8 +66,8 @@ pub(super) struct Attributes {
 /// Makes a directory; see [`mkdir`].
 #[derive(Clone, Debug)]
 pub struct MakeDirectory {
-    pub(super) path: String,
-    pub(super) mode: u32,
+    pub(super) path: GuestPath,
+    pub(super) mode: Mode,
     pub(super) parents: bool,
     pub(super) attributes: Attributes,
 }
@@ -74,8 +75,8 @@ pub struct MakeDirectory {
 /// Writes a file; see [`mkfile`].
 #[derive(Clone, Debug)]
 pub struct MakeFile {
-    pub(super) path: String,
-    pub(super) mode: u32,
+    pub(super) path: GuestPath,
+    pub(super) mode: Mode,
     pub(super) data: Bytes,
     pub(super) attributes: Attributes,
 }
@@ -83,15 +84,15 @@ pub struct MakeFile {
 /// Makes a symbolic link; see [`symlink`].
 #[derive(Clone, Debug)]
 pub struct MakeSymlink {
-    pub(super) old: String,
-    pub(super) new: String,
+    pub(super) old: GuestPath,
+    pub(super) new: GuestPath,
     pub(super) attributes: Attributes,
 }
 
 /// Removes a path; see [`rm`].
 #[derive(Clone, Debug)]
 pub struct Remove {
-    pub(super) path: String,
+    pub(super) path: GuestPath,
     pub(super) allow_not_found: bool,
     pub(super) wildcard: bool,
 }
@@ -100,8 +101,8 @@ pub struct Remove {
 #[derive(Clone, Debug)]
 pub struct CopyPath {
     input: CopyInput,
-    pub(super) source: String,
-    pub(super) dest: String,
+    pub(super) source: GuestPath,
+    pub(super) dest: GuestPath,
     pub(super) mode: Option<CopyMode>,
     pub(super) follow_symlinks: bool,
     pub(super) contents_only: bool,
@@ -119,7 +120,7 @@ pub struct CopyPath {
 /// Mode of the copies.
 #[derive(Clone, Debug)]
 pub(super) enum CopyMode {
-    Bits(u32),
+    Bits(Mode),
     Symbolic(String),
 }
 
@@ -145,7 +146,7 @@ impl CopyPath {
 /// # let _ = state;
 /// ```
 #[must_use]
-pub fn mkdir(path: impl Into<String>) -> Step<MakeDirectory> {
+pub fn mkdir(path: impl Into<GuestPath>) -> Step<MakeDirectory> {
     FileActions::new().mkdir(path)
 }
 
@@ -160,7 +161,7 @@ pub fn mkdir(path: impl Into<String>) -> Step<MakeDirectory> {
 /// # let _ = state;
 /// ```
 #[must_use]
-pub fn mkfile(path: impl Into<String>, data: impl Into<Bytes>) -> Step<MakeFile> {
+pub fn mkfile(path: impl Into<GuestPath>, data: impl Into<Bytes>) -> Step<MakeFile> {
     FileActions::new().mkfile(path, data)
 }
 
@@ -174,7 +175,7 @@ pub fn mkfile(path: impl Into<String>, data: impl Into<Bytes>) -> Step<MakeFile>
 /// # let _ = state;
 /// ```
 #[must_use]
-pub fn symlink(old: impl Into<String>, new: impl Into<String>) -> Step<MakeSymlink> {
+pub fn symlink(old: impl Into<GuestPath>, new: impl Into<GuestPath>) -> Step<MakeSymlink> {
     FileActions::new().symlink(old, new)
 }
 
@@ -189,7 +190,7 @@ pub fn symlink(old: impl Into<String>, new: impl Into<String>) -> Step<MakeSymli
 /// # let _ = state;
 /// ```
 #[must_use]
-pub fn rm(path: impl Into<String>) -> Step<Remove> {
+pub fn rm(path: impl Into<GuestPath>) -> Step<Remove> {
     FileActions::new().rm(path)
 }
 
@@ -208,8 +209,8 @@ pub fn rm(path: impl Into<String>) -> Step<Remove> {
 #[must_use]
 pub fn copy(
     input: impl Into<CopyInput>,
-    source: impl Into<String>,
-    dest: impl Into<String>,
+    source: impl Into<GuestPath>,
+    dest: impl Into<GuestPath>,
 ) -> Step<CopyPath> {
     FileActions::new().copy(input, source, dest)
 }
@@ -224,10 +225,10 @@ impl FileActions {
 
     /// Then makes a directory; see [`mkdir`](crate::mkdir()).
     #[must_use]
-    pub fn mkdir(self, path: impl Into<String>) -> Step<MakeDirectory> {
+    pub fn mkdir(self, path: impl Into<GuestPath>) -> Step<MakeDirectory> {
         self.step(MakeDirectory {
             path: path.into(),
-            mode: 0o755,
+            mode: Mode::truncated(0o755),
             parents: false,
             attributes: Attributes::default(),
         })
@@ -235,10 +236,10 @@ impl FileActions {
 
     /// Then writes a file; see [`mkfile`](crate::mkfile()).
     #[must_use]
-    pub fn mkfile(self, path: impl Into<String>, data: impl Into<Bytes>) -> Step<MakeFile> {
+    pub fn mkfile(self, path: impl Into<GuestPath>, data: impl Into<Bytes>) -> Step<MakeFile> {
         self.step(MakeFile {
             path: path.into(),
-            mode: 0o644,
+            mode: Mode::truncated(0o644),
             data: data.into(),
             attributes: Attributes::default(),
         })
@@ -246,7 +247,11 @@ impl FileActions {
 
     /// Then makes a symbolic link; see [`symlink`](crate::symlink()).
     #[must_use]
-    pub fn symlink(self, old: impl Into<String>, new: impl Into<String>) -> Step<MakeSymlink> {
+    pub fn symlink(
+        self,
+        old: impl Into<GuestPath>,
+        new: impl Into<GuestPath>,
+    ) -> Step<MakeSymlink> {
         self.step(MakeSymlink {
             old: old.into(),
             new: new.into(),
@@ -256,7 +261,7 @@ impl FileActions {
 
     /// Then removes a path; see [`rm`](crate::rm()).
     #[must_use]
-    pub fn rm(self, path: impl Into<String>) -> Step<Remove> {
+    pub fn rm(self, path: impl Into<GuestPath>) -> Step<Remove> {
         self.step(Remove {
             path: path.into(),
             allow_not_found: false,
@@ -269,8 +274,8 @@ impl FileActions {
     pub fn copy(
         self,
         input: impl Into<CopyInput>,
-        source: impl Into<String>,
-        dest: impl Into<String>,
+        source: impl Into<GuestPath>,
+        dest: impl Into<GuestPath>,
     ) -> Step<CopyPath> {
         self.step(CopyPath {
             input: input.into(),
@@ -311,25 +316,25 @@ macro_rules! step_kinds {
 
             /// Then makes a directory; see [`mkdir`](crate::mkdir()).
             #[must_use]
-            pub fn mkdir(self, path: impl Into<String>) -> Step<MakeDirectory> {
+            pub fn mkdir(self, path: impl Into<GuestPath>) -> Step<MakeDirectory> {
                 FileActions::from(self).mkdir(path)
             }
 
             /// Then writes a file; see [`mkfile`](crate::mkfile()).
             #[must_use]
-            pub fn mkfile(self, path: impl Into<String>, data: impl Into<Bytes>) -> Step<MakeFile> {
+            pub fn mkfile(self, path: impl Into<GuestPath>, data: impl Into<Bytes>) -> Step<MakeFile> {
                 FileActions::from(self).mkfile(path, data)
             }
 
             /// Then makes a symbolic link; see [`symlink`](crate::symlink()).
             #[must_use]
-            pub fn symlink(self, old: impl Into<String>, new: impl Into<String>) -> Step<MakeSymlink> {
+            pub fn symlink(self, old: impl Into<GuestPath>, new: impl Into<GuestPath>) -> Step<MakeSymlink> {
                 FileActions::from(self).symlink(old, new)
             }
 
             /// Then removes a path; see [`rm`](crate::rm()).
             #[must_use]
-            pub fn rm(self, path: impl Into<String>) -> Step<Remove> {
+            pub fn rm(self, path: impl Into<GuestPath>) -> Step<Remove> {
                 FileActions::from(self).rm(path)
             }
 
@@ -338,8 +343,8 @@ macro_rules! step_kinds {
             pub fn copy(
                 self,
                 input: impl Into<CopyInput>,
-                source: impl Into<String>,
-                dest: impl Into<String>,
+                source: impl Into<GuestPath>,
+                dest: impl Into<GuestPath>,
             ) -> Step<CopyPath> {
                 FileActions::from(self).copy(input, source, dest)
             }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use super::actions::{Attributes, CopyMode, CopyPath};
 use super::{Action, ActionChain, CopyInput, FileVertex};
 use crate::constraints::OpConstraints;
-use crate::marshal::{InputList, MarshalContext};
+use crate::marshal::{InputList, MarshalContext, check_path};
 use crate::vertex::{Output, Vertex};
-use crate::{MarshalError, path, pb};
+use crate::{GuestPath, MarshalError, Mode, path, pb};
 
 /// An input of an action.
 #[derive(Clone, Copy)]
@@ -64,6 +64,7 @@ impl FileVertex {
         let last = planned.len() - 1;
         let mut actions = Vec::with_capacity(planned.len());
         for (position, planned) in planned.iter().enumerate() {
+            planned.action.check_names(vertex)?;
             actions.push(pb::FileAction {
                 input: planned.first.index(inputs.len()),
                 secondary_input: planned.second.index(inputs.len()),
@@ -159,13 +160,13 @@ fn plan<'a>(
 impl Planned<'_> {
     fn write(&self, context: &MarshalContext<'_>) -> Result<pb::file_action::Action, MarshalError> {
         let values = context.values(&self.chain.values)?;
-        let place = |path: &str| place(&values.dir, path, false);
+        let place = |path: &GuestPath| place(&values.dir, path, false);
         let owner = |attributes: &Attributes| {
             let owner = attributes.owner.as_ref();
             owner.map(|owner| owner.to_pb(self.base))
         };
         let time = |attributes: &Attributes| attributes.created.unwrap_or(-1);
-        let mode = |mode: u32| (mode & 0o777).cast_signed();
+        let mode = |mode: Mode| mode.bits().cast_signed();
         Ok(match self.action {
             Action::MakeDirectory(action) => pb::file_action::Action::Mkdir(pb::FileActionMkDir {
                 path: place(&action.path),
@@ -183,8 +184,8 @@ impl Planned<'_> {
             }),
             Action::MakeSymlink(action) => {
                 pb::file_action::Action::Symlink(pb::FileActionSymlink {
-                    oldpath: action.old.clone(),
-                    newpath: action.new.clone(),
+                    oldpath: action.old.to_string(),
+                    newpath: action.new.to_string(),
                     owner: owner(&action.attributes),
                     timestamp: time(&action.attributes),
                 })
@@ -204,6 +205,46 @@ impl Planned<'_> {
     }
 }
 
+impl Action {
+    /// Fails at what no tree can have.
+    fn check_names(&self, vertex: &Vertex) -> Result<(), MarshalError> {
+        let mode = match self {
+            Self::MakeDirectory(action) => {
+                check_path(&action.path, vertex)?;
+                Some(action.mode).filter(|mode| !mode.is_plain())
+            }
+            Self::MakeFile(action) => {
+                check_path(&action.path, vertex)?;
+                Some(action.mode).filter(|mode| !mode.is_plain())
+            }
+            Self::MakeSymlink(action) => {
+                check_path(&action.old, vertex)?;
+                check_path(&action.new, vertex)?;
+                None
+            }
+            Self::Remove(action) => {
+                check_path(&action.path, vertex)?;
+                None
+            }
+            Self::Copy(action) => {
+                check_path(&action.source, vertex)?;
+                check_path(&action.dest, vertex)?;
+                match action.mode {
+                    Some(CopyMode::Bits(mode)) if Mode::new(mode.bits()).is_none() => Some(mode),
+                    _ => None,
+                }
+            }
+        };
+        match mode {
+            Some(mode) => Err(MarshalError::Mode {
+                step: vertex.name(),
+                mode,
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
 impl CopyPath {
     /// Writes everything but what depends on the tree that is copied to.
     fn write(&self, context: &MarshalContext<'_>) -> Result<pb::FileActionCopy, MarshalError> {
@@ -213,7 +254,7 @@ impl CopyPath {
         };
         let (mode, mode_str) = match &self.mode {
             None => (-1, String::new()),
-            Some(CopyMode::Bits(bits)) => (bits.cast_signed(), String::new()),
+            Some(CopyMode::Bits(bits)) => (bits.bits().cast_signed(), String::new()),
             Some(CopyMode::Symbolic(text)) => (0, text.clone()),
         };
         Ok(pb::FileActionCopy {
@@ -237,7 +278,8 @@ impl CopyPath {
 
 /// Makes a path absolute and clean. A slash at the end, or `/.`, tells that the destination of
 /// a copy is a directory, and is kept if `keep_slash` is set.
-fn place(dir: &str, path: &str, keep_slash: bool) -> String {
+fn place(dir: &GuestPath, path: &GuestPath, keep_slash: bool) -> String {
+    let path = path.as_str();
     let mut clean = if path.starts_with('/') {
         path::clean(path)
     } else {

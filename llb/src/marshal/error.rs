@@ -1,8 +1,8 @@
 //! Why a graph cannot be written.
 
-use crate::DeferredError;
 use crate::source::InvalidSource;
 use crate::vertex::Unusable;
+use crate::{DeferredError, GuestPath, Mode};
 
 /// Tells which step of a graph cannot be written, and why.
 ///
@@ -30,6 +30,24 @@ pub enum MarshalError {
     NoActions {
         /// The file step.
         step: String,
+    },
+    /// A path has a zero byte, which no tree can have.
+    #[error("path {path:?} of {step:?} has a zero byte")]
+    Path {
+        /// The step.
+        step: String,
+        /// The path.
+        path: GuestPath,
+    },
+    /// A mode has bits that the file cannot have.
+    #[error(
+        "mode {mode} of {step:?} has bits the file cannot have; numbers of modes are octal, as 0o644"
+    )]
+    Mode {
+        /// The step.
+        step: String,
+        /// The mode.
+        mode: Mode,
     },
     /// A tmpfs starts empty.
     #[error("tmpfs mount {target:?} of {step:?} has a source other than scratch")]
@@ -87,6 +105,8 @@ impl MarshalError {
             Self::InvalidSource { step, .. }
             | Self::NoArguments { step }
             | Self::NoActions { step }
+            | Self::Path { step, .. }
+            | Self::Mode { step, .. }
             | Self::TmpfsSource { step, .. }
             | Self::Unusable { step, .. }
             | Self::NoInput { step }

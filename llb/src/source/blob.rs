@@ -6,7 +6,7 @@ use super::http::{id, permissions};
 use crate::op_state::vertex_mut;
 use crate::source::{InvalidSource, source_builder, source_state};
 use crate::vertex::VertexOp;
-use crate::{Reference, State};
+use crate::{Mode, Reference, SessionId, State, StoreId};
 
 /// A blob of a registry as a file; a [`State`] with that one file, whose source op still takes
 /// options.
@@ -102,10 +102,13 @@ macro_rules! file_options {
                 self.text("http.filename", name, None)
             }
 
-            /// Sets the permission bits of the file; others are dropped. 0600 by default.
+            /// Sets the permission bits of the file. The marshal fails with other bits, which
+            /// BuildKit would drop. 0600 by default.
             #[must_use]
-            pub fn mode(self, mode: u32) -> Self {
-                self.text("http.perm", permissions(mode).unwrap_or_default(), None)
+            pub fn mode(mut self, mode: impl Into<Mode>) -> Self {
+                let mode = mode.into();
+                self.source_mut().check_mode(mode);
+                self.text("http.perm", permissions(mode), None)
             }
 
             /// Sets the owner of the file. Zeros, the default, are not written.
@@ -124,14 +127,14 @@ file_options!(OciBlob);
 impl OciBlob {
     /// Names the store the client lends the layout as.
     #[must_use]
-    pub fn store(self, store_id: impl Into<String>) -> Self {
-        self.text("oci.store", store_id, None)
+    pub fn store(self, store_id: impl Into<StoreId>) -> Self {
+        self.text("oci.store", store_id.into(), None)
     }
 
     /// Names the session of the client that lends the layout. Any session of the build by
     /// default.
     #[must_use]
-    pub fn session(self, session_id: impl Into<String>) -> Self {
-        self.text("oci.session", session_id, None)
+    pub fn session(self, session_id: impl Into<SessionId>) -> Self {
+        self.text("oci.session", session_id.into(), None)
     }
 }

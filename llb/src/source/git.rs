@@ -6,7 +6,7 @@
 
 use super::git_url::GitUrl;
 use crate::source::{source_builder, source_state};
-use crate::{State, path};
+use crate::{SecretId, SshId, State, path};
 
 /// Modification times of the files of a checkout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -125,7 +125,7 @@ impl Git {
 
     /// Names one of the two secrets. Engines need the capability if either is left, for the
     /// names are no longer the usual ones.
-    fn auth(self, key: &str, secret: String) -> Self {
+    fn auth(self, key: &str, secret: SecretId) -> Self {
         const CAP: &str = "source.git.httpauth";
         let mut git = self.text(key, secret, None);
         let attrs = &git.source_mut().attrs;
@@ -140,14 +140,14 @@ impl Git {
 
     /// Names the secret that holds a token; none if it is empty. `GIT_AUTH_TOKEN` by default.
     #[must_use]
-    pub fn auth_token_secret(self, secret: impl Into<String>) -> Self {
+    pub fn auth_token_secret(self, secret: impl Into<SecretId>) -> Self {
         self.auth("git.authtokensecret", secret.into())
     }
 
     /// Names the secret that holds an `Authorization` header; none if it is empty.
     /// `GIT_AUTH_HEADER` by default.
     #[must_use]
-    pub fn auth_header_secret(self, secret: impl Into<String>) -> Self {
+    pub fn auth_header_secret(self, secret: impl Into<SecretId>) -> Self {
         self.auth("git.authheadersecret", secret.into())
     }
 
@@ -167,13 +167,13 @@ impl Git {
 
     /// Names the ssh agent of the client; `default` by default. Of use for ssh only.
     #[must_use]
-    pub fn ssh_agent(self, id: impl Into<String>) -> Self {
+    pub fn ssh_agent(self, id: impl Into<SshId>) -> Self {
         if !self.ssh {
             return self;
         }
         let id = id.into();
         let id = if id.is_empty() {
-            "default".to_owned()
+            SshId::from("default")
         } else {
             id
         };

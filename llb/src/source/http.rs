@@ -3,7 +3,7 @@
 //! Owns the builder of `http://` and `https://` sources.
 
 use crate::source::{source_builder, source_state};
-use crate::{Checksum, State};
+use crate::{Checksum, Mode, SecretId, State};
 
 /// A downloaded file; a [`State`] with that one file, whose source op still takes options.
 #[derive(Clone, Debug)]
@@ -43,13 +43,13 @@ impl Http {
         self.text("http.filename", name, None)
     }
 
-    /// Sets the permission bits of the file; others are dropped. 0600 by default.
+    /// Sets the permission bits of the file. The marshal fails with other bits, which BuildKit
+    /// would drop. 0600 by default.
     #[must_use]
-    pub fn mode(self, mode: u32) -> Self {
-        match permissions(mode) {
-            Some(text) => self.attr("http.perm", text, Some("source.http.perm")),
-            None => self.text("http.perm", "", Some("source.http.perm")),
-        }
+    pub fn mode(mut self, mode: impl Into<Mode>) -> Self {
+        let mode = mode.into();
+        self.source_mut().check_mode(mode);
+        self.text("http.perm", permissions(mode), Some("source.http.perm"))
     }
 
     /// Sets the owner of the file. Zeros, the default, are not written.
@@ -72,8 +72,12 @@ impl Http {
 
     /// Names the secret that is sent as the `Authorization` header.
     #[must_use]
-    pub fn auth_header_secret(self, secret: impl Into<String>) -> Self {
-        self.text("http.authheadersecret", secret, Some("source.http.auth"))
+    pub fn auth_header_secret(self, secret: impl Into<SecretId>) -> Self {
+        self.text(
+            "http.authheadersecret",
+            secret.into(),
+            Some("source.http.auth"),
+        )
     }
 
     /// Sends this `Accept` header.
@@ -112,9 +116,11 @@ impl Http {
 }
 
 /// Permission bits as attributes hold them; nothing if there are none.
-pub(super) fn permissions(mode: u32) -> Option<String> {
-    let bits = mode & 0o777;
-    (bits != 0).then(|| format!("0{bits:o}"))
+pub(super) fn permissions(mode: Mode) -> String {
+    match mode.bits() {
+        0 => String::new(),
+        bits => format!("0{bits:o}"),
+    }
 }
 
 /// A user or group as attributes hold it; root is left out.

@@ -4,7 +4,7 @@
 //! patterns are written as they are given.
 
 use crate::source::{source_builder, source_state};
-use crate::{State, go_json};
+use crate::{SessionId, State, go_json};
 
 /// How an engine finds out which files of a directory changed since it last got them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,8 +81,12 @@ impl Local {
     /// Names the session of the client that lends the directory. Any session of the build by
     /// default.
     #[must_use]
-    pub fn session(self, session_id: impl Into<String>) -> Self {
-        self.text("local.session", session_id, Some("source.local.sessionid"))
+    pub fn session(self, session_id: impl Into<SessionId>) -> Self {
+        self.text(
+            "local.session",
+            session_id.into(),
+            Some("source.local.sessionid"),
+        )
     }
 
     /// Lets engines reuse what they were sent for directories with the same hint.

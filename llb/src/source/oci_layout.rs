@@ -2,8 +2,8 @@
 //!
 //! Owns the builder of `oci-layout://` sources.
 
-use crate::State;
 use crate::source::{source_builder, source_state};
+use crate::{SessionId, State, StoreId};
 
 /// An image of an OCI layout; a [`State`] whose source op still takes options.
 #[derive(Clone, Debug)]
@@ -34,15 +34,15 @@ source_builder!(OciLayout);
 impl OciLayout {
     /// Names the store the client lends the layout as.
     #[must_use]
-    pub fn store(self, store_id: impl Into<String>) -> Self {
-        self.text("oci.store", store_id, None)
+    pub fn store(self, store_id: impl Into<StoreId>) -> Self {
+        self.text("oci.store", store_id.into(), None)
     }
 
     /// Names the session of the client that lends the layout. Any session of the build by
     /// default.
     #[must_use]
-    pub fn session(self, session_id: impl Into<String>) -> Self {
-        self.text("oci.session", session_id, None)
+    pub fn session(self, session_id: impl Into<SessionId>) -> Self {
+        self.text("oci.session", session_id.into(), None)
     }
 
     /// Takes only the lowest `limit` layers.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::vertex::{Link, Vertex};
-use crate::{Platform, path, pb};
+use crate::{GuestPath, Platform, path, pb};
 
 /// Which network a step sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -117,7 +117,7 @@ const NO_ADDRESS: &str = "<nil>";
 #[derive(Clone, Debug)]
 pub(crate) enum Setting {
     Env(String, String),
-    Dir(String),
+    Dir(GuestPath),
     User(String),
     Hostname(String),
     CgroupParent(String),
@@ -146,7 +146,7 @@ pub(crate) struct Values {
     /// what was set since.
     pub(crate) later: Option<Later>,
     pub(crate) env: Vec<(String, String)>,
-    pub(crate) dir: String,
+    pub(crate) dir: GuestPath,
     pub(crate) user: String,
     pub(crate) hostname: String,
     pub(crate) cgroup_parent: String,
@@ -163,7 +163,7 @@ impl Default for Values {
         Self {
             later: None,
             env: Vec::new(),
-            dir: "/".to_owned(),
+            dir: "/".into(),
             user: String::new(),
             hostname: String::new(),
             cgroup_parent: String::new(),
@@ -199,7 +199,7 @@ impl Values {
         }
         match setting {
             Setting::Env(key, value) => self.set_env(key, value),
-            Setting::Dir(path) => self.set_dir(&path),
+            Setting::Dir(path) => self.set_dir(path.as_str()),
             Setting::User(user) => self.user = user,
             Setting::Hostname(hostname) => self.hostname = hostname,
             Setting::CgroupParent(parent) => self.cgroup_parent = parent,
@@ -219,9 +219,9 @@ impl Values {
 
     fn set_dir(&mut self, path: &str) {
         self.dir = if path.starts_with('/') {
-            path.to_owned()
+            path.into()
         } else {
-            path::join(&[&self.dir, path])
+            path::join(&[self.dir.as_str(), path]).into()
         };
     }
 

@@ -11,6 +11,7 @@ mod golden_refs;
 mod golden_wire;
 mod hostile;
 mod hostile_size;
+mod names;
 mod op_rules;
 mod properties;
 mod reading;

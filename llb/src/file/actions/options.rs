@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::{
     CopyMode, CopyPath, MakeDirectory, MakeFile, MakeSymlink, Remove, Step, unix_nanoseconds,
 };
-use crate::Owner;
+use crate::{Mode, Owner};
 
 macro_rules! attributes {
     ($($type:ident)*) => {$(
@@ -39,10 +39,10 @@ macro_rules! attributes {
 attributes!(MakeDirectory MakeFile MakeSymlink CopyPath);
 
 impl Step<MakeDirectory> {
-    /// Sets the permission bits; others are dropped.
+    /// Sets the permission bits. The marshal fails with other bits, which BuildKit would drop.
     #[must_use]
-    pub fn mode(mut self, mode: u32) -> Self {
-        self.action.mode = mode;
+    pub fn mode(mut self, mode: impl Into<Mode>) -> Self {
+        self.action.mode = mode.into();
         self
     }
 
@@ -55,10 +55,10 @@ impl Step<MakeDirectory> {
 }
 
 impl Step<MakeFile> {
-    /// Sets the permission bits; others are dropped.
+    /// Sets the permission bits. The marshal fails with other bits, which BuildKit would drop.
     #[must_use]
-    pub fn mode(mut self, mode: u32) -> Self {
-        self.action.mode = mode;
+    pub fn mode(mut self, mode: impl Into<Mode>) -> Self {
+        self.action.mode = mode.into();
         self
     }
 }
@@ -82,8 +82,8 @@ impl Step<Remove> {
 impl Step<CopyPath> {
     /// Sets the mode of all copies: permission bits and the three above them.
     #[must_use]
-    pub fn mode(mut self, mode: u32) -> Self {
-        self.action.mode = Some(CopyMode::Bits(mode));
+    pub fn mode(mut self, mode: impl Into<Mode>) -> Self {
+        self.action.mode = Some(CopyMode::Bits(mode.into()));
         self
     }
 

@@ -1,6 +1,6 @@
 //! File steps of recipes.
 
-use ashlar_llb::{CopyInput, FileActions, Owner, Principal, State};
+use ashlar_llb::{CopyInput, FileActions, Mode, Owner, Principal, State};
 use serde_json::Value;
 
 use super::fields::{Fields, Result, octal, text, wrapped};
@@ -40,7 +40,7 @@ pub(super) fn actions(recipe: &Recipe, values: &[Value]) -> Result<FileActions> 
 fn mkdir(actions: FileActions, fields: Fields<'_>) -> Result<FileActions> {
     let mut step = actions
         .mkdir(fields.need("path"))
-        .mode(octal(fields.need("mode")));
+        .mode(Mode::truncated(octal(fields.need("mode"))));
     if fields.flag("parents") {
         step = step.parents();
     }
@@ -61,7 +61,7 @@ fn mkfile(actions: FileActions, fields: Fields<'_>) -> Result<FileActions> {
     };
     let mut step = actions
         .mkfile(fields.need("path"), data)
-        .mode(octal(fields.need("mode")));
+        .mode(Mode::truncated(octal(fields.need("mode"))));
     if let Some(value) = fields.value("owner") {
         step = step.owner(owner(value)?);
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ashlar_llb::{
-    self as llb, Checksum, Differ, GitModifiedTime, ImageRequest, ImageResolver, Reference,
+    self as llb, Checksum, Differ, GitModifiedTime, ImageRequest, ImageResolver, Mode, Reference,
     ResolveMode, ResolvedImage, State,
 };
 
@@ -181,7 +181,7 @@ fn http(recipe: &Recipe, fields: Fields<'_>) -> Result<State> {
         http = http.filename(name);
     }
     if let Some(mode) = fields.text("chmod") {
-        http = http.mode(octal(mode));
+        http = http.mode(Mode::truncated(octal(mode)));
     }
     if let Some(owner) = fields.value("chown") {
         let id = |position: usize| owner[position].as_i64().expect("id");
@@ -285,7 +285,7 @@ macro_rules! blob_file {
             blob = blob.filename(name);
         }
         if let Some(mode) = fields.text("chmod") {
-            blob = blob.mode(octal(mode));
+            blob = blob.mode(Mode::truncated(octal(mode)));
         }
         if let Some(owner) = fields.value("chown") {
             let id = |position: usize| integer(owner[position].as_i64().expect("id"));
