@@ -45,7 +45,7 @@ impl LocalDirectory {
 pub struct Session {
     /// Local directories by the name of the `local://` source.
     pub locals: BTreeMap<String, LocalDirectory>,
-    /// Directories that hold an OCI image layout, by the store id of the `oci-layout://` source.
+    /// OCI image layouts, directories or archives, by the store id of the `oci-layout://` source.
     pub oci_layouts: BTreeMap<String, PathBuf>,
     /// Where secrets come from. The last provider that has a secret of an id gives it.
     pub secrets: Vec<Arc<dyn SecretProvider>>,

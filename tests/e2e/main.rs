@@ -9,6 +9,7 @@
 )]
 
 mod agents;
+mod archives;
 mod changed_input;
 mod compile;
 mod concurrent;

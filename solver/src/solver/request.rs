@@ -47,8 +47,8 @@ impl SolveRequest {
         self
     }
 
-    /// Lends a directory that holds an OCI image layout, under the store id that
-    /// `llb::oci_layout` uses.
+    /// Lends an OCI image layout under the store id that `llb::oci_layout` uses: a directory, or an
+    /// archive as `docker save`, `podman save` and `skopeo copy` write them. It is read in place.
     #[must_use]
     pub fn oci_layout(mut self, store: impl Into<String>, path: impl Into<PathBuf>) -> Self {
         self.session.oci_layouts.insert(store.into(), path.into());

@@ -1,4 +1,4 @@
-//! `oci-layout://`: an image in a layout directory that the caller lends.
+//! `oci-layout://`: an image in a layout, a directory or an archive, that the caller lends.
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
@@ -43,6 +43,8 @@ struct Source {
     limit: Option<usize>,
     platform: Platform,
     engine: Arc<Engine>,
+    /// Opened once: an archive is looked through for that.
+    opened: Mutex<Option<Layout>>,
     /// Resolved once: what was keyed is what is unpacked.
     resolved: Mutex<Option<Arc<ResolvedImage>>>,
 }
@@ -74,6 +76,7 @@ impl OciLayoutOperation {
             limit,
             platform,
             engine: engine.clone(),
+            opened: Mutex::new(None),
             resolved: Mutex::new(None),
         })))
     }
@@ -126,12 +129,16 @@ impl Operation<Ref> for OciLayoutOperation {
 
 impl Source {
     fn layout(&self) -> Result<Layout, OperationError> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(layout) = &*opened {
+            return Ok(layout.clone());
+        }
         let lent = self.engine.session.oci_layouts.get(&self.store);
         let path = lent.ok_or_else(|| SourceError::NotLent {
             what: "image layout",
             name: self.store.clone(),
         })?;
-        Ok(Layout::open(path)?)
+        Ok(opened.insert(Layout::open(path)?).clone())
     }
 
     fn resolve(&self) -> Result<Arc<ResolvedImage>, OperationError> {

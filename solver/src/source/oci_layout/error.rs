@@ -8,18 +8,28 @@ use ashlar_llb::digest::BlobDigest;
 use crate::content::ContentError;
 use crate::error::{Blame, Fault};
 use crate::source::image::ImageError;
+use crate::tree::tar::TarError;
 
 /// An image cannot be had from a layout.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OciLayoutError {
-    /// The directory is not an image layout.
+    /// What is there is not an image layout.
     #[error("{} is not an OCI image layout: {problem}", path.display())]
     NotALayout {
-        /// The directory.
+        /// Where it was looked for.
         path: PathBuf,
         /// What is missing or wrong.
         problem: &'static str,
+    },
+    /// The file is not a tar archive, or a damaged one.
+    #[error("{} is not an archive of an image layout", path.display())]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: TarError,
     },
     /// The operating system refused.
     #[error("cannot read {name} of the image layout")]
@@ -67,6 +77,10 @@ impl Blame for OciLayoutError {
     fn fault(&self) -> Fault {
         match self {
             Self::Io { .. } => Fault::Environment,
+            Self::Archive {
+                source: TarError::Read { source },
+                ..
+            } if source.raw_os_error().is_some() => Fault::Environment,
             Self::Image(error) => error.fault(),
             _ => Fault::Input,
         }

@@ -1,3 +1,5 @@
+mod archives;
+
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Reading an archive.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 
 use super::block::{Block, Format};
 use super::pax::{self, Records};
@@ -49,7 +49,34 @@ impl Pending {
     }
 }
 
+impl<R: Read + Seek> TarReader<R> {
+    /// Goes to the end of the current file without reading it. Whether the input is long enough is
+    /// for the caller to know.
+    ///
+    /// # Errors
+    /// [`TarError::Read`].
+    pub fn seek_over_data(&mut self) -> Result<(), TarError> {
+        let left = self.remaining;
+        let buffered = (self.end - self.start) as u64;
+        if left > buffered {
+            let by = i64::try_from(left - buffered).unwrap_or(i64::MAX);
+            let moved = self.input.seek(SeekFrom::Current(by));
+            moved.map_err(|source| TarError::Read { source })?;
+            (self.start, self.end) = (0, 0);
+            self.offset += left;
+            self.remaining = 0;
+        }
+        Ok(())
+    }
+}
+
 impl<R: Read> TarReader<R> {
+    /// Where in the archive the reader is: after [`TarReader::next_entry`] where the bytes of that
+    /// entry begin.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Reads the archive in `input`.
     pub fn new(input: R) -> Self {
         Self {
