@@ -33,7 +33,7 @@ const FLOORS: &[Floor] = &[
     Floor {
         modules: &["refs", "registry", "images", "result"],
         may_import: &[
-            "root", "content", "meta", "tree", "snapshot", "source", "refs", "cache",
+            "root", "content", "meta", "tree", "snapshot", "source", "refs", "images", "cache",
         ],
     },
     Floor {

@@ -100,6 +100,7 @@ pub mod dir;
 pub mod error;
 pub mod executor;
 pub mod id;
+pub mod images;
 pub mod limits;
 pub mod meta;
 pub mod oci;

@@ -38,6 +38,9 @@ pub trait Meta: Stacks + LayerBlobs + Names + Records + Durability {}
 
 impl<M: Stacks + LayerBlobs + Names + Records + Durability> Meta for M {}
 
+/// A key of a namespace, and its value.
+pub type NamedValue = (Vec<u8>, Vec<u8>);
+
 /// Small values by namespace and key, for example an image's chain id -> its stack.
 pub trait Names: Send + Sync + std::fmt::Debug {
     /// The value of `key` in `namespace`.
@@ -45,6 +48,12 @@ pub trait Names: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The database cannot be read.
     fn name(&self, namespace: &str, key: &[u8]) -> Result<Option<Vec<u8>>, MetaError>;
+
+    /// All keys of `namespace` with their values, in the order of the keys.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn names(&self, namespace: &str) -> Result<Vec<NamedValue>, MetaError>;
 
     /// Sets the value of `key` in `namespace`, replacing what was there.
     ///

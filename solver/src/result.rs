@@ -10,6 +10,7 @@ use ashlar_llb::Platform;
 use crate::clock::Clock;
 use crate::content::BlobStore;
 use crate::error::Failure;
+use crate::images::Images;
 use crate::meta::{LayerBlob, Meta};
 use crate::refs::Ref;
 use crate::snapshot::{Layer, LayerStore};
@@ -59,6 +60,11 @@ impl Store {
     /// The database.
     pub fn meta(&self) -> &Arc<dyn Meta> {
         &self.meta
+    }
+
+    /// The images named in the store.
+    pub fn images(&self) -> Images {
+        Images::new(self.meta.clone())
     }
 
     /// The clock of the solver.

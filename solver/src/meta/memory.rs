@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Durability, Generation, LayerBlob, LayerBlobs, Link, MetaError, Names, RecordBatch,
+    Durability, Generation, LayerBlob, LayerBlobs, Link, MetaError, NamedValue, Names, RecordBatch,
     RecordReader, Records, ResultRow, StackRow, Stacks,
 };
 use crate::id::{CacheDigest, CacheKey, LayerId, ResultId, StackId};
@@ -177,6 +177,17 @@ impl Names for Memory {
             .names
             .get(&(namespace.to_owned(), key.to_owned()))
             .map(|row| row.value.clone()))
+    }
+
+    fn names(&self, namespace: &str) -> Result<Vec<NamedValue>, MetaError> {
+        let state = self.lock();
+        let of = state
+            .names
+            .iter()
+            .filter(|((name, _), _)| name == namespace);
+        Ok(of
+            .map(|((_, key), row)| (key.clone(), row.value.clone()))
+            .collect())
     }
 
     fn put_name(&self, namespace: &str, key: &[u8], value: &[u8]) -> Result<(), MetaError> {

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension as _, params};
 
 use super::Database;
-use crate::meta::{MetaError, Names};
+use crate::meta::{MetaError, NamedValue, Names};
 
 impl Names for Database {
     fn name(&self, namespace: &str, key: &[u8]) -> Result<Option<Vec<u8>>, MetaError> {
@@ -12,6 +12,15 @@ impl Names for Database {
                 .prepare_cached("SELECT value FROM names WHERE namespace = ?1 AND name = ?2")?
                 .query_row(params![namespace, key], |row| row.get(0))
                 .optional()
+        })
+    }
+
+    fn names(&self, namespace: &str) -> Result<Vec<NamedValue>, MetaError> {
+        self.query("list names", |connection| {
+            connection
+                .prepare_cached("SELECT name, value FROM names WHERE namespace = ?1 ORDER BY name")?
+                .query_map(params![namespace], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
         })
     }
 
