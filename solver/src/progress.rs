@@ -102,6 +102,16 @@ pub enum Event {
         /// When.
         at: SystemTime,
     },
+    /// What was read of a local directory to find out what is in its files; sent once for each
+    /// directory that was looked at, at the end of a solve that succeeded.
+    LocalRead {
+        /// The name under which it was lent.
+        name: Arc<str>,
+        /// Files that were opened.
+        files: u64,
+        /// Bytes in them.
+        bytes: u64,
+    },
     /// Something the user should know that fails nothing.
     Warning {
         /// Which vertex, if one.

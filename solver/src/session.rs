@@ -27,6 +27,10 @@ pub struct LocalDirectory {
     /// Keep the owners of files instead of counting all as uid 0 and gid 0, which is what
     /// BuildKit's client sends. Default: false.
     pub keep_owners: bool,
+    /// Count permissions as git does: 0755 for directories and for files that their owner may
+    /// execute, 0644 for other files. Checkouts with another umask then have the same cache keys.
+    /// Default: false.
+    pub git_modes: bool,
 }
 
 impl LocalDirectory {
@@ -35,6 +39,7 @@ impl LocalDirectory {
         Self {
             path: path.into(),
             keep_owners: false,
+            git_modes: false,
         }
     }
 }

@@ -26,7 +26,7 @@ pub use error::{BuildError, FailureSource, SolveError, SourceLocation};
 pub use events::Events;
 pub use handle::{SolveHandle, SolveOutcome};
 pub use request::SolveRequest;
-pub use run::{Solved, VertexReport};
+pub use run::{LocalReport, Solved, VertexReport};
 
 pub use crate::ops::exec::failed::{FailedStep, OpenError};
 pub use crate::ops::exec::rerun::{Rerun, StepExit, StepInput, StepOutput, StepProcess};

@@ -14,6 +14,7 @@ mod changed_input;
 mod compile;
 mod concurrent;
 mod devices;
+mod contexts;
 mod export;
 mod failed_step;
 mod guest;

@@ -171,6 +171,17 @@ impl Engine {
             .is_empty()
     }
 
+    /// What this solve read of each directory it looked at: its name, files, bytes. Before
+    /// [`Engine::remember_locals`].
+    pub fn locals_read(&self) -> Vec<(String, u64, u64)> {
+        let trees = self.scanned.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = |tree: &Arc<LocalTree>| {
+            let name = tree.name().to_owned();
+            (name, tree.files_read(), tree.bytes_read())
+        };
+        trees.iter().map(read).collect()
+    }
+
     /// Writes down what this solve learnt of local directories by reading them. What cannot be
     /// written is read again by the next solve. Blocks.
     pub fn remember_locals(&self) {

@@ -47,6 +47,14 @@ impl SolveRequest {
         self
     }
 
+    /// Lends a directory under the name that `llb::local` uses, with a say in how owners and
+    /// permissions count.
+    #[must_use]
+    pub fn local_directory(mut self, name: impl Into<String>, directory: LocalDirectory) -> Self {
+        self.session.locals.insert(name.into(), directory);
+        self
+    }
+
     /// Lends an OCI image layout under the store id that `llb::oci_layout` uses: a directory, or an
     /// archive as `docker save`, `podman save` and `skopeo copy` write them. It is read in place.
     #[must_use]

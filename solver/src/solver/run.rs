@@ -22,6 +22,22 @@ pub struct Solved {
     pub result: BuildResult,
     /// What happened to each vertex, inputs first.
     pub vertices: Vec<VertexReport>,
+    /// What was read of each local directory that was looked at.
+    pub locals: Vec<LocalReport>,
+}
+
+/// What was read of one local directory to find out what is in its files. Files that are remembered
+/// from earlier solves, and did not change since, are not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LocalReport {
+    /// The name under which it was lent.
+    pub name: Arc<str>,
+    /// Files that were opened. Of solves that look at one directory at the same time, each counts
+    /// what the others read as well.
+    pub files: u64,
+    /// Bytes in them.
+    pub bytes: u64,
 }
 
 impl Solved {
@@ -60,9 +76,23 @@ pub(super) async fn solve(
     }
     let engine = solver.engine(request.session);
     let (reference, vertices) = match graph.head() {
-        Some(_) => run(&solver, &graph, &engine, request.no_cache, cancel, sink).await?,
+        Some(_) => {
+            let sink = sink.clone();
+            run(&solver, &graph, &engine, request.no_cache, cancel, sink).await?
+        }
         None => (Ref::scratch(), Vec::new()),
     };
+    let mut locals = Vec::new();
+    for (name, files, bytes) in engine.locals_read() {
+        let name: Arc<str> = name.into();
+        let report = name.clone();
+        sink.control(Event::LocalRead {
+            name: report,
+            files,
+            bytes,
+        });
+        locals.push(LocalReport { name, files, bytes });
+    }
     if engine.has_locals() {
         // Its own thread, because a cache of many files takes milliseconds to write.
         let _panicked = tokio::task::spawn_blocking(move || engine.remember_locals()).await;
@@ -70,7 +100,11 @@ pub(super) async fn solve(
     settle(&solver, request.durability).await?;
     let platform = request.platform.unwrap_or_else(|| platform_of(&graph));
     let result = BuildResult::new(reference, platform, solver.store().clone());
-    Ok(Solved { result, vertices })
+    Ok(Solved {
+        result,
+        vertices,
+        locals,
+    })
 }
 
 /// Whether a step leaves it to the solver which network it gets.

@@ -21,6 +21,7 @@ mod filter;
 mod folder;
 mod follow;
 mod known;
+mod metadata;
 mod scan;
 
 use std::io;
@@ -60,6 +61,12 @@ pub struct ScanOptions {
     pub follow_paths: Vec<String>,
     /// Keep owners instead of counting all as uid 0 and gid 0.
     pub keep_owners: bool,
+    /// Count permissions as git does: 0755 for directories and for files that their owner may
+    /// execute, 0644 for other files. So a checkout is the same whatever the umask it was made with.
+    pub git_modes: bool,
+    /// Only the names and attributes of files, in a file `.fsutil-metadata`, and the bytes of those
+    /// that these patterns of `.dockerignore` match (`local.metadatatransfer` of BuildKit).
+    pub metadata_only: Option<Vec<String>>,
     /// [`Limits::local_entries`] counts here.
     pub limits: Limits,
 }
@@ -159,6 +166,7 @@ impl Blame for LocalError {
 /// A lent directory as it was when it was scanned.
 #[derive(Debug, Clone)]
 pub struct LocalTree {
+    name: String,
     view: View,
     folder: Arc<Folder>,
     shared: Arc<Shared>,
@@ -214,7 +222,7 @@ impl LocalTree {
         // The time before anything is looked at, by the clock that stamps files.
         let start = SystemClock.now().into();
         let shared = cache
-            .shared(root, directory, options.keep_owners)
+            .shared(root, directory, [options.keep_owners, options.git_modes])
             .map_err(|source| failed("open", source))?;
         let filters = (include, options.exclude.clone());
         let before = shared.files.read();
@@ -223,14 +231,22 @@ impl LocalTree {
             files: &shared.files,
             filter: &filter,
             keep_owners: options.keep_owners,
+            git_modes: options.git_modes,
             most: options.limits.local_entries,
             start,
             cancel,
         };
         let folder = scan.run(shared.tree(&filters))?;
         shared.remember(filters, &folder);
-        let view = View::new(folder.node.clone());
+        let mut view = View::new(folder.node.clone());
+        if let Some(exceptions) = &options.metadata_only {
+            view = metadata::only(&view, exceptions).map_err(|source| LocalError::Pattern {
+                name: name.to_owned(),
+                source,
+            })?;
+        }
         Ok(Self {
+            name: name.to_owned(),
             view,
             folder,
             shared,
@@ -242,6 +258,11 @@ impl LocalTree {
     /// is: it is not part of what BuildKit's client sends.
     pub fn view(&self) -> &View {
         &self.view
+    }
+
+    /// The name under which the directory was lent.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// How many files of the directory were opened to compute checksums since the scan; 0 if

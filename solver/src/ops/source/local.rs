@@ -15,7 +15,7 @@ use crate::ops::engine::unblock;
 use crate::ops::merge::NotByContent;
 use crate::refs::{Lazy, Ref};
 use crate::snapshot::{LayerDescription, Stack};
-use crate::source::local::{LocalTree, ScanOptions, materialize};
+use crate::source::local::{LocalCache, LocalTree, ScanOptions, materialize};
 use crate::tree::writer::{LayerWriter, WriterOptions};
 use crate::tree::{Timestamp, View};
 
@@ -24,6 +24,8 @@ use crate::tree::{Timestamp, View};
 pub(super) struct LocalOperation {
     name: String,
     options: ScanOptions,
+    /// `local.differ` is `none`: every file is read, whatever is remembered of it.
+    read_all: bool,
     engine: Arc<Engine>,
 }
 
@@ -42,7 +44,19 @@ impl LocalOperation {
                     value: json.clone(),
                 }),
         };
+        let exceptions = patterns("local.metadatatransferexclude")?;
+        let attribute = "local.metadatatransfer";
+        // What Go's `strconv.ParseBool` takes.
+        let metadata_only = match op.attrs.get(attribute).map(|value| &value[..]) {
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Some(exceptions),
+            None | Some("0" | "f" | "F" | "false" | "FALSE" | "False") => None,
+            Some(value) => {
+                let value = value.to_owned();
+                return Err(SourceError::Attribute { attribute, value });
+            }
+        };
         let options = ScanOptions {
+            metadata_only,
             include: patterns("local.includepattern")?,
             exclude: patterns("local.excludepatterns")?,
             follow_paths: patterns("local.followpaths")?,
@@ -52,6 +66,10 @@ impl LocalOperation {
         Ok(Self {
             name: name.to_owned(),
             options,
+            read_all: op
+                .attrs
+                .get("local.differ")
+                .is_some_and(|differ| differ == "none"),
             engine: engine.clone(),
         })
     }
@@ -87,8 +105,11 @@ impl Operation<Ref> for LocalOperation {
         let (name, engine) = (self.name.clone(), self.engine.clone());
         let mut options = self.options.clone();
         options.keep_owners = directory.keep_owners;
+        options.git_modes = directory.git_modes;
+        let read_all = self.read_all;
         let tree = unblock(&context.cancel, move |cancel| {
-            let cache = &engine.locals;
+            let nothing = LocalCache::default();
+            let cache = if read_all { &nothing } else { &engine.locals };
             let tree = LocalTree::scan(&name, &directory.path, &options, cache, &cancel)?;
             let tree = Arc::new(tree);
             engine.note_local(tree.clone());

@@ -80,12 +80,13 @@ impl LocalCache {
         }
     }
 
-    /// What is remembered of an open directory.
+    /// What is remembered of an open directory. `counting`: how its attributes are counted, which
+    /// checksums depend on.
     pub(super) fn shared(
         &self,
         root: OwnedFd,
         path: &Path,
-        keep_owners: bool,
+        counting: [bool; 2],
     ) -> io::Result<Arc<Shared>> {
         let inode = inode_of(&fstat(&root)?);
         // The path without links; as it was given where /proc cannot tell.
@@ -95,7 +96,7 @@ impl LocalCache {
             Err(_) => path.as_os_str().as_bytes().to_vec(),
         };
         let mut hash = Sha256::new();
-        hash.update([u8::from(keep_owners)]);
+        hash.update(counting.map(u8::from));
         hash.update(&path);
         let name: String = hash
             .finalize()

@@ -35,6 +35,7 @@ pub(super) struct Scan<'a> {
     pub(super) files: &'a Arc<LocalFiles>,
     pub(super) filter: &'a Filter,
     pub(super) keep_owners: bool,
+    pub(super) git_modes: bool,
     pub(super) most: u64,
     /// When the walk began.
     pub(super) start: Timestamp,
@@ -516,8 +517,14 @@ impl Scan<'_> {
         } else {
             (0, 0)
         };
+        let mode = match FileType::from_raw_mode(stamp.mode) {
+            FileType::Directory if self.git_modes => 0o755,
+            FileType::RegularFile if self.git_modes && stamp.mode & 0o100 != 0 => 0o755,
+            FileType::RegularFile if self.git_modes => 0o644,
+            _ => stamp.mode & 0o7777,
+        };
         Attributes {
-            mode: stamp.mode & 0o7777,
+            mode,
             uid: owners.0,
             gid: owners.1,
             mtime: stamp.mtime,
