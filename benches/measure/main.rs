@@ -4,7 +4,7 @@
 //! cargo bench                        everything
 //! cargo bench -- --quick             smaller inputs, a minute in all
 //! cargo bench -- no-op steps         only these groups: llb, no-op, start, steps, chain, files,
-//!                                    export
+//!                                    contexts, export
 //! ```
 //!
 //! Each row is a median and a minimum, the target if there is one, and the ratio to the peer, which
@@ -17,6 +17,7 @@
 
 mod chain;
 mod child;
+mod contexts;
 mod export;
 mod files;
 mod graph;
@@ -49,13 +50,14 @@ impl Size {
 
 type Group = fn(Size) -> Outcome;
 
-const GROUPS: [(&str, Group); 7] = [
+const GROUPS: [(&str, Group); 8] = [
     ("llb", llb::measure),
     ("no-op", no_op::measure),
     ("start", start::measure),
     ("steps", steps::measure),
     ("chain", chain::measure),
     ("files", files::measure),
+    ("contexts", contexts::measure),
     ("export", export::measure),
 ];
 

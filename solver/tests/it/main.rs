@@ -15,4 +15,5 @@ mod overlay;
 mod pack_golden;
 mod scheduler;
 mod snapshot;
+mod tar_crate;
 mod tar_tree;

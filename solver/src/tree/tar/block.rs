@@ -46,6 +46,16 @@ impl<'a> Block<'a> {
         }
     }
 
+    /// Whether all readers see that the block has another format than V7: some look at the magic
+    /// alone, others at the version too.
+    pub(super) fn tells_format(&self) -> bool {
+        match self.format() {
+            Format::V7 => false,
+            Format::Gnu => true,
+            Format::Ustar | Format::Star => self.0[263..265] == *b"00",
+        }
+    }
+
     pub(super) fn kind(&self) -> u8 {
         self.0[156]
     }

@@ -128,6 +128,10 @@ impl<R: Read> TarReader<R> {
             }
             let size = block.size().ok().and_then(|size| u64::try_from(size).ok());
             let size = size.ok_or(malformed("a size is not a number"))?;
+            // Some readers take such a header for a file unless the format is told.
+            if matches!(block.kind(), b'x' | b'g' | b'L' | b'K') && !block.tells_format() {
+                return Err(malformed("a header about an entry is in no format"));
+            }
             let twice = || Err(malformed("one entry has two headers of the same kind"));
             match block.kind() {
                 b'x' if pending.pax.is_some() => return twice(),
@@ -147,6 +151,10 @@ impl<R: Read> TarReader<R> {
                 b'L' | b'K' => {
                     let data = self.metadata(size, &mut pending.bytes)?;
                     let name = super::block::text(&data).to_vec();
+                    // Some readers go on after it, and would see another name.
+                    if data[name.len()..].iter().any(|&byte| byte != 0) {
+                        return Err(malformed("a NUL byte is in the middle of a long name"));
+                    }
                     if block.kind() == b'L' {
                         pending.long_name = Some(name);
                     } else {
@@ -184,6 +192,15 @@ impl<R: Read> TarReader<R> {
             u32::try_from(pax.unwrap_or(own)).map_err(|_| malformed("an owner is out of range"))
         };
         let path = pax.sparse.name.clone().or(pax.path).or(long_name);
+        if path.is_none() && block.0[345] != 0 && block.format() != Format::Gnu {
+            // Some readers take the prefix for part of the name even so, others do not.
+            let known = block.format() == Format::V7 || block.tells_format();
+            if !known {
+                return Err(malformed(
+                    "a name has a prefix, and its format an unknown version",
+                ));
+            }
+        }
         let path = path.unwrap_or_else(|| block.name());
         let kind = kind(block.kind(), &path, offset)?;
         let link = pax
