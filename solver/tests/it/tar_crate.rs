@@ -95,7 +95,6 @@ fn archive(header: &tar::Header) -> Vec<u8> {
     add(&format!("{long}name"), tar::EntryType::Regular, "", b"deep");
     add("far", tar::EntryType::Symlink, &format!("{long}name"), b"");
     add("pipe", tar::EntryType::Fifo, "", b"");
-    drop(add);
     let records: [(&str, &[u8]); 2] = [("path", b"from/pax"), ("comment", b"x")];
     builder.append_pax_extensions(records).unwrap();
     let mut last = header.clone();
