@@ -23,6 +23,7 @@ mod relay;
 mod runc;
 mod sandbox;
 mod scripted;
+mod select;
 mod starting;
 mod streams;
 
@@ -44,6 +45,8 @@ pub use process::{Mount, MountSource, Network, Process, ResourceLimit, Root};
 pub use runc::{RuncExecutor, Runtime};
 pub use sandbox::SandboxExecutor;
 pub use scripted::{Effect, Script, ScriptedExecutor};
+pub(crate) use select::select;
+pub use select::{ExecutorChoice, ExecutorKind};
 pub use streams::{Control, Output, Streams, TerminalSize};
 
 use crate::cancel::{Cancel, Cancelled};
@@ -160,6 +163,12 @@ pub enum ExecutorError {
         /// The path.
         path: PathBuf,
     },
+    /// There is no container runtime in any of these directories.
+    #[error("neither runc nor crun is in {directories:?}")]
+    NoRuntimeFound {
+        /// Where it was looked for.
+        directories: Vec<PathBuf>,
+    },
     /// A container runtime could not start the process.
     #[error("{runtime} cannot start the process: {message}")]
     Runtime {
@@ -208,7 +217,9 @@ impl Blame for ExecutorError {
             Self::NoSandboxNetwork { .. } => Fault::Environment,
             Self::Unavailable { .. } | Self::Probe { .. } => Fault::Environment,
             Self::Unscripted { .. } | Self::Interrupted => Fault::Bug,
-            Self::NoRuntime { .. } | Self::Runtime { .. } => Fault::Environment,
+            Self::NoRuntime { .. } | Self::NoRuntimeFound { .. } | Self::Runtime { .. } => {
+                Fault::Environment
+            }
             Self::Streams { .. } | Self::StatusLost | Self::Cancelled(_) => Fault::Environment,
         }
     }
@@ -217,6 +228,9 @@ impl Blame for ExecutorError {
         match self {
             Self::Unavailable { obstacle } => Some(obstacle.remedy()),
             Self::ControlGroup { source } => source.remedy(),
+            Self::NoRuntime { .. } | Self::NoRuntimeFound { .. } => {
+                Some("install runc or crun, or use the built-in sandbox".to_owned())
+            }
             Self::Network { source } => source.remedy(),
             Self::NoSandboxNetwork { .. } => Some(
                 "run steps in the built-in sandbox, or give them the network of the host"

@@ -32,7 +32,7 @@ pub use crate::ops::exec::failed::{FailedStep, OpenError};
 pub use crate::ops::exec::rerun::{Rerun, StepExit, StepInput, StepOutput, StepProcess};
 
 use crate::cancel::Cancel;
-use crate::executor::{Capabilities, Executor, Network, NetworkProvider};
+use crate::executor::{Capabilities, Executor, ExecutorKind, Network, NetworkProvider};
 use crate::limits::Limits;
 use crate::ops::{CacheMounts, Engine, Entitlements};
 use crate::progress::Sink;
@@ -53,6 +53,7 @@ pub struct Solver(Arc<Inner>);
 struct Inner {
     store: Store,
     executor: Arc<dyn Executor>,
+    executor_kind: ExecutorKind,
     limits: Limits,
     network: Network,
     entitlements: Entitlements,
@@ -122,6 +123,11 @@ impl Solver {
     /// The stores that results lie in.
     pub fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    /// What runs the processes of exec ops.
+    pub fn executor(&self) -> &ExecutorKind {
+        &self.0.executor_kind
     }
 
     /// The directory of the solver's state.

@@ -32,7 +32,9 @@ use tokio::net::unix::pipe::Receiver;
 pub use runtime::Runtime;
 
 use super::sandbox::{Outside, SandboxExecutor};
-use super::{Capabilities, Executor, ExecutorError, Exit, Output, Process, Streams};
+use super::{
+    Capabilities, Executor, ExecutorError, Exit, NetworkProvider, Output, Process, Streams,
+};
 use crate::cancel::Cancel;
 use crate::progress::Stream;
 
@@ -99,6 +101,10 @@ impl RuncExecutor {
 impl Executor for RuncExecutor {
     fn capabilities(&self) -> Option<&Capabilities> {
         self.sandbox.capabilities()
+    }
+
+    fn network_provider(&self) -> Option<&dyn NetworkProvider> {
+        Executor::network_provider(&self.sandbox)
     }
 
     async fn run(

@@ -13,7 +13,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::content::BlobStore;
 use crate::error::Failure;
 use crate::executor::{
-    ControlGroups, Executor, Network, NetworkProvider, SandboxExecutor, available_parallelism,
+    self, ControlGroups, ExecutorChoice, Network, NetworkProvider, SandboxExecutor,
+    available_parallelism,
 };
 use crate::limits::Limits;
 use crate::meta::{Database, Meta};
@@ -45,7 +46,7 @@ pub struct SolverBuilder {
     parallelism: usize,
     clock: Arc<dyn Clock>,
     limits: Limits,
-    executor: Option<Arc<dyn Executor>>,
+    executor: ExecutorChoice,
     network: Network,
     entitlements: Entitlements,
     control_groups: Option<ControlGroups>,
@@ -62,7 +63,7 @@ impl SolverBuilder {
             parallelism: available_parallelism(),
             clock: Arc::new(SystemClock),
             limits: Limits::default(),
-            executor: None,
+            executor: ExecutorChoice::default(),
             network: Network::Host,
             entitlements: Entitlements::default(),
             control_groups: None,
@@ -111,10 +112,12 @@ impl SolverBuilder {
         self
     }
 
-    /// Sets what runs the processes of exec ops. Default: the built-in sandbox.
+    /// Sets what runs the processes of exec ops: a [`Runtime`](crate::executor::Runtime), an
+    /// [`ExecutorChoice`], or an implementation in an [`Arc`]. Default: the built-in sandbox.
+    /// [`Solver::executor`] tells which it is.
     #[must_use]
-    pub fn executor(mut self, executor: Arc<dyn Executor>) -> Self {
-        self.executor = Some(executor);
+    pub fn executor(mut self, executor: impl Into<ExecutorChoice>) -> Self {
+        self.executor = executor.into();
         self
     }
 
@@ -208,24 +211,21 @@ impl SolverBuilder {
         let meta: Arc<dyn Meta> = Arc::new(opened.database);
         let blobs = BlobStore::of_root(root.dir()).map_err(|error| failed(error.into()))?;
         let layers = LayerStore::new(root.clone(), meta.clone());
-        let executor = match self.executor {
-            Some(executor) => executor,
-            None => {
-                let privileged = root.tier() == Tier::Root;
-                let sandbox = SandboxExecutor::new(privileged);
-                let sandbox = sandbox.map_err(|error| failed(error.into()))?;
-                let sandbox = sandbox.probing_in(root.path().join("trash"));
-                let sandbox = sandbox.pretend_ownership(self.pretend_ownership);
-                let sandbox = match self.control_groups {
-                    Some(groups) => sandbox.control_groups(groups),
-                    None => sandbox,
-                };
-                Arc::new(match self.network_provider {
-                    Some(provider) => sandbox.network_provider(provider),
-                    None => sandbox,
-                })
-            }
+        let sandbox = || {
+            let sandbox = SandboxExecutor::new(root.tier() == Tier::Root)?;
+            let sandbox = sandbox.probing_in(root.path().join("trash"));
+            let sandbox = sandbox.pretend_ownership(self.pretend_ownership);
+            let sandbox = match self.control_groups {
+                Some(groups) => sandbox.control_groups(groups),
+                None => sandbox,
+            };
+            Ok(match self.network_provider {
+                Some(provider) => sandbox.network_provider(provider),
+                None => sandbox,
+            })
         };
+        let selected = executor::select(self.executor, sandbox);
+        let (executor, executor_kind) = selected.map_err(|error| failed(error.into()))?;
         let cache_mounts = CacheMounts::new(root.path().join("cache-mounts"));
         let locals = Arc::new(LocalCache::new(root.folder("stat").ok()));
         let results = Arc::new(StackResults(layers.clone()));
@@ -235,6 +235,7 @@ impl SolverBuilder {
         Ok(Solver(Arc::new(Inner {
             store,
             executor,
+            executor_kind,
             limits: self.limits,
             network: self.network,
             entitlements: self.entitlements,

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test the failure is the message")]
 
+mod chosen;
 mod contract;
 mod exec;
 mod hostile;
