@@ -1,6 +1,7 @@
 //! Tests of the public API, most of them against output of BuildKit itself.
 
 mod builder;
+mod bytes_by_hand;
 mod deferred;
 mod golden;
 mod golden_graph;
