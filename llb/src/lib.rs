@@ -41,7 +41,8 @@
 //! it goes on to the next step. Some options are there for every op: `custom_name`,
 //! `ignore_cache`, `export_cache`, `progress_group`, `require`, `description`, `location`.
 //!
-//! Nothing is checked until [`State::marshal`], whose [`MarshalError`] names the step.
+//! [A guided tour](#a-guided-tour) through all of it ends this page. Nothing is checked until
+//! [`State::marshal`], whose [`MarshalError`] names the step.
 //!
 //! # Bytes
 //!
@@ -79,6 +80,8 @@
 //! - [`pb`] has the wire messages, [`encode`] writes them.
 //! - [`mod@reference`], [`platform`], [`patterns`] and [`path`] are the small languages that
 //!   build graphs use, with BuildKit's exact meaning.
+//!
+#![doc = include_str!("guide.md")]
 
 mod compare;
 mod constraints;

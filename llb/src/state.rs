@@ -239,6 +239,13 @@ impl State {
 
     /// Prepares a step that runs a process, given as one line that is split into words the way
     /// a shell would, without running one: see [`shlex`](crate::shlex()).
+    ///
+    /// ```
+    /// use ashlar_llb as llb;
+    ///
+    /// let run = llb::image("alpine").run_line("sh -c 'make check'");
+    /// assert_eq!(run.args(), ["sh", "-c", "make check"]);
+    /// ```
     #[must_use]
     pub fn run_line(&self, line: &str) -> Run {
         Run::new(self, crate::shlex(line))
@@ -262,6 +269,14 @@ impl State {
 
     /// Builds the definition that the file `filename` of this tree holds
     /// (`buildkit.llb.definition` if it is empty).
+    ///
+    /// ```
+    /// use ashlar_llb as llb;
+    ///
+    /// let frontend = llb::image("frontend").run(["generate"]).mount("/out", llb::scratch());
+    /// let built = frontend.output("/out").build("graph");
+    /// # let _ = built;
+    /// ```
     #[must_use]
     pub fn build(&self, filename: impl Into<GuestPath>) -> OpState {
         let vertex = Vertex {

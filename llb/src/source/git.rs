@@ -6,7 +6,7 @@
 
 use super::git_url::GitUrl;
 use crate::source::{source_builder, source_state};
-use crate::{SecretId, SshId, State, path};
+use crate::{SecretId, SessionId, SshId, State, StoreId, path};
 
 /// Modification times of the files of a checkout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -222,9 +222,13 @@ impl Git {
 
     /// Names session and store of the bundle's OCI layout; empty ones are left out.
     #[must_use]
-    pub fn bundle_store(self, session_id: &str, store_id: &str) -> Self {
-        self.text("oci.session", session_id, None)
-            .text("oci.store", store_id, None)
+    pub fn bundle_store(
+        self,
+        session_id: impl Into<SessionId>,
+        store_id: impl Into<StoreId>,
+    ) -> Self {
+        self.text("oci.session", session_id.into(), None)
+            .text("oci.store", store_id.into(), None)
     }
 
     /// Yields a bundle of the commit, as the file `bundle`, instead of a checkout.
