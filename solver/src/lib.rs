@@ -108,6 +108,8 @@ pub mod operation;
 pub mod ops;
 pub mod progress;
 pub mod refs;
+#[cfg(feature = "registry")]
+pub mod registry;
 pub mod result;
 pub mod root;
 pub mod scheduler;

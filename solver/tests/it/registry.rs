@@ -1,0 +1,9 @@
+//! The client against registries that fail in every way they can.
+#![cfg(feature = "registry")]
+
+mod auth;
+mod blobs;
+mod credentials;
+mod documents;
+pub(crate) mod fake;
+mod kit;
