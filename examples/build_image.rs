@@ -1,22 +1,25 @@
 //! Builds an image from a directory, in this process.
 //!
 //! ```text
-//! cargo run --release --example build_image -- DIRECTORY [--base LAYOUT:TAG] [--root DIR] [--output FILE]
+//! cargo run --release --example build_image -- DIRECTORY [--base BASE] [--root DIR] [--output FILE]
 //! ```
 //!
 //! The directory holds a script `build.sh`, which runs in the base with the directory mounted at
-//! `/src` and leaves its results in `/app`. The base is an image of an OCI layout directory; by
-//! default one is made from this machine's own shell, a few tools and the libraries they need, so
+//! `/src` and leaves its results in `/app`. The base is an image of any registry (`debian:12`,
+//! `localhost:5000/base@sha256:…`), pulled with the credentials of `docker login`, or an image of an
+//! OCI layout directory (`oci:DIRECTORY:TAG`); by default one is made from this machine's own shell, a few tools and the libraries they need, so
 //! that the example works offline. Run it twice: the second time everything comes from the cache.
 
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ashlar_exporters::{Exporter as _, Oci};
 use ashlar_llb::{self as llb, Constraints, Mount, Platform, State, copy};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::progress::{Event, Outcome};
+use ashlar_solver::registry::DockerConfig;
 use ashlar_solver::solver::{SolveRequest, Solver};
 use futures::StreamExt as _;
 
@@ -32,15 +35,21 @@ const TOOLS: [&str; 8] = [
     "/bin/true",
 ];
 
+/// Where the base comes from.
+enum Base {
+    Registry(String),
+    Layout(PathBuf, String),
+}
+
 struct Arguments {
     directory: PathBuf,
-    base: Option<(PathBuf, String)>,
+    base: Option<Base>,
     root: PathBuf,
     output: PathBuf,
 }
 
 fn arguments() -> Result<Arguments, Box<dyn Error>> {
-    let usage = "usage: build_image DIRECTORY [--base LAYOUT:TAG] [--root DIR] [--output FILE]";
+    let usage = "usage: build_image DIRECTORY [--base REFERENCE | --base oci:LAYOUT:TAG] [--root DIR] [--output FILE]";
     let cache = std::env::home_dir()
         .unwrap_or_default()
         .join(".cache/ashlar");
@@ -53,8 +62,13 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
         match argument.as_str() {
             "--base" => {
                 let value = value()?;
-                let (layout, tag) = value.rsplit_once(':').ok_or(usage)?;
-                base = Some((layout.into(), tag.to_owned()));
+                base = Some(match value.strip_prefix("oci:") {
+                    Some(layout) => {
+                        let (layout, tag) = layout.rsplit_once(':').ok_or(usage)?;
+                        Base::Layout(layout.into(), tag.to_owned())
+                    }
+                    None => Base::Registry(value),
+                });
             }
             "--root" => root = value()?.into(),
             "--output" => output = value()?.into(),
@@ -97,9 +111,13 @@ fn base(
     arguments: &Arguments,
     request: SolveRequest,
 ) -> Result<(State, SolveRequest), Box<dyn Error>> {
-    if let Some((layout, tag)) = &arguments.base {
-        let state = llb::oci_layout(format!("base:{tag}")).store("base");
-        return Ok((state.into(), request.oci_layout("base", layout)));
+    match &arguments.base {
+        Some(Base::Registry(reference)) => return Ok((llb::image(reference).into(), request)),
+        Some(Base::Layout(layout, tag)) => {
+            let state = llb::oci_layout(format!("base:{tag}")).store("base");
+            return Ok((state.into(), request.oci_layout("base", layout)));
+        }
+        None => {}
     }
     // Only what is named is looked at; symbolic links on the way come along.
     let host = llb::local("host")
@@ -124,7 +142,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut request = request.local("source", &arguments.directory);
     request.definition = built.marshal(&Constraints::new(Platform::linux_amd64()))?;
 
-    let solver = Solver::builder().root(&arguments.root).build()?;
+    let solver = Solver::builder()
+        .root(&arguments.root)
+        .credentials(Arc::new(DockerConfig::from_environment()))
+        .build()?;
     let (mut events, outcome) = solver.solve(request).split();
     let mut names = std::collections::HashMap::new();
     while let Some(event) = events.next().await {

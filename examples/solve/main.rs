@@ -6,7 +6,9 @@
 //!
 //! Like buildctl it reads the definition on standard input, shows progress on standard error,
 //! writes an image without `dest` to standard output, and ends with status 1 and a line
-//! `error: failed to solve: …` on failure. `--root` says where the state is kept.
+//! `error: failed to solve: …` on failure. `--root` says where the state is kept. Images of
+//! registries are pulled with the credentials of `docker login` or `podman login`, through the proxy
+//! that `HTTPS_PROXY` names.
 
 mod flags;
 mod lent;
@@ -16,11 +18,13 @@ use std::error::Error;
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ashlar_exporters::{Exported, Output};
 use ashlar_llb::Definition;
 use ashlar_solver::cancel::Cancel;
+use ashlar_solver::registry::{DockerConfig, HostConfig, Password, RegistryConfig};
 use ashlar_solver::solver::{SolveRequest, Solved, Solver};
 use futures::StreamExt as _;
 
@@ -67,8 +71,11 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let definition = Definition::decode(bytes)
         .map_err(|error| format!("failed to parse definition from standard input: {error}"))?;
 
+    // The library reads no environment by itself; a program of the user's may.
     let solver = Solver::builder()
         .root(&flags.root)
+        .credentials(Arc::new(DockerConfig::from_environment()))
+        .registry(proxied())
         .entitlements(flags.entitlements.clone())
         .build()?;
     let mut request = SolveRequest::new(definition).no_cache(flags.no_cache);
@@ -114,6 +121,26 @@ async fn run() -> Result<(), Box<dyn Error>> {
         write_metadata(path, &exported)?;
     }
     Ok(())
+}
+
+/// How registries are spoken to: through the proxy that the environment names, if it does.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a program reads its own environment"
+)]
+fn proxied() -> RegistryConfig {
+    let mut config = RegistryConfig::default();
+    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    config.proxy = variable("HTTPS_PROXY")
+        .or_else(|| variable("https_proxy"))
+        .map(Password::new);
+    let direct = variable("NO_PROXY").or_else(|| variable("no_proxy"));
+    for name in direct.unwrap_or_default().split(',').map(str::trim) {
+        let mut host = HostConfig::default();
+        host.no_proxy = true;
+        config = config.host(name, host);
+    }
+    config
 }
 
 async fn export(solved: &Solved, flags: &Flags) -> Result<Vec<Exported>, Box<dyn Error>> {

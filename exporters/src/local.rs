@@ -43,7 +43,7 @@ impl Exporter for Local {
     async fn export(&self, result: &BuildResult, cancel: &Cancel) -> Result<Exported, ExportError> {
         let (path, result, cancel) = (self.path.clone(), result.clone(), cancel.clone());
         let task = tokio::task::spawn_blocking(move || {
-            let view = result.reference.view()?;
+            let view = result.reference.view_until(&cancel)?;
             write_tree(&path, &view, &cancel)?;
             Ok(Exported::default())
         });

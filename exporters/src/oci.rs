@@ -162,11 +162,24 @@ impl Oci {
         let store = &result.store;
         let mut layers = Vec::new();
         let mut history = Vec::new();
-        for layer in result.reference.stack(cancel)?.layers() {
-            cancel.check()?;
-            let blob = layer_blob(store, &layer, self.compression, cancel)?;
-            history.push(history_layer(&layer, &blob)?);
-            layers.push(blob);
+        if let Some(lazy) = result.reference.lazy_layers() {
+            // An image that nothing changed: its blobs are all it takes.
+            result.reference.fetch(cancel)?;
+            for layer in lazy {
+                history.push(HistoryLayer {
+                    diff_id: layer.blob.diff_id,
+                    description: layer.text,
+                    created: layer.created,
+                });
+                layers.push(layer.blob);
+            }
+        } else {
+            for layer in result.reference.stack(cancel)?.layers() {
+                cancel.check()?;
+                let blob = layer_blob(store, &layer, self.compression, cancel)?;
+                history.push(history_layer(&layer, &blob)?);
+                layers.push(blob);
+            }
         }
         let given = result.metadata.get(IMAGE_CONFIG_KEY).map(Vec::as_slice);
         let config = image_config(given, &result.platform, &history, self.epoch)?;

@@ -1,7 +1,8 @@
 //! What a vertex yields: a reference to a tree.
 //!
 //! Owns [`Ref`], the value that travels along the edges of a graph, and [`Lazy`], through which a
-//! tree that is not (yet) a stack of layers takes part.
+//! tree that is not (yet) a stack of layers takes part: a local directory, which is read in place,
+//! or an image, which is downloaded when something reads it.
 //!
 //! Invariant: the view of a ref never changes while anybody holds the ref. The *bytes* behind a
 //! local directory may; whoever copies them compares them with the checksum their key was made
@@ -12,16 +13,46 @@ use std::sync::{Arc, Mutex};
 
 use crate::cancel::Cancel;
 use crate::error::OperationError;
+use crate::meta::LayerBlob;
 use crate::snapshot::Stack;
-use crate::tree::View;
+use crate::tree::{Timestamp, View};
 
-/// A tree that is read where it is until something needs it as layers.
+/// One layer of a tree whose layers are not made yet.
+#[derive(Debug, Clone)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "what there is to know without the layer"
+)]
+pub struct LazyLayer {
+    /// The blob that it will be made from.
+    pub blob: LayerBlob,
+    /// What made it, for the history of an image.
+    pub text: String,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+/// A tree that stays where it is until something needs it as layers.
 pub trait Lazy: Send + Sync + fmt::Debug {
-    /// The tree. Blocks. Always the same one.
+    /// The tree, if it can be read without its layers. Blocks. Always the same one.
     ///
     /// # Errors
     /// As its source says.
-    fn view(&self) -> Result<View, OperationError>;
+    fn view(&self) -> Result<Option<View>, OperationError>;
+
+    /// The layers that [`Lazy::materialize`] will make, if they are known; the lowest first. Does
+    /// not block.
+    fn layers(&self) -> Option<Vec<LazyLayer>> {
+        None
+    }
+
+    /// Brings the blobs of [`Lazy::layers`] into the store, without making layers. Blocks.
+    ///
+    /// # Errors
+    /// As its source says, or [`OperationError::Cancelled`].
+    fn fetch(&self, _cancel: &Cancel) -> Result<(), OperationError> {
+        Ok(())
+    }
 
     /// Makes the layers. Blocks; called once, and again after an error.
     ///
@@ -76,10 +107,47 @@ impl Ref {
     ///
     /// # Errors
     /// Stored data is gone, or a lazy tree cannot be read.
+    ///
+    /// # Cancellation
+    /// None; see [`Ref::view_until`].
     pub fn view(&self) -> Result<View, OperationError> {
+        self.view_until(&Cancel::new())
+    }
+
+    /// The tree. Blocks; a lazy tree may have to be downloaded, which `cancel` ends.
+    ///
+    /// # Errors
+    /// Stored data is gone, a lazy tree cannot be read, or [`OperationError::Cancelled`].
+    pub fn view_until(&self, cancel: &Cancel) -> Result<View, OperationError> {
+        if let Inner::Lazy { tree, .. } = &*self.0
+            && let Some(view) = tree.view()?
+        {
+            return Ok(view);
+        }
+        Ok(self.stack(cancel)?.view()?)
+    }
+
+    /// The layers of a lazy tree that were not made yet, if they are known. Their blobs need not
+    /// be in the store: [`Ref::fetch`].
+    pub fn lazy_layers(&self) -> Option<Vec<LazyLayer>> {
+        let Inner::Lazy { tree, stack } = &*self.0 else {
+            return None;
+        };
+        // Whoever makes the layers at this moment holds the lock for long.
+        match stack.try_lock() {
+            Ok(made) if made.is_none() => tree.layers(),
+            _ => None,
+        }
+    }
+
+    /// Brings the blobs of [`Ref::lazy_layers`] into the store, without making layers. Blocks.
+    ///
+    /// # Errors
+    /// They cannot be had, or [`OperationError::Cancelled`].
+    pub fn fetch(&self, cancel: &Cancel) -> Result<(), OperationError> {
         match &*self.0 {
-            Inner::Stack(stack) => Ok(stack.view()?),
-            Inner::Lazy { tree, .. } => tree.view(),
+            Inner::Stack(_) => Ok(()),
+            Inner::Lazy { tree, .. } => tree.fetch(cancel),
         }
     }
 

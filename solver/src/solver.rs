@@ -34,12 +34,13 @@ pub use crate::ops::exec::rerun::{Rerun, StepExit, StepInput, StepOutput, StepPr
 use crate::cancel::Cancel;
 use crate::executor::{Capabilities, Executor, ExecutorKind, Network, NetworkProvider};
 use crate::limits::Limits;
-use crate::ops::{CacheMounts, Engine, Entitlements};
+use crate::ops::{CacheMounts, Engine, Entitlements, Turns};
 use crate::progress::Sink;
 use crate::refs::Ref;
 use crate::result::Store;
 use crate::scheduler::Scheduler;
 use crate::session::Session;
+use crate::source::image::ResolveMode;
 use crate::source::local::LocalCache;
 
 /// Executes build graphs in this process. Cheap to clone; all clones are one solver.
@@ -60,6 +61,9 @@ struct Inner {
     cdi_directories: Arc<[PathBuf]>,
     cache_mounts: CacheMounts,
     locals: Arc<LocalCache>,
+    unpacking: Arc<Turns>,
+    #[cfg(feature = "registry")]
+    registry: crate::registry::Registry,
     scheduler: Scheduler<Ref>,
     runtime: tokio::runtime::Handle,
     syncer: durability::Syncer,
@@ -81,7 +85,7 @@ impl Solver {
     }
 
     /// What the operations of one solve are lent.
-    fn engine(&self, session: Session) -> Arc<Engine> {
+    fn engine(&self, session: Session, resolve: ResolveMode) -> Arc<Engine> {
         let inner = &self.0;
         Arc::new(Engine {
             layers: inner.store.layers().clone(),
@@ -95,6 +99,10 @@ impl Solver {
             cache_mounts: inner.cache_mounts.clone(),
             blobs: inner.store.blobs().clone(),
             meta: inner.store.meta().clone(),
+            unpacking: inner.unpacking.clone(),
+            resolve,
+            #[cfg(feature = "registry")]
+            registry: inner.registry.clone(),
             locals: inner.locals.clone(),
             scanned: Mutex::default(),
         })
@@ -118,6 +126,12 @@ impl Solver {
                 provider.map_or("sandbox", NetworkProvider::name)
             }
         }
+    }
+
+    /// The client that images are pulled with.
+    #[cfg(feature = "registry")]
+    pub fn registry(&self) -> &crate::registry::Registry {
+        &self.0.registry
     }
 
     /// The stores that results lie in.

@@ -23,6 +23,7 @@ mod leaks;
 mod limits;
 mod network;
 mod sandbox_network;
+mod registry;
 mod secrets;
 mod stopping;
 mod support;

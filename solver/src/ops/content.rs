@@ -79,7 +79,7 @@ pub(super) async fn checksum_input(
         let view = if value.is_scratch() {
             None
         } else {
-            Some(value.view()?)
+            Some(value.view_until(&cancel)?)
         };
         let mut joined = Sha256::new();
         for (at, selector) in selectors.iter().enumerate() {

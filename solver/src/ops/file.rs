@@ -294,7 +294,7 @@ impl Run {
             .and_then(|at| self.values.get(at))
         {
             None => Ok(View::empty()),
-            Some(Some(Value::Ref(value))) => Ok(value.view()?),
+            Some(Some(Value::Ref(value))) => Ok(value.view_until(&self.cancel)?),
             Some(Some(Value::Open(open))) => Ok(open.writer.view().clone()),
             Some(None) => unreachable!("BUG: an action ran before its input"),
         }

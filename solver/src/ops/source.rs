@@ -4,11 +4,16 @@
 //! BuildKit gives them (`source.v0`). How content is fetched is the business of
 //! [`crate::source`].
 
+#[cfg(feature = "registry")]
+mod image;
+mod image_layers;
 mod local;
 mod oci_layout;
 
+use std::num::NonZero;
 use std::sync::Arc;
 
+use ashlar_llb::digest::BlobDigest;
 use ashlar_llb::{Vertex, pb};
 
 use super::Engine;
@@ -41,6 +46,23 @@ pub enum SourceError {
         /// Its value.
         value: String,
     },
+    /// A reference leads to another image than the source op insists on.
+    #[error("`{reference}` is {found}, the source wants {expected}")]
+    Checksum {
+        /// The reference.
+        reference: String,
+        /// What the op says.
+        expected: BlobDigest,
+        /// What it leads to.
+        found: BlobDigest,
+    },
+    /// It is not in the store, and the solve must not ask anybody
+    /// ([`ResolveMode::Offline`](crate::source::image::ResolveMode)).
+    #[error("{what} is not in the store, and nobody may be asked for it")]
+    Offline {
+        /// What is missing.
+        what: String,
+    },
     /// The caller did not lend what the source names.
     #[error("the caller lent no {what} called `{name}`")]
     NotLent {
@@ -58,8 +80,11 @@ impl Blame for SourceError {
 
     fn remedy(&self) -> Option<String> {
         match self {
-            Self::Scheme { scheme } if scheme.starts_with("docker-image") => {
-                Some("copy the image into an OCI layout and use an oci-layout source".to_owned())
+            Self::Scheme { scheme } if scheme == "docker-image" => {
+                Some("build ashlar-solver with its feature `registry`".to_owned())
+            }
+            Self::Offline { .. } => {
+                Some("solve once with ResolveMode::Always or IfMissing".to_owned())
             }
             Self::NotLent {
                 what: "local directory",
@@ -99,6 +124,10 @@ pub(super) fn operation(
         "oci-layout" => Ok(Arc::new(oci_layout::OciLayoutOperation::new(
             rest, op, vertex, engine,
         )?)),
+        #[cfg(feature = "registry")]
+        "docker-image" => Ok(Arc::new(image::ImageOperation::new(
+            rest, op, vertex, engine,
+        )?)),
         _ => Err(SourceError::Scheme {
             scheme: scheme.to_owned(),
         }
@@ -109,4 +138,18 @@ pub(super) fn operation(
 /// The cache digest of a source whose key is `key` (`buildkit.source.v0`).
 fn digest(key: &str) -> CacheDigest {
     CacheDigest::of(format!("buildkit.source.v0:{key}").as_bytes())
+}
+
+/// How many layers of an image are wanted; `None` for all.
+fn layer_limit(op: &pb::SourceOp, attribute: &'static str) -> Result<Option<usize>, SourceError> {
+    let Some(value) = op.attrs.get(attribute) else {
+        return Ok(None);
+    };
+    match value.parse::<NonZero<usize>>() {
+        Ok(limit) => Ok(Some(limit.get())),
+        Err(_) => Err(SourceError::Attribute {
+            attribute,
+            value: value.clone(),
+        }),
+    }
 }

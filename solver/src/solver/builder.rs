@@ -19,6 +19,8 @@ use crate::executor::{
 use crate::limits::Limits;
 use crate::meta::{Database, Meta};
 use crate::ops::{CacheMounts, DEFAULT_CDI_DIRECTORIES, Entitlements};
+#[cfg(feature = "registry")]
+use crate::registry::{Anonymous, Credentials, Registry, RegistryConfig};
 use crate::result::Store;
 use crate::root::{RootError, StateRoot, Tier};
 use crate::scheduler::Scheduler;
@@ -53,6 +55,10 @@ pub struct SolverBuilder {
     pretend_ownership: bool,
     network_provider: Option<Arc<dyn NetworkProvider>>,
     cdi_directories: Vec<PathBuf>,
+    #[cfg(feature = "registry")]
+    registry: RegistryConfig,
+    #[cfg(feature = "registry")]
+    credentials: Arc<dyn Credentials>,
 }
 
 impl SolverBuilder {
@@ -70,6 +76,10 @@ impl SolverBuilder {
             pretend_ownership: false,
             network_provider: None,
             cdi_directories: DEFAULT_CDI_DIRECTORIES.map(PathBuf::from).to_vec(),
+            #[cfg(feature = "registry")]
+            registry: RegistryConfig::default(),
+            #[cfg(feature = "registry")]
+            credentials: Arc::new(Anonymous),
         }
     }
 
@@ -172,6 +182,24 @@ impl SolverBuilder {
         self
     }
 
+    /// Sets how registries are spoken to. Default: as public ones want it.
+    #[cfg(feature = "registry")]
+    #[must_use]
+    pub fn registry(mut self, config: RegistryConfig) -> Self {
+        self.registry = config;
+        self
+    }
+
+    /// Sets who knows the credentials of registries; it is asked only when one demands them.
+    /// Default: nobody. [`DockerConfig`](crate::registry::DockerConfig) knows those of `docker
+    /// login`.
+    #[cfg(feature = "registry")]
+    #[must_use]
+    pub fn credentials(mut self, credentials: Arc<dyn Credentials>) -> Self {
+        self.credentials = credentials;
+        self
+    }
+
     /// Opens the solver. Blocks for a few milliseconds.
     ///
     /// # Errors
@@ -231,6 +259,13 @@ impl SolverBuilder {
         let results = Arc::new(StackResults(layers.clone()));
         let scheduler = Scheduler::new(Cache::new(meta.clone()), results, self.parallelism);
         let syncer = Syncer::new(root, meta.clone());
+        #[cfg(feature = "registry")]
+        let registry = Registry::new(
+            self.registry,
+            self.credentials,
+            self.clock.clone(),
+            runtime.clone(),
+        );
         let store = Store::new(layers, blobs, meta, self.clock);
         Ok(Solver(Arc::new(Inner {
             store,
@@ -242,6 +277,9 @@ impl SolverBuilder {
             cdi_directories: self.cdi_directories.into(),
             cache_mounts,
             locals,
+            unpacking: Arc::default(),
+            #[cfg(feature = "registry")]
+            registry,
             scheduler,
             runtime,
             syncer,

@@ -7,6 +7,7 @@ use ashlar_llb::{Definition, Platform};
 
 use super::Durability;
 use crate::session::{LocalDirectory, SecretProvider, Session, SshAgent};
+use crate::source::image::ResolveMode;
 
 /// One solve: a definition and what the caller lends to it.
 #[derive(Debug, Clone)]
@@ -19,6 +20,8 @@ pub struct SolveRequest {
     /// Run every vertex, whatever is in the cache; results are stored all the same. Default:
     /// false.
     pub no_cache: bool,
+    /// Whether registries are asked what tags lead to. Default: [`ResolveMode::Always`].
+    pub resolve: ResolveMode,
     /// When the result is safe from a power cut. Default: [`Durability::Background`].
     pub durability: Durability,
     /// The platform of the result; goes into image configs that do not name one. Default: that of
@@ -33,6 +36,7 @@ impl SolveRequest {
             definition,
             session: Session::default(),
             no_cache: false,
+            resolve: ResolveMode::default(),
             durability: Durability::default(),
             platform: None,
         }
@@ -93,6 +97,13 @@ impl SolveRequest {
     #[must_use]
     pub fn no_cache(mut self, no_cache: bool) -> Self {
         self.no_cache = no_cache;
+        self
+    }
+
+    /// Sets whether registries are asked.
+    #[must_use]
+    pub fn resolve(mut self, mode: ResolveMode) -> Self {
+        self.resolve = mode;
         self
     }
 

@@ -74,7 +74,7 @@ pub(super) async fn solve(
         let network = solver.network();
         sink.control(Event::DefaultNetwork { network });
     }
-    let engine = solver.engine(request.session);
+    let engine = solver.engine(request.session, request.resolve);
     let (reference, vertices) = match graph.head() {
         Some(_) => {
             let sink = sink.clone();

@@ -1,6 +1,6 @@
 //! What images have in common, wherever they come from.
 //!
-//! Owns [`resolve`] (from a descriptor to the manifest, config and layers for one platform),
+//! Owns [`ResolveMode`], [`resolve`] (from a descriptor to the manifest, config and layers for one platform),
 //! [`Documents`], through which it reads, and [`unpack`] (from the blob of a layer to a layer
 //! directory, in one pass).
 //!
@@ -16,9 +16,11 @@
 //! (`oci_layout`, `registry`), storing layers (`snapshot`).
 
 mod error;
+mod mode;
 mod resolve;
 mod unpack;
 
 pub use error::ImageError;
+pub use mode::ResolveMode;
 pub use resolve::{Documents, ImageLayer, ResolvedImage, resolve};
 pub use unpack::unpack;

@@ -15,6 +15,7 @@ use ashlar_solver::progress::{Ignore, Reporter, Sink};
 use ashlar_solver::root::StateRoot;
 use ashlar_solver::session::Session;
 use ashlar_solver::snapshot::LayerStore;
+use ashlar_solver::source::image::ResolveMode;
 use ashlar_solver::source::local::LocalCache;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -38,6 +39,15 @@ impl Kit {
             blobs: BlobStore::new(root.folder("blobs").unwrap()),
             meta: meta.clone(),
             locals: Arc::new(LocalCache::new(None)),
+            unpacking: Arc::default(),
+            resolve: ResolveMode::default(),
+            #[cfg(feature = "registry")]
+            registry: ashlar_solver::registry::Registry::new(
+                ashlar_solver::registry::RegistryConfig::default(),
+                Arc::new(ashlar_solver::registry::Anonymous),
+                Arc::new(SystemClock),
+                runtime.handle().clone(),
+            ),
             scanned: Mutex::default(),
             layers: LayerStore::new(root, meta),
             executor,

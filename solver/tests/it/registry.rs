@@ -6,4 +6,5 @@ mod blobs;
 mod credentials;
 mod documents;
 pub(crate) mod fake;
+mod image;
 mod kit;

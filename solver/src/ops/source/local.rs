@@ -140,8 +140,8 @@ struct LazyLocal {
 }
 
 impl Lazy for LazyLocal {
-    fn view(&self) -> Result<View, OperationError> {
-        Ok(self.tree.view().clone())
+    fn view(&self) -> Result<Option<View>, OperationError> {
+        Ok(Some(self.tree.view().clone()))
     }
 
     fn materialize(&self, cancel: &Cancel) -> Result<Stack, OperationError> {

@@ -1,0 +1,288 @@
+//! `docker-image://`: an image of a registry.
+//!
+//! Resolving asks for what the reference leads to and reads the documents; layers are downloaded
+//! when something reads the tree, or when an output has to contain them. Documents and what tags
+//! led to are kept in the store.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use ashlar_llb::digest::BlobDigest;
+use ashlar_llb::{Platform, Reference, Vertex, pb};
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
+
+use super::image_layers::{ImageLayers, LayerBytes};
+use super::{SourceError, digest, layer_limit};
+use crate::cancel::Cancel;
+use crate::content::ContentError;
+use crate::error::OperationError;
+use crate::id::ContentDigest;
+use crate::oci::Descriptor;
+use crate::operation::{CacheMap, Context, Operation};
+use crate::ops::Engine;
+use crate::ops::engine::unblock;
+use crate::ops::merge::NotByContent;
+use crate::refs::Ref;
+use crate::registry::{RegistryError, Repository};
+use crate::source::image::{
+    Documents, ImageError, ImageLayer, ResolveMode, ResolvedImage, resolve,
+};
+use crate::source::oci_keys::{chain_key, manifest_key};
+
+/// Where the database notes what references led to, as descriptors in JSON.
+const REFERENCES: &str = "image";
+
+/// An image source, ready to be resolved.
+#[derive(Debug, Clone)]
+pub(super) struct ImageOperation(Arc<Source>);
+
+#[derive(Debug)]
+struct Source {
+    reference: Reference,
+    platform: Platform,
+    limit: Option<usize>,
+    /// What the reference has to lead to.
+    checksum: Option<BlobDigest>,
+    /// The op itself asks for the registry to be asked.
+    pull: bool,
+    repository: Repository,
+    engine: Arc<Engine>,
+    /// Resolved once: what was keyed is what is unpacked.
+    resolved: OnceCell<Arc<ResolvedImage>>,
+}
+
+impl ImageOperation {
+    pub(super) fn new(
+        reference: &str,
+        op: &pb::SourceOp,
+        vertex: &Vertex,
+        engine: &Arc<Engine>,
+    ) -> Result<Self, SourceError> {
+        let parsed = Reference::parse(reference).map_err(|_| SourceError::Identifier {
+            identifier: op.identifier.clone(),
+        })?;
+        let invalid = |attribute, value: &str| SourceError::Attribute {
+            attribute,
+            value: value.to_owned(),
+        };
+        let checksum = "image.checksum";
+        let checksum = match op.attrs.get(checksum) {
+            None => None,
+            Some(value) => Some(value.parse().map_err(|_| invalid(checksum, value))?),
+        };
+        let mode = "image.resolvemode";
+        let pull = match op.attrs.get(mode).map(String::as_str) {
+            None | Some("" | "default" | "local") => false,
+            Some("pull") => true,
+            Some(value) => return Err(invalid(mode, value)),
+        };
+        let platform = match vertex.platform() {
+            Some(platform) => Platform::from(platform).normalised(),
+            None => Platform::of_target(),
+        };
+        Ok(Self(Arc::new(Source {
+            repository: engine.registry.repository(&parsed),
+            reference: parsed.with_default_tag(),
+            platform,
+            limit: layer_limit(op, "image.layerlimit")?,
+            checksum,
+            pull,
+            engine: engine.clone(),
+            resolved: OnceCell::new(),
+        })))
+    }
+}
+
+#[async_trait]
+impl Operation<Ref> for ImageOperation {
+    async fn cache_map(&self, context: &Context) -> Result<CacheMap, OperationError> {
+        let image = self.0.image(&context.cancel).await?;
+        let key = manifest_key(&image.root.digest, &self.0.platform, self.0.limit);
+        let mut map = CacheMap::leaf(digest(&key));
+        map.further = true;
+        Ok(map)
+    }
+
+    /// Images whose layers are equal match whatever their manifests and configs say.
+    async fn further_cache_map(
+        &self,
+        index: usize,
+        context: &Context,
+    ) -> Result<Option<CacheMap>, OperationError> {
+        if index > 1 {
+            return Ok(None);
+        }
+        let image = self.0.image(&context.cancel).await?;
+        let key = chain_key(&image.config_bytes, self.0.limit);
+        Ok(key.map(|key| CacheMap::leaf(digest(&key))))
+    }
+
+    async fn content_digest(
+        &self,
+        _: usize,
+        _: &Ref,
+        _: &Context,
+    ) -> Result<ContentDigest, OperationError> {
+        Err(NotByContent.into())
+    }
+
+    async fn run(&self, _: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
+        let source = self.0.clone();
+        let layers = ImageLayers {
+            image: source.image(&context.cancel).await?,
+            reference: source.reference.to_string(),
+            bytes: source,
+            reporter: context.reporter.clone(),
+            engine: self.0.engine.clone(),
+        };
+        let reference = unblock(&context.cancel, move |_| {
+            let (stack, known) = layers.known()?;
+            Ok(match known == layers.image.layers.len() {
+                true => Ref::from(stack),
+                false => Ref::lazy(Arc::new(layers)),
+            })
+        });
+        Ok(vec![reference.await?])
+    }
+}
+
+impl Source {
+    async fn image(&self, cancel: &Cancel) -> Result<Arc<ResolvedImage>, OperationError> {
+        let image = self.resolved.get_or_try_init(|| self.resolve());
+        tokio::select! {
+            image = image => image.cloned(),
+            () = cancel.cancelled() => Err(OperationError::Cancelled),
+        }
+    }
+
+    async fn resolve(&self) -> Result<Arc<ResolvedImage>, OperationError> {
+        let root = self.root().await?;
+        if let Some(expected) = self.checksum.filter(|expected| *expected != root.digest) {
+            return Err(SourceError::Checksum {
+                reference: self.reference.to_string(),
+                expected,
+                found: root.digest,
+            }
+            .into());
+        }
+        let documents = Stored(self);
+        let image = resolve(&documents, root, &self.platform, &self.engine.limits).await;
+        let mut image = image?;
+        if let Some(limit) = self.limit {
+            image = image.limit_layers(limit)?;
+        }
+        Ok(Arc::new(image))
+    }
+
+    fn may_ask(&self) -> bool {
+        self.engine.resolve != ResolveMode::Offline
+    }
+
+    fn offline(&self) -> OperationError {
+        let what = format!("`{}`", self.reference);
+        SourceError::Offline { what }.into()
+    }
+
+    /// What the reference leads to.
+    async fn root(&self) -> Result<Descriptor, OperationError> {
+        let limit = self.engine.limits.manifest_bytes;
+        if let Some(digest) = self.reference.blob_digest() {
+            if let Some(size) = self.engine.blobs.size(&digest)? {
+                return Ok(Descriptor::new("", digest, size));
+            }
+            if !self.may_ask() {
+                return Err(self.offline());
+            }
+            let (root, bytes) = self.repository.manifest(&digest.to_string(), limit).await?;
+            self.engine.blobs.put(&bytes)?;
+            return Ok(root);
+        }
+        let name = self.reference.to_string();
+        let known = self.engine.meta.name(REFERENCES, name.as_bytes())?;
+        // What cannot be read is asked for again.
+        let noted = known
+            .as_ref()
+            .and_then(|json| serde_json::from_slice::<Descriptor>(json).ok());
+        match (self.engine.resolve, noted) {
+            (ResolveMode::Offline, Some(noted)) => return Ok(noted),
+            (ResolveMode::Offline, None) => return Err(self.offline()),
+            (ResolveMode::IfMissing, Some(noted)) if !self.pull => return Ok(noted),
+            _ => {}
+        }
+        let tag = self.reference.tag().unwrap_or("latest");
+        let root = self.repository.resolve(tag, limit).await?;
+        let json = serde_json::to_vec(&root).expect("BUG: a descriptor is JSON");
+        // A solve in which nothing changed writes nothing.
+        if known.as_ref() != Some(&json) {
+            self.engine
+                .meta
+                .put_name(REFERENCES, name.as_bytes(), &json)?;
+        }
+        Ok(root)
+    }
+}
+
+/// The documents of an image: from the store, or from the registry and then in the store.
+struct Stored<'a>(&'a Source);
+
+impl Documents for Stored<'_> {
+    type Error = OperationError;
+
+    async fn document(
+        &self,
+        descriptor: &Descriptor,
+        limit: u64,
+    ) -> Result<Vec<u8>, OperationError> {
+        let source = self.0;
+        let blobs = &source.engine.blobs;
+        let digest = descriptor.digest;
+        if blobs.size(&digest)? == Some(descriptor.size)
+            && let Some(file) = blobs.open(&digest)?
+        {
+            let mut bytes = Vec::new();
+            let read = file.take(limit).read_to_end(&mut bytes);
+            if read.is_ok() && BlobDigest::of(&bytes) == digest {
+                return Ok(bytes);
+            }
+            // Damaged since it was stored.
+            blobs.remove(&digest)?;
+        }
+        if !source.may_ask() {
+            return Err(source.offline());
+        }
+        let bytes = source.repository.document(descriptor, limit).await?;
+        blobs.put(&bytes)?;
+        Ok(bytes)
+    }
+}
+
+impl LayerBytes for Source {
+    fn open(
+        &self,
+        layer: &ImageLayer,
+        cancel: &Cancel,
+    ) -> Result<Box<dyn Read + Send>, OperationError> {
+        if !self.may_ask() {
+            let what = format!("layer {} of `{}`", layer.descriptor.digest, self.reference);
+            return Err(SourceError::Offline { what }.into());
+        }
+        Ok(Box::new(self.repository.blob(&layer.descriptor, cancel)))
+    }
+
+    fn failed(&self, error: ImageError) -> OperationError {
+        match error {
+            ImageError::Read { digest, source } => match source.downcast::<RegistryError>() {
+                Ok(error) => error.into(),
+                Err(source) => ImageError::Read { digest, source }.into(),
+            },
+            ImageError::Content(
+                source @ (ContentError::Digest { .. } | ContentError::Size { .. }),
+            ) => {
+                let host = self.reference.domain().to_owned();
+                RegistryError::Content { host, source }.into()
+            }
+            error => error.into(),
+        }
+    }
+}
