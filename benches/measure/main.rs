@@ -4,7 +4,7 @@
 //! cargo bench                        everything
 //! cargo bench -- --quick             smaller inputs, a minute in all
 //! cargo bench -- no-op steps         only these groups: llb, no-op, start, steps, chain, files,
-//!                                    contexts, export
+//!                                    contexts, export, pull
 //! ```
 //!
 //! Each row is a median and a minimum, the target if there is one, and the ratio to the peer, which
@@ -23,6 +23,7 @@ mod files;
 mod graph;
 mod llb;
 mod no_op;
+mod pull;
 mod sample;
 mod space;
 mod start;
@@ -50,7 +51,7 @@ impl Size {
 
 type Group = fn(Size) -> Outcome;
 
-const GROUPS: [(&str, Group); 8] = [
+const GROUPS: [(&str, Group); 9] = [
     ("llb", llb::measure),
     ("no-op", no_op::measure),
     ("start", start::measure),
@@ -59,6 +60,7 @@ const GROUPS: [(&str, Group); 8] = [
     ("files", files::measure),
     ("contexts", contexts::measure),
     ("export", export::measure),
+    ("pull", pull::measure),
 ];
 
 fn main() -> Outcome {
