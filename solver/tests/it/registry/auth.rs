@@ -94,7 +94,7 @@ async fn a_password_is_shown_once_it_is_demanded() {
     from.resolve("v1", LIMIT).await.unwrap();
     from.resolve("v1", LIMIT).await.unwrap();
     assert_eq!((known.asked(), fake.seen().len()), (1, 3));
-    assert_eq!(*known.hosts.lock().unwrap(), [fake.host.clone()]);
+    assert_eq!(known.hosts.lock().unwrap().join(" "), fake.host);
     // A wrong one is told, without repeating it, and asked for anew.
     *known.credential.lock().unwrap() = Some(Credential::password("me", "wrong-canary"));
     let from = app_as(quick(), &fake.host, known.clone());

@@ -200,7 +200,7 @@ async fn a_rebuild_asks_for_the_tag_alone() {
     let (store, image) = three();
     let fake = serve(store).await;
     let folder = tempfile::tempdir().unwrap();
-    let state = || llb::scratch().file(copy(&State::from(base(&fake)), "/etc/two", "/two"));
+    let state = || llb::scratch().file(copy(State::from(base(&fake)), "/etc/two", "/two"));
     let first = solve(&solver(folder.path()), request(state()))
         .await
         .unwrap();
@@ -472,7 +472,7 @@ async fn class_08_credentials_are_nowhere_but_in_the_header() {
     let known: Arc<dyn Credentials> = Counted::new(Credential::password("me", CANARY));
     let builder = Solver::builder().root(folder.path()).registry(quick());
     let solver = builder.credentials(known).build().unwrap();
-    let state = llb::scratch().file(copy(&State::from(base(&fake)), "/etc", "/etc"));
+    let state = llb::scratch().file(copy(State::from(base(&fake)), "/etc", "/etc"));
     let (mut events, outcome) = solver.solve(request(state)).split();
     let mut told = String::new();
     while let Some(event) = futures::StreamExt::next(&mut events).await {
@@ -512,7 +512,7 @@ async fn cancelling_ends_a_download() {
     config.timeouts.answer = Duration::from_secs(60);
     let builder = Solver::builder().root(folder.path()).registry(config);
     let solver = builder.build().unwrap();
-    let state = || llb::scratch().file(copy(&State::from(base(&fake)), "/etc", "/etc"));
+    let state = || llb::scratch().file(copy(State::from(base(&fake)), "/etc", "/etc"));
     let (_events, outcome) = solver.solve(request(state())).split();
     let canceller = outcome.canceller();
     tokio::spawn(async move {
@@ -542,7 +542,7 @@ async fn solves_that_need_the_same_image_load_it_once() {
     let folder = tempfile::tempdir().unwrap();
     let solver = solver(folder.path());
     let each = ["/etc/two", "/etc/three", "/etc/noise"].map(|path| {
-        let state = llb::scratch().file(copy(&State::from(base(&fake)), path, "/x"));
+        let state = llb::scratch().file(copy(State::from(base(&fake)), path, "/x"));
         solve(&solver, request(state))
     });
     for solved in futures::future::join_all(each).await {
