@@ -6,14 +6,17 @@
 //! [`Graph::load`](crate::Graph::load) to tell.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message as _;
 
 use crate::digest::excerpt;
 use crate::wire::{self, Fields, WireError};
-use crate::{Limits, OpDigest, digest, encode, pb};
+use crate::{Limits, Metadata, OpDigest, SourceMaps, digest, encode, pb};
+
+fn malformed_source(source: WireError) -> DecodeError {
+    let part = "source map";
+    DecodeError::Wire { part, source }
+}
 
 /// A build graph as it travels: serialised ops, metadata, source maps.
 ///
@@ -31,8 +34,8 @@ use crate::{Limits, OpDigest, digest, encode, pb};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Definition {
     ops: Vec<Bytes>,
-    metadata: BTreeMap<OpDigest, Arc<pb::OpMetadata>>,
-    source: Option<Arc<pb::Source>>,
+    metadata: BTreeMap<OpDigest, Metadata>,
+    source: Option<SourceMaps>,
 }
 
 /// Tells why bytes are not a definition.
@@ -61,14 +64,6 @@ pub enum DecodeError {
         /// What is wrong.
         source: WireError,
     },
-    /// A message has a field of the wrong type or text that is not UTF-8.
-    #[error("malformed {part} of a definition")]
-    Message {
-        /// Which part of the definition it is.
-        part: &'static str,
-        /// What is wrong.
-        source: prost::DecodeError,
-    },
     /// Metadata is stored under something that is not an op digest.
     #[error("metadata of a definition is stored under {key:?}")]
     MetadataKey {
@@ -87,14 +82,20 @@ impl Definition {
         metadata: BTreeMap<OpDigest, pb::OpMetadata>,
         source: Option<pb::Source>,
     ) -> Self {
-        let metadata = metadata
-            .into_iter()
-            .map(|(digest, md)| (digest, Arc::new(md)))
-            .collect();
+        let metadata = metadata.iter();
+        let metadata = metadata.map(|(digest, said)| (*digest, Metadata::from(said)));
+        Self::from_parts(ops, metadata.collect(), source.as_ref().map(Into::into))
+    }
+
+    pub(crate) fn from_parts(
+        ops: Vec<Bytes>,
+        metadata: BTreeMap<OpDigest, Metadata>,
+        source: Option<SourceMaps>,
+    ) -> Self {
         Self {
             ops,
             metadata,
-            source: source.map(Arc::new),
+            source,
         }
     }
 
@@ -119,7 +120,7 @@ impl Definition {
             });
         }
         let mut definition = Self::default();
-        let mut source: Option<pb::Source> = None;
+        let mut source: Option<Bytes> = None;
         let mut budget = limits.decoded_bytes;
         let mut fields = Fields::new(&bytes);
         let outer = |source| DecodeError::Wire {
@@ -137,18 +138,19 @@ impl Definition {
                 1 => definition.ops.push(bytes.slice(content)),
                 2 => definition.decode_metadata(&bytes.slice(content), &mut budget)?,
                 3 => {
-                    let part = "source map";
                     wire::charge(&bytes[content.clone()], &wire::SOURCE, &mut budget)
-                        .map_err(|source| DecodeError::Wire { part, source })?;
-                    source
-                        .get_or_insert_default()
-                        .merge(bytes.slice(content))
-                        .map_err(|source| DecodeError::Message { part, source })?;
+                        .map_err(malformed_source)?;
+                    // Messages one behind the other are one message.
+                    source = Some(match source {
+                        None => bytes.slice(content),
+                        Some(before) => [&before, &bytes[content]].concat().into(),
+                    });
                 }
                 _ => {}
             }
         }
-        definition.source = source.map(Arc::new);
+        let source = source.map(SourceMaps::read).transpose();
+        definition.source = source.map_err(malformed_source)?;
         Ok(definition)
     }
 
@@ -171,9 +173,8 @@ impl Definition {
             source,
         })?;
         wire::charge(&entry[value.clone()], &wire::OP_METADATA, budget).map_err(malformed)?;
-        let metadata = pb::OpMetadata::decode(entry.slice(value))
-            .map_err(|source| DecodeError::Message { part, source })?;
-        self.metadata.insert(digest, Arc::new(metadata));
+        let metadata = Metadata::read(entry.slice(value)).map_err(malformed)?;
+        self.metadata.insert(digest, metadata);
         Ok(())
     }
 
@@ -187,12 +188,12 @@ impl Definition {
                 key: excerpt(&key),
                 source,
             })?;
-            Ok((digest, Arc::new(metadata)))
+            Ok((digest, Metadata::from(&metadata)))
         });
         Ok(Self {
             metadata: metadata.collect::<Result<_, DecodeError>>()?,
             ops: message.def,
-            source: message.source.map(Arc::new),
+            source: message.source.as_ref().map(Into::into),
         })
     }
 
@@ -209,10 +210,11 @@ impl Definition {
         }
     }
 
-    /// Serialises the definition canonically: equal definitions give equal bytes.
+    /// Serialises the definition canonically: equal definitions give equal bytes. Ops, metadata
+    /// and source maps that were read are written as they came.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        encode::definition_bytes(&self.to_message())
+        encode::definition_of(&self.ops, &self.metadata, self.source.as_ref())
     }
 
     /// Tells whether there are no ops, which stands for scratch.
@@ -229,13 +231,13 @@ impl Definition {
 
     /// Returns the metadata by op digest. Not every op has some.
     #[must_use]
-    pub fn metadata(&self) -> &BTreeMap<OpDigest, Arc<pb::OpMetadata>> {
+    pub fn metadata(&self) -> &BTreeMap<OpDigest, Metadata> {
         &self.metadata
     }
 
     /// Returns the source maps, if there are any.
     #[must_use]
-    pub fn source(&self) -> Option<&Arc<pb::Source>> {
+    pub fn source(&self) -> Option<&SourceMaps> {
         self.source.as_ref()
     }
 }

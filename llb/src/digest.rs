@@ -85,13 +85,19 @@ fn parse(text: &[u8]) -> Result<[u8; 32], ParseDigestError> {
     Ok(bytes)
 }
 
-fn write(bytes: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// The text form.
+fn text(bytes: &[u8; 32]) -> [u8; TEXT_LENGTH] {
     let mut text = [0; TEXT_LENGTH];
     text[..PREFIX.len()].copy_from_slice(PREFIX.as_bytes());
     for (pair, byte) in text[PREFIX.len()..].chunks_exact_mut(2).zip(bytes) {
         pair[0] = DIGITS[usize::from(byte >> 4)];
         pair[1] = DIGITS[usize::from(byte & 15)];
     }
+    text
+}
+
+fn write(bytes: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let text = text(bytes);
     f.pad(std::str::from_utf8(&text).expect("BUG: hexadecimal digits are ASCII"))
 }
 
@@ -120,6 +126,12 @@ macro_rules! digest_type {
             #[allow(dead_code, reason = "not every kind of digest is read from bytes")]
             pub(crate) fn parse_bytes(text: &[u8]) -> Result<Self, ParseDigestError> {
                 parse(text).map(Self)
+            }
+
+            /// Returns the text form as bytes.
+            #[allow(dead_code, reason = "not every kind of digest is written")]
+            pub(crate) fn text(&self) -> [u8; TEXT_LENGTH] {
+                text(&self.0)
             }
 
             /// Hashes `data`.

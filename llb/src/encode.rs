@@ -13,7 +13,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::pb;
+use bytes::Bytes;
+
+use crate::{Metadata, OpDigest, SourceMaps, pb};
 
 /// Encodes an op. The op's digest is [`OpDigest::of`](crate::OpDigest::of) these bytes.
 #[must_use]
@@ -28,6 +30,51 @@ pub fn op_bytes(op: &pb::Op) -> Vec<u8> {
 #[must_use]
 pub fn definition_bytes(definition: &pb::Definition) -> Vec<u8> {
     message_bytes(definition)
+}
+
+/// Encodes a definition of which all parts are serialised.
+pub(crate) fn definition_of(
+    ops: &[Bytes],
+    metadata: &BTreeMap<OpDigest, Metadata>,
+    source: Option<&SourceMaps>,
+) -> Vec<u8> {
+    // A digest as text, and tags and lengths.
+    const ENTRY: usize = 71 + 12;
+    let said = metadata.values().map(|said| said.raw().len() + ENTRY);
+    let ops_size = ops.iter().map(|op| op.len() + 6).sum::<usize>();
+    let source_size = source.map_or(0, |source| source.raw().len() + 6);
+    let mut out = Writer {
+        out: Vec::with_capacity(ops_size + said.sum::<usize>() + source_size),
+    };
+    out.byte_strings(1, ops);
+    for (digest, said) in metadata {
+        out.nested(2, |out| {
+            out.delimited(1, &digest.text());
+            out.delimited(2, said.raw());
+        });
+    }
+    if let Some(source) = source {
+        out.delimited(3, source.raw());
+    }
+    out.out
+}
+
+/// Encodes source maps, whose places are sorted by digest.
+pub(crate) fn source_of(
+    locations: &[(OpDigest, pb::Locations)],
+    infos: &[pb::SourceInfo],
+) -> Vec<u8> {
+    let mut out = Writer {
+        out: Vec::with_capacity(80 * locations.len()),
+    };
+    for (digest, places) in locations {
+        out.nested(1, |out| {
+            out.delimited(1, &digest.text());
+            out.message(2, places);
+        });
+    }
+    out.messages(2, infos);
+    out.out
 }
 
 /// Encodes any message.
@@ -164,7 +211,7 @@ impl Writer {
     }
 
     /// Writes each byte string of a list, empty ones too.
-    pub(crate) fn byte_strings(&mut self, field: u32, values: &[bytes::Bytes]) {
+    pub(crate) fn byte_strings(&mut self, field: u32, values: &[Bytes]) {
         for value in values {
             self.delimited(field, value);
         }

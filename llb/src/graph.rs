@@ -35,7 +35,7 @@ pub(crate) use check::kind;
 pub(crate) use location::of as locations;
 pub(crate) use name::own as own_name;
 
-use crate::{Definition, Limits, OpDigest, pb};
+use crate::{Definition, Limits, Metadata, OpDigest, SourceMaps, pb};
 
 /// A checked build graph. Cloning is cheap.
 ///
@@ -137,11 +137,11 @@ pub struct Vertex {
     constraints: Option<pb::WorkerConstraints>,
     inputs: Box<[Edge]>,
     outputs: u32,
-    metadata: Arc<pb::OpMetadata>,
+    metadata: Metadata,
     /// Made on first use, or when loading if it takes the names of inputs.
     name: OnceLock<Box<str>>,
     raw: Bytes,
-    source: Option<Arc<pb::Source>>,
+    source: Option<SourceMaps>,
 }
 
 impl Vertex {

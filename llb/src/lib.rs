@@ -97,6 +97,7 @@ pub mod go_json;
 pub mod go_names {}
 mod graph;
 mod import;
+mod lazy;
 mod limits;
 mod marshal;
 mod merge;
@@ -134,6 +135,7 @@ pub use graph::{
     Visitor,
 };
 pub use import::ImportError;
+pub use lazy::{Lazy, Metadata, SourceMaps};
 pub use limits::Limits;
 pub use marshal::MarshalError;
 pub use merge::{Passthrough, diff, merge};

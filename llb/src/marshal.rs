@@ -6,7 +6,8 @@
 
 mod error;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use crate::constraints::{OpConstraints, SourceMapCollector, extend, merge_metada
 use crate::deferred::Resolver;
 use crate::state::Values;
 use crate::vertex::{Output, Port, Unusable, Vertex, VertexOp};
-use crate::{Constraints, Definition, GuestPath, OpDigest, encode, pb};
+use crate::{Constraints, Definition, GuestPath, Metadata, OpDigest, encode, pb};
 
 /// Writes the graph that leads to `output`; nothing but an empty definition for scratch.
 pub(crate) fn definition(
@@ -39,9 +40,9 @@ pub(crate) fn definition(
             aliases: HashMap::new(),
         },
         description: constraints.defaults.metadata.description.clone(),
-        written: HashSet::new(),
+        written: HashMap::new(),
         ops: Vec::new(),
-        metadata: BTreeMap::new(),
+        said: Vec::new(),
         sources: SourceMapCollector::default(),
     };
     marshaller.walk(Arc::clone(&output.vertex))?;
@@ -150,13 +151,32 @@ impl MarshalContext<'_> {
 #[derive(Debug, Default)]
 pub(crate) struct InputList {
     inputs: Vec<pb::Input>,
+    /// Kept only for lists that take long to search.
     positions: HashMap<pb::Input, i64>,
 }
+
+/// From this length on, a list is searched through a map.
+const LONG: usize = 16;
 
 impl InputList {
     /// Adds an input, or finds it, and returns its position.
     pub(crate) fn add(&mut self, input: pb::Input) -> i64 {
-        let next = i64::try_from(self.inputs.len()).unwrap_or(i64::MAX);
+        let position = |at: usize| i64::try_from(at).unwrap_or(i64::MAX);
+        let next = position(self.inputs.len());
+        if self.inputs.len() < LONG {
+            let known = self.inputs.iter().position(|known| *known == input);
+            return known.map_or_else(
+                || {
+                    self.inputs.push(input);
+                    next
+                },
+                position,
+            );
+        }
+        if self.positions.is_empty() {
+            let known = self.inputs.iter().cloned();
+            self.positions = known.zip(0..).collect();
+        }
         *self.positions.entry(input).or_insert_with_key(|input| {
             self.inputs.push(input.clone());
             next
@@ -193,9 +213,10 @@ struct Marshaller<'a> {
     /// Descriptions that hold for all ops. As in BuildKit, if there are any, those of ops
     /// written so far are among them.
     description: BTreeMap<String, String>,
-    written: HashSet<OpDigest>,
+    /// Positions in `said` of the ops written so far.
+    written: HashMap<OpDigest, usize>,
     ops: Vec<Bytes>,
-    metadata: BTreeMap<OpDigest, pb::OpMetadata>,
+    said: Vec<(OpDigest, pb::OpMetadata)>,
     sources: SourceMapCollector,
 }
 
@@ -230,14 +251,18 @@ impl Marshaller<'_> {
             let mut constraints = vertex.constraints.clone();
             let op = self.op(vertex, &mut constraints)?;
             let bytes = Bytes::from(encode::op_bytes(&op));
-            let metadata = self.joined(&constraints.metadata);
+            let metadata = self.joined(constraints.metadata);
             (OpDigest::of(&bytes), bytes, metadata)
         };
         self.context.digests.insert(vertex, digest);
         self.sources.add(digest, &vertex.constraints.locations);
-        merge_metadata(self.metadata.entry(digest).or_default(), &metadata);
-        if self.written.insert(digest) {
-            self.ops.push(bytes);
+        match self.written.entry(digest) {
+            Entry::Occupied(known) => merge_metadata(&mut self.said[*known.get()].1, &metadata),
+            Entry::Vacant(new) => {
+                new.insert(self.said.len());
+                self.said.push((digest, metadata));
+                self.ops.push(bytes);
+            }
         }
         Ok(())
     }
@@ -262,13 +287,17 @@ impl Marshaller<'_> {
     }
 
     /// The metadata of an op with the defaults of the definition.
-    fn joined(&mut self, own: &pb::OpMetadata) -> pb::OpMetadata {
-        let mut metadata = self.context.constraints.defaults.metadata.clone();
+    fn joined(&mut self, own: pb::OpMetadata) -> pb::OpMetadata {
+        let defaults = &self.context.constraints.defaults.metadata;
+        if *defaults == pb::OpMetadata::default() {
+            return own;
+        }
+        let mut metadata = defaults.clone();
         if !self.description.is_empty() {
             extend(&mut self.description, &own.description);
             metadata.description.clone_from(&self.description);
         }
-        merge_metadata(&mut metadata, own);
+        merge_metadata(&mut metadata, &own);
         metadata
     }
 
@@ -354,27 +383,33 @@ impl Marshaller<'_> {
         };
         let bytes = Bytes::from(encode::op_bytes(&op));
         let mut caps = vec!["constraints", "platform"];
-        let metadata = &self.metadata;
-        if metadata.values().any(|metadata| metadata.ignore_cache) {
+        let any = |test: fn(&pb::OpMetadata) -> bool| self.said.iter().any(|(_, said)| test(said));
+        if any(|said| said.ignore_cache) {
             caps.push("meta.ignorecache");
         }
-        if metadata
-            .values()
-            .any(|metadata| !metadata.description.is_empty())
-        {
+        if any(|said| !said.description.is_empty()) {
             caps.push("meta.description");
         }
-        if metadata
-            .values()
-            .any(|metadata| metadata.export_cache.is_some())
-        {
+        if any(|said| said.export_cache.is_some()) {
             caps.push("meta.exportcache");
         }
-        let entry = self.metadata.entry(OpDigest::of(&bytes)).or_default();
-        entry.caps = caps.into_iter().map(|cap| (cap.to_owned(), true)).collect();
+        let caps = caps.into_iter().map(|cap| (cap.to_owned(), true)).collect();
+        let terminal = pb::OpMetadata {
+            caps,
+            ..pb::OpMetadata::default()
+        };
+        let mut said: Vec<(OpDigest, Metadata)> = Vec::with_capacity(self.said.len() + 1);
+        said.extend(
+            self.said
+                .iter()
+                .map(|(digest, said)| (*digest, said.into())),
+        );
+        said.push((OpDigest::of(&bytes), (&terminal).into()));
+        said.sort_unstable_by_key(|(digest, _)| *digest);
         self.ops.push(bytes);
         let source = self.sources.finish(self.context.constraints)?;
-        Ok(Definition::new(self.ops, self.metadata, Some(source)))
+        let metadata = said.into_iter().collect();
+        Ok(Definition::from_parts(self.ops, metadata, Some(source)))
     }
 }
 

@@ -8,14 +8,15 @@
 mod splice;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::constraints::merge_metadata;
 use crate::pb::op::Op;
 use crate::wire::WireError;
-use crate::{BlobDigest, Definition, Edge, Graph, LoadError, OpDigest, Vertex, encode, pb};
+use crate::{
+    BlobDigest, Definition, Edge, Graph, LoadError, Metadata, OpDigest, Vertex, encode, pb,
+};
 use splice::NewInput;
 
 /// What happens to one vertex of a definition.
@@ -226,27 +227,30 @@ impl Definition {
         ops.push(terminal);
         // What belongs to no op at all stays; what belongs to one that went goes with it.
         let new_name = |digest: OpDigest| renamed.get(&digest).copied().unwrap_or(Some(digest));
-        let mut metadata: BTreeMap<OpDigest, pb::OpMetadata> = BTreeMap::new();
+        let mut metadata: BTreeMap<OpDigest, Metadata> = BTreeMap::new();
         for (digest, said) in self.metadata() {
             let Some(digest) = new_name(*digest) else {
                 continue;
             };
             match metadata.entry(digest) {
                 std::collections::btree_map::Entry::Vacant(slot) => {
-                    slot.insert((**said).clone());
+                    slot.insert(said.clone());
                 }
                 std::collections::btree_map::Entry::Occupied(mut slot) => {
-                    merge_metadata(slot.get_mut(), said);
+                    let mut joined = (**slot.get()).clone();
+                    merge_metadata(&mut joined, said);
+                    slot.insert(Metadata::from(&joined));
                 }
             }
         }
         let source = self.source().map(|source| renamed_source(source, new_name));
-        Ok(Self::new(ops, metadata, source))
+        let source = source.as_ref().map(Into::into);
+        Ok(Self::from_parts(ops, metadata, source))
     }
 }
 
 fn renamed_source(
-    source: &Arc<pb::Source>,
+    source: &pb::Source,
     new_name: impl Fn(OpDigest) -> Option<OpDigest>,
 ) -> pb::Source {
     let mut renamed = pb::Source {

@@ -3,6 +3,8 @@
 //! It never allocates and never reads past its input. [`charge`] uses it to tell, before the
 //! real decoder runs, how much memory the decoded message would take.
 
+pub(crate) mod schema;
+
 use crate::pb;
 
 /// Why bytes are not a message at all.
@@ -12,8 +14,8 @@ pub enum WireError {
     /// A field or its length reaches past the end.
     #[error("a field reaches past the end of the message")]
     Truncated,
-    /// A number takes more than ten bytes.
-    #[error("a number takes more than ten bytes")]
+    /// A number takes more than 64 bits.
+    #[error("a number takes more than 64 bits")]
     Varint,
     /// A tag has field number 0 or a wire type that does not exist.
     #[error("a tag has a field number or a wire type that does not exist")]
@@ -21,6 +23,12 @@ pub enum WireError {
     /// Messages are nested more than 100 deep.
     #[error("messages are nested too deeply")]
     Depth,
+    /// A field holds something else than it should.
+    #[error("a field holds something else than it should")]
+    Type,
+    /// A text is not UTF-8.
+    #[error("a text is not UTF-8")]
+    Text,
     /// The decoded message would take more memory than allowed.
     #[error("the decoded message would take more memory than allowed")]
     Memory,
@@ -56,6 +64,9 @@ impl<'a> Fields<'a> {
         for shift in (0..70).step_by(7) {
             let byte = *self.data.get(self.at).ok_or(WireError::Truncated)?;
             self.at += 1;
+            if shift == 63 && byte > 1 {
+                break;
+            }
             value |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
                 return Ok(value);
@@ -96,7 +107,7 @@ impl<'a> Fields<'a> {
             }
             _ => return Err(WireError::Tag),
         }
-        if number == 0 {
+        if number == 0 || tag > u64::from(u32::MAX) {
             return Err(WireError::Tag);
         }
         Ok(Some(Field {

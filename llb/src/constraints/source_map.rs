@@ -4,10 +4,10 @@
 //! file once. Invariant: two maps of equal name, language and text are one file. Reading such
 //! files is the caller's.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::{Constraints, MarshalError, OpDigest, State, pb};
+use crate::{Constraints, MarshalError, OpDigest, SourceMaps, State, pb};
 
 /// A file that ops came from, such as a Dockerfile.
 ///
@@ -132,7 +132,7 @@ pub(crate) struct SourceLocation {
 #[derive(Debug, Default)]
 pub(crate) struct SourceMapCollector {
     maps: Vec<SourceMap>,
-    locations: BTreeMap<OpDigest, pb::Locations>,
+    locations: HashMap<OpDigest, pb::Locations>,
 }
 
 impl SourceMapCollector {
@@ -157,13 +157,11 @@ impl SourceMapCollector {
     }
 
     /// Writes the source message.
-    pub(crate) fn finish(self, constraints: &Constraints) -> Result<pb::Source, MarshalError> {
-        let locations = self.locations.into_iter();
-        let locations = locations.map(|(digest, places)| (digest.to_string(), places));
+    pub(crate) fn finish(self, constraints: &Constraints) -> Result<SourceMaps, MarshalError> {
         let infos = self.maps.iter().map(|map| map.info(constraints));
-        Ok(pb::Source {
-            infos: infos.collect::<Result<_, _>>()?,
-            locations: locations.collect(),
-        })
+        let infos = infos.collect::<Result<Vec<_>, _>>()?;
+        let mut locations: Vec<_> = self.locations.into_iter().collect();
+        locations.sort_unstable_by_key(|(digest, _)| *digest);
+        Ok(SourceMaps::written(&locations, &infos))
     }
 }

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use prost::Message as _;
 
 use super::{Edge, Inner, LoadError, Vertex, VertexIndex, check, name};
 use crate::wire::{self, Fields, WireError};
-use crate::{Definition, Limits, OpDigest, pb};
+use crate::{Definition, Limits, Metadata, OpDigest, pb};
 
 /// An op of which only the inputs are known, and not yet whether they exist.
 struct Loaded<'a> {
@@ -224,7 +224,7 @@ fn assemble(
         index: HashMap::with_capacity(order.len()),
         head: None,
     };
-    let no_metadata = Arc::new(pb::OpMetadata::default());
+    let no_metadata = Metadata::from(&pb::OpMetadata::default());
     for &position in order {
         let &Loaded {
             digest: vertex,
@@ -255,7 +255,7 @@ fn assemble(
             constraints: body.constraints,
             inputs: edges,
             outputs,
-            metadata: Arc::clone(metadata),
+            metadata: metadata.clone(),
             name: name.map_or_else(OnceLock::new, |name| name.into_boxed_str().into()),
             raw: raw.clone(),
             source: definition.source().cloned(),

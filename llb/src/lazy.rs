@@ -1,0 +1,102 @@
+//! Messages that are kept as the bytes they came in, and decoded when somebody asks.
+//!
+//! Owns [`Lazy`] and its two uses, [`Metadata`] and [`SourceMaps`]. Invariant: the bytes were
+//! checked, so that decoding cannot fail.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::encode::{self, Encode};
+use crate::wire::{WireError, schema};
+use crate::{OpDigest, pb};
+
+/// What is said about an op. Dereferences to the decoded message; the bytes are kept as they
+/// came, with fields that are not known here. Cloning is cheap.
+pub type Metadata = Lazy<pb::OpMetadata>;
+
+/// The source maps of a definition. Dereferences to the decoded message; the bytes are kept as
+/// they came, with fields that are not known here. Cloning is cheap.
+pub type SourceMaps = Lazy<pb::Source>;
+
+/// A message that is decoded on first use. Two are equal if their bytes are.
+#[derive(Clone)]
+pub struct Lazy<M>(Arc<Inner<M>>);
+
+struct Inner<M> {
+    raw: Bytes,
+    decoded: OnceLock<Box<M>>,
+}
+
+impl<M> Lazy<M> {
+    fn checked(raw: Bytes) -> Self {
+        Self(Arc::new(Inner {
+            raw,
+            decoded: OnceLock::new(),
+        }))
+    }
+
+    /// Returns the serialised message.
+    #[must_use]
+    pub fn raw(&self) -> &Bytes {
+        &self.0.raw
+    }
+}
+
+impl Metadata {
+    /// Takes serialised metadata.
+    pub(crate) fn read(raw: Bytes) -> Result<Self, WireError> {
+        schema::check(&raw, &schema::OP_METADATA)?;
+        Ok(Self::checked(raw))
+    }
+}
+
+impl SourceMaps {
+    /// Serialises places, which are sorted by digest, and files.
+    pub(crate) fn written(
+        locations: &[(OpDigest, pb::Locations)],
+        infos: &[pb::SourceInfo],
+    ) -> Self {
+        Self::checked(encode::source_of(locations, infos).into())
+    }
+
+    /// Takes serialised source maps.
+    pub(crate) fn read(raw: Bytes) -> Result<Self, WireError> {
+        schema::check(&raw, &schema::SOURCE)?;
+        Ok(Self::checked(raw))
+    }
+}
+
+impl<M: Message + Default> Deref for Lazy<M> {
+    type Target = M;
+
+    fn deref(&self) -> &M {
+        self.0.decoded.get_or_init(|| {
+            let decoded = M::decode(self.0.raw.clone());
+            Box::new(decoded.expect("BUG: the bytes were checked"))
+        })
+    }
+}
+
+impl<M: Encode> From<&M> for Lazy<M> {
+    fn from(message: &M) -> Self {
+        Self::checked(encode::message_bytes(message).into())
+    }
+}
+
+impl<M> PartialEq for Lazy<M> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.raw == other.0.raw
+    }
+}
+
+impl<M> Eq for Lazy<M> {}
+
+impl<M: Message + Default + fmt::Debug> fmt::Debug for Lazy<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
