@@ -23,8 +23,10 @@ pub(crate) struct OpConstraints {
     pub(crate) platform: Option<Platform>,
     /// Worker filters; those of the definition come first.
     pub(crate) filters: Vec<String>,
-    /// Everything that is not part of the op's bytes.
+    /// Everything that is not part of the op's bytes, but capabilities that are known here.
     pub(crate) metadata: pb::OpMetadata,
+    /// Capabilities that an engine needs to run the op, sorted.
+    pub(crate) caps: Vec<&'static str>,
     /// Replaces the marshal's unique id for this local source.
     pub(crate) local_unique_id: Option<String>,
     /// Places in source files that the op came from.
@@ -33,15 +35,22 @@ pub(crate) struct OpConstraints {
 
 impl OpConstraints {
     /// Constraints of an op that always needs this capability.
-    pub(crate) fn needing(cap: &str) -> Self {
+    pub(crate) fn needing(cap: &'static str) -> Self {
         let mut constraints = Self::default();
         constraints.need(cap);
         constraints
     }
 
     /// Records that an engine needs this capability to run the op.
-    pub(crate) fn need(&mut self, cap: &str) {
-        self.metadata.caps.insert(cap.to_owned(), true);
+    pub(crate) fn need(&mut self, cap: &'static str) {
+        if let Err(place) = self.caps.binary_search(&cap) {
+            self.caps.insert(place, cap);
+        }
+    }
+
+    /// Takes [`need`](Self::need) back.
+    pub(crate) fn need_not(&mut self, cap: &str) {
+        self.caps.retain(|needed| *needed != cap);
     }
 }
 

@@ -134,6 +134,14 @@ macro_rules! digest_type {
                 text(&self.0)
             }
 
+            /// Returns the text form without the detour through a formatter.
+            #[allow(dead_code, reason = "not every kind of digest is written")]
+            pub(crate) fn to_text(self) -> String {
+                let text = text(&self.0);
+                let text = std::str::from_utf8(&text);
+                text.expect("BUG: hexadecimal digits are ASCII").to_owned()
+            }
+
             /// Hashes `data`.
             #[must_use]
             pub fn of(data: &[u8]) -> Self {

@@ -77,6 +77,24 @@ pub(crate) fn source_of(
     out.out
 }
 
+/// Appends an op to `out`.
+pub(crate) fn append_op(op: &pb::Op, out: &mut Vec<u8>) {
+    append(out, |writer| op.write_fields(writer));
+}
+
+/// Appends metadata and further capabilities, which are sorted, to `out`.
+pub(crate) fn append_metadata(metadata: &pb::OpMetadata, caps: &[&str], out: &mut Vec<u8>) {
+    append(out, |writer| metadata.write_with_caps(caps, writer));
+}
+
+fn append(out: &mut Vec<u8>, write: impl FnOnce(&mut Writer)) {
+    let mut writer = Writer {
+        out: std::mem::take(out),
+    };
+    write(&mut writer);
+    *out = writer.out;
+}
+
 /// Encodes any message.
 pub(crate) fn message_bytes<M: Encode>(message: &M) -> Vec<u8> {
     let mut writer = Writer {
@@ -255,12 +273,12 @@ impl Writer {
         }
     }
 
-    /// Writes a map from string to bool.
-    pub(crate) fn bool_map(&mut self, field: u32, map: &BTreeMap<String, bool>) {
+    /// Writes a map from string to bool, whose entries are sorted.
+    pub(crate) fn flags<'a>(&mut self, field: u32, map: impl Iterator<Item = (&'a str, bool)>) {
         for (key, value) in map {
             self.nested(field, |out| {
                 out.delimited(1, key.as_bytes());
-                out.present_uint64(2, u64::from(*value));
+                out.present_uint64(2, u64::from(value));
             });
         }
     }

@@ -32,7 +32,8 @@ struct Inner<M> {
 }
 
 impl<M> Lazy<M> {
-    fn checked(raw: Bytes) -> Self {
+    /// Takes bytes that decode.
+    pub(crate) fn checked(raw: Bytes) -> Self {
         Self(Arc::new(Inner {
             raw,
             decoded: OnceLock::new(),

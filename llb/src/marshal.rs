@@ -8,6 +8,7 @@ mod error;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -42,6 +43,7 @@ pub(crate) fn definition(
         description: constraints.defaults.metadata.description.clone(),
         written: HashMap::new(),
         ops: Vec::new(),
+        bytes: Vec::new(),
         said: Vec::new(),
         sources: SourceMapCollector::default(),
     };
@@ -141,7 +143,7 @@ impl MarshalContext<'_> {
         let vertex: *const Vertex = &*output.vertex;
         let digest = self.digests[&vertex];
         Ok(Some(pb::Input {
-            digest: digest.to_string(),
+            digest: digest.to_text(),
             index,
         }))
     }
@@ -208,6 +210,21 @@ impl Frame {
     }
 }
 
+/// The bytes of an op.
+enum Written {
+    /// Imported.
+    Elsewhere(Bytes),
+    /// In [`Marshaller::bytes`].
+    Here(Range<usize>),
+}
+
+/// What is said of an op.
+struct Said {
+    digest: OpDigest,
+    metadata: pb::OpMetadata,
+    caps: Vec<&'static str>,
+}
+
 struct Marshaller<'a> {
     context: MarshalContext<'a>,
     /// Descriptions that hold for all ops. As in BuildKit, if there are any, those of ops
@@ -215,8 +232,10 @@ struct Marshaller<'a> {
     description: BTreeMap<String, String>,
     /// Positions in `said` of the ops written so far.
     written: HashMap<OpDigest, usize>,
-    ops: Vec<Bytes>,
-    said: Vec<(OpDigest, pb::OpMetadata)>,
+    ops: Vec<Written>,
+    /// The bytes of all ops that were written here, one behind the other.
+    bytes: Vec<u8>,
+    said: Vec<Said>,
     sources: SourceMapCollector,
 }
 
@@ -240,9 +259,10 @@ impl Marshaller<'_> {
     }
 
     fn write(&mut self, vertex: &Vertex) -> Result<(), MarshalError> {
-        let (digest, bytes, metadata) = if let VertexOp::Imported(imported) = &vertex.op {
+        let (digest, op, metadata, caps) = if let VertexOp::Imported(imported) = &vertex.op {
             let metadata = vertex.constraints.metadata.clone();
-            (imported.digest, imported.bytes.clone(), metadata)
+            let op = Written::Elsewhere(imported.bytes.clone());
+            (imported.digest, op, metadata, Vec::new())
         } else {
             if let Some(alias) = self.nothing_to_do(vertex)? {
                 self.context.aliases.insert(vertex, alias);
@@ -250,18 +270,34 @@ impl Marshaller<'_> {
             }
             let mut constraints = vertex.constraints.clone();
             let op = self.op(vertex, &mut constraints)?;
-            let bytes = Bytes::from(encode::op_bytes(&op));
+            let start = self.bytes.len();
+            encode::append_op(&op, &mut self.bytes);
+            let digest = OpDigest::of(&self.bytes[start..]);
+            let op = Written::Here(start..self.bytes.len());
             let metadata = self.joined(constraints.metadata);
-            (OpDigest::of(&bytes), bytes, metadata)
+            (digest, op, metadata, constraints.caps)
         };
         self.context.digests.insert(vertex, digest);
         self.sources.add(digest, &vertex.constraints.locations);
         match self.written.entry(digest) {
-            Entry::Occupied(known) => merge_metadata(&mut self.said[*known.get()].1, &metadata),
+            Entry::Occupied(known) => {
+                let said = &mut self.said[*known.get()];
+                merge_metadata(&mut said.metadata, &metadata);
+                said.caps.extend(caps);
+                said.caps.sort_unstable();
+                said.caps.dedup();
+                if let Written::Here(again) = op {
+                    self.bytes.truncate(again.start);
+                }
+            }
             Entry::Vacant(new) => {
                 new.insert(self.said.len());
-                self.said.push((digest, metadata));
-                self.ops.push(bytes);
+                self.said.push(Said {
+                    digest,
+                    metadata,
+                    caps,
+                });
+                self.ops.push(op);
             }
         }
         Ok(())
@@ -381,9 +417,15 @@ impl Marshaller<'_> {
             inputs: vec![input],
             ..pb::Op::default()
         };
-        let bytes = Bytes::from(encode::op_bytes(&op));
+        let start = self.bytes.len();
+        encode::append_op(&op, &mut self.bytes);
+        let digest = OpDigest::of(&self.bytes[start..]);
+        self.ops.push(Written::Here(start..self.bytes.len()));
         let mut caps = vec!["constraints", "platform"];
-        let any = |test: fn(&pb::OpMetadata) -> bool| self.said.iter().any(|(_, said)| test(said));
+        let any = |test: fn(&pb::OpMetadata) -> bool| {
+            let mut all = self.said.iter();
+            all.any(|said| test(&said.metadata))
+        };
         if any(|said| said.ignore_cache) {
             caps.push("meta.ignorecache");
         }
@@ -393,24 +435,44 @@ impl Marshaller<'_> {
         if any(|said| said.export_cache.is_some()) {
             caps.push("meta.exportcache");
         }
-        let caps = caps.into_iter().map(|cap| (cap.to_owned(), true)).collect();
-        let terminal = pb::OpMetadata {
+        caps.sort_unstable();
+        self.said.push(Said {
+            digest,
+            metadata: pb::OpMetadata::default(),
             caps,
-            ..pb::OpMetadata::default()
-        };
-        let mut said: Vec<(OpDigest, Metadata)> = Vec::with_capacity(self.said.len() + 1);
-        said.extend(
-            self.said
-                .iter()
-                .map(|(digest, said)| (*digest, said.into())),
-        );
-        said.push((OpDigest::of(&bytes), (&terminal).into()));
-        said.sort_unstable_by_key(|(digest, _)| *digest);
-        self.ops.push(bytes);
+        });
         let source = self.sources.finish(self.context.constraints)?;
-        let metadata = said.into_iter().collect();
-        Ok(Definition::from_parts(self.ops, metadata, Some(source)))
+        let bytes = Bytes::from(self.bytes);
+        let ops = self.ops.into_iter().map(|op| match op {
+            Written::Elsewhere(op) => op,
+            Written::Here(range) => bytes.slice(range),
+        });
+        let ops = ops.collect();
+        Ok(Definition::from_parts(
+            ops,
+            metadata(&self.said),
+            Some(source),
+        ))
     }
+}
+
+/// Serialises what is said of each op.
+fn metadata(said: &[Said]) -> BTreeMap<OpDigest, Metadata> {
+    let mut bytes = Vec::new();
+    let mut ends = Vec::with_capacity(said.len());
+    for said in said {
+        encode::append_metadata(&said.metadata, &said.caps, &mut bytes);
+        ends.push(bytes.len());
+    }
+    let (bytes, mut start) = (Bytes::from(bytes), 0);
+    let said = said.iter().zip(ends).map(|(said, end)| {
+        let raw = bytes.slice(start..end);
+        start = end;
+        (said.digest, Metadata::checked(raw))
+    });
+    let mut said: Vec<_> = said.collect();
+    said.sort_unstable_by_key(|(digest, _)| *digest);
+    said.into_iter().collect()
 }
 
 fn build_op(filename: &str) -> pb::BuildOp {

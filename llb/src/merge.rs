@@ -63,7 +63,7 @@ pub fn diff(lower: impl Into<State>, upper: impl Into<State>) -> OpState {
     made(&lower, op, "diffop")
 }
 
-fn made(settings: &State, op: VertexOp, cap: &str) -> OpState {
+fn made(settings: &State, op: VertexOp, cap: &'static str) -> OpState {
     let vertex = Vertex {
         op,
         constraints: OpConstraints::needing(cap),

@@ -76,7 +76,7 @@ pub enum InvalidSource {
 }
 
 /// Makes the state of a new source.
-pub(crate) fn source_state(identifier: String, cap: Option<&str>) -> State {
+pub(crate) fn source_state(identifier: String, cap: Option<&'static str>) -> State {
     let constraints = cap.map_or_else(OpConstraints::default, OpConstraints::needing);
     let vertex = Vertex {
         op: VertexOp::Source(SourceVertex {
@@ -112,7 +112,12 @@ macro_rules! source_builder {
 
             /// Sets an attribute and, if there is one, the capability it needs.
             #[allow(dead_code, reason = "not every source has attributes")]
-            fn attr(mut self, key: &str, value: impl Into<String>, cap: Option<&str>) -> Self {
+            fn attr(
+                mut self,
+                key: &str,
+                value: impl Into<String>,
+                cap: Option<&'static str>,
+            ) -> Self {
                 self.source_mut().attrs.insert(key.to_owned(), value.into());
                 if let Some(cap) = cap {
                     self.options_mut().need(cap);
@@ -122,14 +127,19 @@ macro_rules! source_builder {
 
             /// Sets or, with an empty value, removes an attribute; with it the capability.
             #[allow(dead_code, reason = "not every source has such attributes")]
-            fn text(mut self, key: &str, value: impl Into<String>, cap: Option<&str>) -> Self {
+            fn text(
+                mut self,
+                key: &str,
+                value: impl Into<String>,
+                cap: Option<&'static str>,
+            ) -> Self {
                 let value = value.into();
                 if !value.is_empty() {
                     return self.attr(key, value, cap);
                 }
                 self.source_mut().attrs.remove(key);
                 if let Some(cap) = cap {
-                    self.options_mut().metadata.caps.remove(cap);
+                    self.options_mut().need_not(cap);
                 }
                 self
             }
@@ -144,7 +154,8 @@ macro_rules! source_builder {
             /// Records that an engine needs this capability.
             #[must_use]
             pub fn capability(mut self, cap: impl AsRef<str>) -> Self {
-                self.options_mut().need(cap.as_ref());
+                let caps = &mut self.options_mut().metadata.caps;
+                caps.insert(cap.as_ref().to_owned(), true);
                 self
             }
 

@@ -132,7 +132,7 @@ impl ExecVertex {
     }
 
     fn need_caps(&self, values: &Values, constraints: &mut OpConstraints) {
-        let mut need = |condition: bool, cap: &str| {
+        let mut need = |condition: bool, cap: &'static str| {
             if condition {
                 constraints.need(cap);
             }

@@ -107,7 +107,7 @@ fn plan<'a>(
         let Some(action) = chain.actions.get(frame.done) else {
             let last = previous.pop().flatten();
             stack.pop();
-            if let Some(last) = last {
+            if let (Some(last), false) = (last, stack.is_empty()) {
                 outcomes.insert(chain, last);
             }
             continue;

@@ -51,14 +51,28 @@ pub struct OpMetadata {
     pub linux_resources: Option<LinuxResources>,
 }
 
-impl Encode for OpMetadata {
-    fn write_fields(&self, out: &mut Writer) {
+impl OpMetadata {
+    /// Writes all fields, with more capabilities, which are sorted and none of which are set.
+    pub(crate) fn write_with_caps(&self, more: &[&str], out: &mut Writer) {
         out.bool(1, self.ignore_cache);
         out.string_map(2, &self.description);
         out.optional(4, self.export_cache.as_ref());
-        out.bool_map(5, &self.caps);
+        if self.caps.is_empty() {
+            out.flags(5, more.iter().map(|cap| (*cap, true)));
+        } else {
+            let own = self.caps.iter().map(|(cap, set)| (cap.as_str(), *set));
+            let all: BTreeMap<&str, bool> =
+                own.chain(more.iter().map(|cap| (*cap, true))).collect();
+            out.flags(5, all.into_iter());
+        }
         out.optional(6, self.progress_group.as_ref());
         out.optional(7, self.linux_resources.as_ref());
+    }
+}
+
+impl Encode for OpMetadata {
+    fn write_fields(&self, out: &mut Writer) {
+        self.write_with_caps(&[], out);
     }
 }
 

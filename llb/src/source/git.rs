@@ -133,7 +133,7 @@ impl Git {
         if keys.iter().any(|key| attrs.contains_key(*key)) {
             git.options_mut().need(CAP);
         } else {
-            git.options_mut().metadata.caps.remove(CAP);
+            git.options_mut().need_not(CAP);
         }
         git
     }

@@ -62,10 +62,7 @@ impl Http {
             // The capability's name is misspelt in the protocol.
             http.options_mut().need("soruce.http.uidgid");
         } else {
-            http.options_mut()
-                .metadata
-                .caps
-                .remove("soruce.http.uidgid");
+            http.options_mut().need_not("soruce.http.uidgid");
         }
         http
     }

@@ -47,12 +47,12 @@ impl Local {
         mut self,
         key: &str,
         values: impl IntoIterator<Item = T>,
-        cap: &str,
+        cap: &'static str,
     ) -> Self {
         let values: Vec<String> = values.into_iter().map(Into::into).collect();
         if values.is_empty() {
             self.source_mut().attrs.remove(key);
-            self.options_mut().metadata.caps.remove(cap);
+            self.options_mut().need_not(cap);
             return self;
         }
         self.attr(key, go_json::string_array(&values), Some(cap))
