@@ -1,7 +1,9 @@
 //! Starting, ending, killing, waiting.
 
 use crate::fixture::{Fixture, with};
-use ashlar_sandbox::{Child, ExitStatus, Root, SandboxError, Source, Spawner, Spec, Stdio};
+use ashlar_sandbox::{
+    Child, ExitStatus, Resource, Rlimit, Root, SandboxError, Source, Spawner, Spec, Stdio,
+};
 use std::io::{PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -145,6 +147,65 @@ fn kill_ends_the_whole_tree_at_once() {
         start.elapsed()
     );
     assert_eq!(processes_with("77123"), 0);
+}
+
+/// How many processes a user of the host has.
+fn processes_of(uid: u32) -> usize {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok())
+        .filter(|entry| entry.metadata().is_ok_and(|data| data.uid() == uid))
+        .count()
+}
+
+fn killed_within_a_second(child: &Child) {
+    let start = now();
+    child.kill();
+    assert_eq!(child.wait(), ExitStatus::Signaled(9));
+    let spent = start.elapsed();
+    assert!(spent < Duration::from_secs(1), "{spent:?}");
+}
+
+#[test]
+fn kill_ends_stopped_processes() {
+    let f = Fixture::new();
+    let script = "sleep 77128 & kill -STOP $!; (sleep 77128 & kill -STOP $!; wait) & echo up; wait";
+    let (mut out, out_write) = std::io::pipe().unwrap();
+    let stdio = Stdio::default().stdout(out_write);
+    let child = f.spawner.spawn(f.shell("stopped", script), stdio).unwrap();
+    out.read_exact(&mut [0; 2]).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    // The init process too: only the kernel can take it out of that.
+    child.signal(19);
+    assert!(processes_with("77128") >= 2);
+    killed_within_a_second(&child);
+    assert_eq!(processes_with("77128"), 0);
+}
+
+#[test]
+fn kill_ends_a_fork_bomb() {
+    const USER: u32 = 51_234;
+    let f = Fixture::new();
+    // The shells that cannot fork any more end; what they started stays.
+    let script = "b() { sleep 1000 & b & b & wait; }; b 2>/dev/null & echo up; while :; do :; done";
+    let spec = with(f.shell("fork-bomb", script), |spec| {
+        (spec.uid, spec.gid) = (USER, USER);
+        spec.rlimits.push(Rlimit::new(Resource::Nproc, 60, 60));
+    });
+    let (mut out, out_write) = std::io::pipe().unwrap();
+    let stdio = Stdio::default().stdout(out_write);
+    let child = f.spawner.spawn(spec, stdio).unwrap();
+    out.read_exact(&mut [0; 2]).unwrap();
+    let start = now();
+    let mut most = 0;
+    while most < 10 && start.elapsed() < Duration::from_secs(5) {
+        most = most.max(processes_of(USER));
+    }
+    assert!((10..=60).contains(&most), "{most}");
+    killed_within_a_second(&child);
+    assert_eq!(processes_of(USER), 0);
 }
 
 #[test]
