@@ -148,7 +148,8 @@ pub(crate) fn measure(size: Size) -> Outcome {
             let (time, solved) = solve(&runtime, &solver, request())?;
             assert_eq!(solved.ran(), 0, "nothing has changed");
             again.add(time);
-            drop(solver);
+            // A result holds files of the store too.
+            drop((solved, solver));
             drop(space);
             let space = Space::new(2)?;
             let mut command = String::new();
