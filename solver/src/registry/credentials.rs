@@ -101,7 +101,7 @@ impl Blame for CredentialError {
     }
 }
 
-/// Knows the credentials of registries. Implemented by [`DockerConfig`], [`StaticCredentials`]
+/// Knows the credentials of registries. Implemented by [`DockerConfig`](super::DockerConfig), [`StaticCredentials`]
 /// and callers.
 #[async_trait]
 pub trait Credentials: Send + Sync + fmt::Debug {
