@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use ashlar_llb::OpDigest;
 use ashlar_solver::progress::{Event, Outcome, Stream};
 use ashlar_solver::terminal::{DrawTarget, Terminal};
+use ashlar_solver::tree::Timestamp;
 use serde_json::{Value, json};
 
 use super::flags::Mode;
@@ -275,31 +276,5 @@ impl Progress {
 
 /// RFC 3339 with nanoseconds, UTC.
 fn time(time: SystemTime) -> Value {
-    let since = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let seconds = i64::try_from(since.as_secs()).unwrap_or_default();
-    let time = date(seconds);
-    format!("{time}.{:09}Z", since.subsec_nanos()).into()
-}
-
-/// `YYYY-MM-DDTHH:MM:SS` of seconds since 1970, counted from 1 March of year 0 so that leap days
-/// come last.
-fn date(seconds: i64) -> String {
-    let (days, second) = (
-        seconds.div_euclid(86_400) + 719_468,
-        seconds.rem_euclid(86_400),
-    );
-    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let date = day - (153 * month + 2) / 5 + 1;
-    let (year, month) = if month < 10 {
-        (year + era * 400, month + 3)
-    } else {
-        (year + era * 400 + 1, month - 9)
-    };
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}")
+    Timestamp::from(time).to_string().into()
 }

@@ -6,8 +6,6 @@
 
 mod config;
 mod manifest;
-mod time;
 
 pub(crate) use config::{HistoryLayer, image_config};
 pub(crate) use manifest::{CONFIG, Descriptor, Index, LAYER, LAYER_GZIP, MANIFEST, Manifest};
-pub(crate) use time::rfc3339;

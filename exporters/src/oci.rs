@@ -18,9 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::exporter::{Exported, Exporter};
-use crate::image::{
-    CONFIG, Descriptor, HistoryLayer, Index, MANIFEST, Manifest, image_config, rfc3339,
-};
+use crate::image::{CONFIG, Descriptor, HistoryLayer, Index, MANIFEST, Manifest, image_config};
 use crate::layer::{Compression, layer_blob};
 use crate::target::Target;
 use crate::{ExportError, archive, json};
@@ -197,7 +195,7 @@ impl Oci {
         let digest = BlobDigest::of(&text);
         let mut manifest = Descriptor::new(MANIFEST, digest, text.len() as u64);
         manifest.platform = Some((&platform_of(&config.bytes)).into());
-        let created = self.epoch.map(rfc3339).or(config.created);
+        let created = self.epoch.map(|time| time.to_string()).or(config.created);
         manifest
             .annotations
             .extend(created.map(|time| (CREATED.to_owned(), time)));

@@ -7,7 +7,6 @@ use ashlar_solver::tree::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::time::{parse_rfc3339, rfc3339};
 use crate::{ExportError, json};
 
 /// The search path of images that bring no config, as BuildKit sets it.
@@ -163,14 +162,16 @@ fn complete(mut history: Vec<History>, layers: &[HistoryLayer]) -> Vec<History> 
         }
     }
     history.extend(layers[accounted..].iter().map(|layer| History {
-        created: Some(rfc3339(layer.created)),
+        created: Some(layer.created.to_string()),
         created_by: layer.description.clone(),
         comment: COMMENT.to_owned(),
         ..History::default()
     }));
     let filled = history.iter_mut().filter(|entry| !entry.empty_layer);
     for (entry, layer) in filled.zip(layers) {
-        entry.created.get_or_insert_with(|| rfc3339(layer.created));
+        entry
+            .created
+            .get_or_insert_with(|| layer.created.to_string());
     }
     // Entries without a layer get the time of the first layer after the first gap, or else the
     // last time before it.
@@ -207,9 +208,9 @@ fn complete(mut history: Vec<History>, layers: &[HistoryLayer]) -> Vec<History> 
 fn clamp(time: &mut Option<String>, epoch: Timestamp) {
     let later = time
         .as_deref()
-        .is_none_or(|text| parse_rfc3339(text).is_some_and(|parsed| parsed > epoch));
+        .is_none_or(|text| text.parse::<Timestamp>().is_ok_and(|parsed| parsed > epoch));
     if later {
-        *time = Some(rfc3339(epoch));
+        *time = Some(epoch.to_string());
     }
 }
 

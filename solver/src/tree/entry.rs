@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::Timestamp;
 use crate::id::ContentDigest;
 
 /// What kind of object an entry is.
@@ -25,50 +26,6 @@ pub enum Kind {
     Fifo,
     /// Not an object but its removal from the layers below. Occurs in an index, never in a view.
     Whiteout,
-}
-
-/// A moment: seconds since 1970, and nanoseconds counted upwards from them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Timestamp {
-    /// Whole seconds, negative before 1970.
-    pub seconds: i64,
-    /// 0 to 999,999,999.
-    pub nanoseconds: u32,
-}
-
-impl Timestamp {
-    /// A moment given in nanoseconds since 1970, as LLB writes it.
-    pub fn from_nanoseconds(nanoseconds: i64) -> Self {
-        Self {
-            seconds: nanoseconds.div_euclid(1_000_000_000),
-            nanoseconds: u32::try_from(nanoseconds.rem_euclid(1_000_000_000)).unwrap_or(0),
-        }
-    }
-}
-
-impl From<std::time::SystemTime> for Timestamp {
-    fn from(time: std::time::SystemTime) -> Self {
-        match time.duration_since(std::time::UNIX_EPOCH) {
-            Ok(after) => Self {
-                seconds: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
-                nanoseconds: after.subsec_nanos(),
-            },
-            Err(before) => {
-                let before = before.duration();
-                let seconds = -i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
-                match before.subsec_nanos() {
-                    0 => Self {
-                        seconds,
-                        nanoseconds: 0,
-                    },
-                    part => Self {
-                        seconds: seconds - 1,
-                        nanoseconds: 1_000_000_000 - part,
-                    },
-                }
-            }
-        }
-    }
 }
 
 /// Extended attributes: names and values, sorted by name, each name once.

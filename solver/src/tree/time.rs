@@ -1,26 +1,90 @@
-//! Times as Go's RFC 3339 with nanoseconds.
+//! Moments, and their text.
 
-use ashlar_solver::tree::Timestamp;
+use std::fmt;
+use std::str::FromStr;
+
+/// A moment: seconds since 1970, and nanoseconds counted upwards from them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp {
+    /// Whole seconds, negative before 1970.
+    pub seconds: i64,
+    /// 0 to 999,999,999.
+    pub nanoseconds: u32,
+}
+
+impl Timestamp {
+    /// A moment given in nanoseconds since 1970, as LLB writes it.
+    pub fn from_nanoseconds(nanoseconds: i64) -> Self {
+        Self {
+            seconds: nanoseconds.div_euclid(1_000_000_000),
+            nanoseconds: u32::try_from(nanoseconds.rem_euclid(1_000_000_000)).unwrap_or(0),
+        }
+    }
+}
+
+impl From<std::time::SystemTime> for Timestamp {
+    fn from(time: std::time::SystemTime) -> Self {
+        match time.duration_since(std::time::UNIX_EPOCH) {
+            Ok(after) => Self {
+                seconds: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+                nanoseconds: after.subsec_nanos(),
+            },
+            Err(before) => {
+                let before = before.duration();
+                let seconds = -i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
+                match before.subsec_nanos() {
+                    0 => Self {
+                        seconds,
+                        nanoseconds: 0,
+                    },
+                    part => Self {
+                        seconds: seconds - 1,
+                        nanoseconds: 1_000_000_000 - part,
+                    },
+                }
+            }
+        }
+    }
+}
 
 /// Seconds of a day.
 const DAY: i64 = 86_400;
 
-/// Writes a time in UTC; the fraction of a second without trailing zeros, or not at all.
-pub(crate) fn rfc3339(time: Timestamp) -> String {
-    let (year, month, day) = civil(time.seconds.div_euclid(DAY));
-    let second = time.seconds.rem_euclid(DAY);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let mut text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
-    if time.nanoseconds > 0 {
-        let fraction = format!(".{:09}", time.nanoseconds);
-        text.push_str(fraction.trim_end_matches('0'));
+/// As Go's RFC 3339 with nanoseconds, in UTC; the fraction of a second without trailing zeros, or
+/// not at all.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (year, month, day) = civil(self.seconds.div_euclid(DAY));
+        let second = self.seconds.rem_euclid(DAY);
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
+        )?;
+        if self.nanoseconds > 0 {
+            let fraction = format!(".{:09}", self.nanoseconds);
+            f.write_str(fraction.trim_end_matches('0'))?;
+        }
+        f.write_str("Z")
     }
-    text.push('Z');
-    text
 }
 
-/// Reads what [`rfc3339`] writes, and any offset from UTC; `None` if it is no such time.
-pub(crate) fn parse_rfc3339(text: &str) -> Option<Timestamp> {
+/// A text is no time of RFC 3339.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a time of RFC 3339")]
+#[non_exhaustive]
+pub struct ParseTimestampError;
+
+/// Reads RFC 3339, with any offset from UTC.
+impl FromStr for Timestamp {
+    type Err = ParseTimestampError;
+
+    fn from_str(text: &str) -> Result<Self, ParseTimestampError> {
+        parse(text).ok_or(ParseTimestampError)
+    }
+}
+
+fn parse(text: &str) -> Option<Timestamp> {
     let number = |range: std::ops::Range<usize>| -> Option<i64> {
         let part = text.get(range)?;
         part.bytes()
@@ -111,10 +175,10 @@ mod tests {
                 seconds,
                 nanoseconds,
             };
-            assert_eq!(rfc3339(time), text);
-            assert_eq!(parse_rfc3339(text), Some(time));
+            assert_eq!(time.to_string(), text);
+            assert_eq!(text.parse(), Ok(time));
         }
-        let offset = parse_rfc3339("2022-04-15T07:20:00+02:00").unwrap();
+        let offset = "2022-04-15T07:20:00+02:00".parse::<Timestamp>().unwrap();
         assert_eq!(offset.seconds, 1_650_000_000);
         for bad in [
             "",
@@ -122,7 +186,7 @@ mod tests {
             "2022-01-01 00:00:00Z",
             "2022-01-01T00:00:00",
         ] {
-            assert_eq!(parse_rfc3339(bad), None, "{bad}");
+            assert_eq!(bad.parse::<Timestamp>(), Err(ParseTimestampError), "{bad}");
         }
     }
 
