@@ -20,8 +20,8 @@ use crate::refs::{Lazy, LazyLayer};
 use crate::result::SOURCE_BLOB;
 use crate::snapshot::{ActiveLayer, LayerDescription, Stack};
 use crate::source::image::{ImageError, ImageLayer, ResolvedImage, unpack};
+use crate::tree::View;
 use crate::tree::apply::{ApplyOptions, RawLayer};
-use crate::tree::{Timestamp, View};
 
 /// Where the database notes which stack an image's layers were unpacked to, by chain id.
 const CHAINS: &str = "chain";
@@ -73,7 +73,7 @@ impl ImageLayers {
             let normalized = raw.normalize(&stack.view()?, active.fs())?;
             let description = LayerDescription {
                 text: self.text(),
-                created: self.engine.clock.now().into(),
+                created: self.image.created(),
             };
             let committed = active.commit(normalized.index, &description)?;
             let id = committed.id();
@@ -228,7 +228,7 @@ impl Lazy for ImageLayers {
     }
 
     fn layers(&self) -> Option<Vec<LazyLayer>> {
-        let created = Timestamp::from(self.engine.clock.now());
+        let created = self.image.created();
         let layers = self.image.layers.iter().map(|layer| LazyLayer {
             blob: blob_of(layer),
             text: self.text(),

@@ -12,6 +12,7 @@ use super::ImageError;
 use crate::content::Compression;
 use crate::limits::Limits;
 use crate::oci::{Descriptor, ImageConfig, Index, Manifest, chain_ids, media_type};
+use crate::tree::Timestamp;
 
 /// Indexes that may lead to each other before there must be a manifest.
 const MAX_DEPTH: usize = 4;
@@ -65,6 +66,16 @@ pub struct ResolvedImage {
 }
 
 impl ResolvedImage {
+    /// When the image says that it was made; 1970 if it does not say. Its layers count as made
+    /// then, so that what is made of them does not depend on when they were fetched.
+    pub fn created(&self) -> Timestamp {
+        let created = self.config.extra.get("created");
+        let created = created.and_then(|created| created.as_str());
+        created
+            .and_then(|created| created.parse().ok())
+            .unwrap_or_default()
+    }
+
     /// Keeps the lowest `limit` layers.
     ///
     /// # Errors
