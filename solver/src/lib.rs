@@ -117,6 +117,7 @@ pub mod session;
 pub mod snapshot;
 pub mod solver;
 pub mod source;
+mod task;
 #[cfg(feature = "terminal")]
 pub mod terminal;
 pub mod tree;

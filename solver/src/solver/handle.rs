@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use super::{Events, SolveError, Solved};
 use crate::cancel::Cancel;
 use crate::progress::Event;
+use crate::task::Task;
 
 /// A running solve: a stream of events, a result, and the means to cancel it.
 ///
@@ -33,7 +34,7 @@ impl SolveHandle {
     ) -> Self {
         Self {
             events,
-            outcome: SolveOutcome { task, cancel },
+            outcome: SolveOutcome(Task::new(task, cancel)),
         }
     }
 
@@ -69,20 +70,17 @@ impl Stream for SolveHandle {
 
 /// The result of a running solve, to be awaited. Dropping it cancels the solve.
 #[derive(Debug)]
-pub struct SolveOutcome {
-    task: JoinHandle<Result<Solved, SolveError>>,
-    cancel: Cancel,
-}
+pub struct SolveOutcome(Task<Result<Solved, SolveError>>);
 
 impl SolveOutcome {
     /// Cancels the solve, as [`SolveHandle::cancel`].
     pub fn cancel(&self) {
-        self.cancel.cancel();
+        self.0.cancel().cancel();
     }
 
     /// A handle to cancel the solve with from elsewhere.
     pub fn canceller(&self) -> Cancel {
-        self.cancel.clone()
+        self.0.cancel().clone()
     }
 }
 
@@ -90,23 +88,8 @@ impl Future for SolveOutcome {
     type Output = Result<Solved, SolveError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.task)
+        Pin::new(&mut self.0)
             .poll(context)
-            .map(|joined| match joined {
-                Ok(result) => result,
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // The runtime was shut down.
-                    Err(_) => Err(SolveError::Cancelled),
-                },
-            })
-    }
-}
-
-impl Drop for SolveOutcome {
-    fn drop(&mut self) {
-        if !self.task.is_finished() {
-            self.cancel.cancel();
-        }
+            .map(|outcome| outcome.unwrap_or(Err(SolveError::Cancelled)))
     }
 }

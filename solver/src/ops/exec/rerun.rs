@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use super::{ExecError, ExecOperation};
 use crate::cancel::Cancel;
@@ -16,6 +15,7 @@ use crate::error::OperationError;
 use crate::executor::{Control, Exit, Output, Streams, TerminalSize};
 use crate::progress::Stream;
 use crate::refs::Ref;
+use crate::task::Task;
 
 /// Pieces of output, of 64 KiB at most, that wait for a slow receiver.
 const OUTPUT: usize = 16;
@@ -102,10 +102,7 @@ impl Rerun {
                 control,
             },
             output: StepOutput(receiver),
-            exit: StepExit {
-                task,
-                cancel: canceller,
-            },
+            exit: StepExit(Task::new(task, canceller)),
         }
     }
 }
@@ -166,20 +163,17 @@ impl futures::Stream for StepOutput {
 
 /// The end of a process, to be awaited. Dropping it kills the process.
 #[derive(Debug)]
-pub struct StepExit {
-    task: JoinHandle<Result<Exit, OperationError>>,
-    cancel: Cancel,
-}
+pub struct StepExit(Task<Result<Exit, OperationError>>);
 
 impl StepExit {
     /// Kills the process and all it started; they are gone when this returns.
     pub fn kill(&self) {
-        self.cancel.cancel();
+        self.0.cancel().cancel();
     }
 
     /// A handle to kill it with from elsewhere.
     pub fn canceller(&self) -> Cancel {
-        self.cancel.clone()
+        self.0.cancel().clone()
     }
 }
 
@@ -187,24 +181,9 @@ impl Future for StepExit {
     type Output = Result<Exit, OperationError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.task)
+        Pin::new(&mut self.0)
             .poll(context)
-            .map(|joined| match joined {
-                Ok(result) => result,
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // The runtime was shut down.
-                    Err(_) => Err(OperationError::Cancelled),
-                },
-            })
-    }
-}
-
-impl Drop for StepExit {
-    fn drop(&mut self) {
-        if !self.task.is_finished() {
-            self.cancel.cancel();
-        }
+            .map(|outcome| outcome.unwrap_or(Err(OperationError::Cancelled)))
     }
 }
 
