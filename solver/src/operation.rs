@@ -12,7 +12,7 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 
 use crate::cancel::Cancel;
-use crate::error::{Failure, OperationError};
+use crate::error::{Blame, Failure, Fault, OperationError};
 use crate::id::{CacheDigest, ContentDigest, ResultId, Selector};
 use crate::progress::Reporter;
 
@@ -85,6 +85,17 @@ impl Context {
     }
 }
 
+/// An op was asked for content that its cache map does not offer.
+#[derive(Debug, thiserror::Error)]
+#[error("the op is not keyed by content")]
+struct NotByContent;
+
+impl Blame for NotByContent {
+    fn fault(&self) -> Fault {
+        Fault::Bug
+    }
+}
+
 /// One vertex's work: how it is keyed and how it runs.
 ///
 /// Every method may be called again: another solve may ask for the same work, and a run whose
@@ -113,7 +124,8 @@ pub trait Operation<T>: Send + Sync + Debug {
     }
 
     /// Computes the content digest of what this op sees of its `input`th input. Called only if
-    /// the cache map says [`InputKey::content`] for it.
+    /// the cache map says [`InputKey::content`] for it, so that ops that never say so need not
+    /// implement it.
     ///
     /// # Errors
     /// Fails the vertex, and with it the solve.
@@ -122,7 +134,13 @@ pub trait Operation<T>: Send + Sync + Debug {
         input: usize,
         value: &T,
         context: &Context,
-    ) -> Result<ContentDigest, OperationError>;
+    ) -> Result<ContentDigest, OperationError>
+    where
+        T: Sync,
+    {
+        let _ = (input, value, context);
+        Err(NotByContent.into())
+    }
 
     /// Does the work and returns one value per output, unrequested ones included.
     ///

@@ -7,11 +7,10 @@ use async_trait::async_trait;
 
 use super::engine::unblock;
 use super::keys::{self, OpKey};
-use super::merge::{NotByContent, checked};
+use super::merge::checked;
 use super::{Engine, NoSuchInput};
 use crate::cancel::Cancel;
 use crate::error::OperationError;
-use crate::id::ContentDigest;
 use crate::operation::{CacheMap, Context, Operation};
 use crate::refs::Ref;
 use crate::snapshot::{LayerDescription, Stack};
@@ -62,15 +61,6 @@ impl DiffOperation {
 impl Operation<Ref> for DiffOperation {
     async fn cache_map(&self, _: &Context) -> Result<CacheMap, OperationError> {
         Ok(self.key.cache_map())
-    }
-
-    async fn content_digest(
-        &self,
-        _: usize,
-        _: &Ref,
-        _: &Context,
-    ) -> Result<ContentDigest, OperationError> {
-        Err(NotByContent.into())
     }
 
     async fn run(&self, inputs: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {

@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use super::engine::unblock;
 use super::keys::{self, OpKey};
 use crate::error::{Blame, Fault, OperationError};
-use crate::id::ContentDigest;
 use crate::operation::{CacheMap, Context, Operation};
 use crate::refs::Ref;
 use crate::snapshot::Stack;
@@ -25,17 +24,6 @@ pub struct NoSuchInput {
 impl Blame for NoSuchInput {
     fn fault(&self) -> Fault {
         Fault::Input
-    }
-}
-
-/// These ops never ask for content; if asked all the same, the answer is a bug of the asker.
-#[derive(Debug, thiserror::Error)]
-#[error("the op is not keyed by content")]
-pub(super) struct NotByContent;
-
-impl Blame for NotByContent {
-    fn fault(&self) -> Fault {
-        Fault::Bug
     }
 }
 
@@ -83,15 +71,6 @@ impl Operation<Ref> for MergeOperation {
         Ok(self.key.cache_map())
     }
 
-    async fn content_digest(
-        &self,
-        _: usize,
-        _: &Ref,
-        _: &Context,
-    ) -> Result<ContentDigest, OperationError> {
-        Err(NotByContent.into())
-    }
-
     async fn run(&self, inputs: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
         let chosen: Vec<Ref> = self
             .inputs
@@ -136,15 +115,6 @@ impl PassthroughOperation {
 impl Operation<Ref> for PassthroughOperation {
     async fn cache_map(&self, _: &Context) -> Result<CacheMap, OperationError> {
         Ok(self.key.cache_map())
-    }
-
-    async fn content_digest(
-        &self,
-        _: usize,
-        _: &Ref,
-        _: &Context,
-    ) -> Result<ContentDigest, OperationError> {
-        Err(NotByContent.into())
     }
 
     async fn run(&self, inputs: Vec<Ref>, _: &Context) -> Result<Vec<Ref>, OperationError> {

@@ -14,13 +14,15 @@ use std::num::NonZero;
 use std::sync::Arc;
 
 use ashlar_llb::digest::BlobDigest;
-use ashlar_llb::{Vertex, pb};
+use ashlar_llb::{Platform, Vertex, pb};
 
 use super::Engine;
 use crate::error::{Blame, Fault, OperationError};
 use crate::id::CacheDigest;
-use crate::operation::Operation;
+use crate::operation::{CacheMap, Operation};
 use crate::refs::Ref;
+use crate::source::image::ResolvedImage;
+use crate::source::oci_keys::{chain_key, manifest_key};
 
 /// A source op that cannot be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -133,6 +135,30 @@ pub(super) fn operation(
         }
         .into()),
     }
+}
+
+/// The platform that an image is wanted for.
+fn platform_of(vertex: &Vertex) -> Platform {
+    vertex
+        .platform()
+        .map_or_else(Platform::of_target, |platform| {
+            Platform::from(platform).normalised()
+        })
+}
+
+/// The first key of an image: by what its reference leads to.
+fn manifest_map(image: &ResolvedImage, platform: &Platform, limit: Option<usize>) -> CacheMap {
+    let key = manifest_key(&image.root.digest, platform, limit);
+    let mut map = CacheMap::leaf(digest(&key));
+    map.further = true;
+    map
+}
+
+/// The second key of an image: those whose layers are equal match, whatever their manifests and
+/// configs say.
+fn layers_map(image: &ResolvedImage, limit: Option<usize>) -> Option<CacheMap> {
+    let key = chain_key(&image.config_bytes, limit);
+    key.map(|key| CacheMap::leaf(digest(&key)))
 }
 
 /// The cache digest of a source whose key is `key` (`buildkit.source.v0`).

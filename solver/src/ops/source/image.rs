@@ -13,22 +13,19 @@ use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
 use super::image_layers::{ImageLayers, LayerBytes};
-use super::{SourceError, digest, layer_limit};
+use super::{SourceError, layer_limit, layers_map, manifest_map, platform_of};
 use crate::cancel::Cancel;
 use crate::content::ContentError;
 use crate::error::OperationError;
-use crate::id::ContentDigest;
 use crate::oci::Descriptor;
 use crate::operation::{CacheMap, Context, Operation};
 use crate::ops::Engine;
 use crate::ops::engine::unblock;
-use crate::ops::merge::NotByContent;
 use crate::refs::Ref;
 use crate::registry::{RegistryError, Repository};
 use crate::source::image::{
     Documents, ImageError, ImageLayer, ResolveMode, ResolvedImage, resolve,
 };
-use crate::source::oci_keys::{chain_key, manifest_key};
 
 /// Where the database notes what references led to, as descriptors in JSON.
 const REFERENCES: &str = "image";
@@ -77,10 +74,7 @@ impl ImageOperation {
             Some("pull") => true,
             Some(value) => return Err(invalid(mode, value)),
         };
-        let platform = match vertex.platform() {
-            Some(platform) => Platform::from(platform).normalised(),
-            None => Platform::of_target(),
-        };
+        let platform = platform_of(vertex);
         Ok(Self(Arc::new(Source {
             repository: engine.registry.repository(&parsed),
             reference: parsed.with_default_tag(),
@@ -98,13 +92,9 @@ impl ImageOperation {
 impl Operation<Ref> for ImageOperation {
     async fn cache_map(&self, context: &Context) -> Result<CacheMap, OperationError> {
         let image = self.0.image(&context.cancel).await?;
-        let key = manifest_key(&image.root.digest, &self.0.platform, self.0.limit);
-        let mut map = CacheMap::leaf(digest(&key));
-        map.further = true;
-        Ok(map)
+        Ok(manifest_map(&image, &self.0.platform, self.0.limit))
     }
 
-    /// Images whose layers are equal match whatever their manifests and configs say.
     async fn further_cache_map(
         &self,
         index: usize,
@@ -114,17 +104,7 @@ impl Operation<Ref> for ImageOperation {
             return Ok(None);
         }
         let image = self.0.image(&context.cancel).await?;
-        let key = chain_key(&image.config_bytes, self.0.limit);
-        Ok(key.map(|key| CacheMap::leaf(digest(&key))))
-    }
-
-    async fn content_digest(
-        &self,
-        _: usize,
-        _: &Ref,
-        _: &Context,
-    ) -> Result<ContentDigest, OperationError> {
-        Err(NotByContent.into())
+        Ok(layers_map(&image, self.0.limit))
     }
 
     async fn run(&self, _: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {

@@ -8,11 +8,10 @@ use async_trait::async_trait;
 use super::SourceError;
 use crate::cancel::Cancel;
 use crate::error::{Blame, Fault, OperationError};
-use crate::id::{CacheDigest, ContentDigest};
+use crate::id::CacheDigest;
 use crate::operation::{CacheMap, Context, Operation};
 use crate::ops::Engine;
 use crate::ops::engine::unblock;
-use crate::ops::merge::NotByContent;
 use crate::refs::{Lazy, Ref};
 use crate::snapshot::{LayerDescription, Stack};
 use crate::source::local::{LocalCache, LocalTree, ScanOptions, materialize};
@@ -85,15 +84,6 @@ impl Operation<Ref> for LocalOperation {
         let mut map = CacheMap::leaf(CacheDigest::from_bytes(random));
         map.volatile = true;
         Ok(map)
-    }
-
-    async fn content_digest(
-        &self,
-        _: usize,
-        _: &Ref,
-        _: &Context,
-    ) -> Result<ContentDigest, OperationError> {
-        Err(NotByContent.into())
     }
 
     async fn run(&self, _: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {

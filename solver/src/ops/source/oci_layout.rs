@@ -7,17 +7,14 @@ use ashlar_llb::{Platform, Reference, Vertex, pb};
 use async_trait::async_trait;
 
 use super::image_layers::{ImageLayers, LayerBytes};
-use super::{SourceError, digest, layer_limit};
+use super::{SourceError, layer_limit, layers_map, manifest_map, platform_of};
 use crate::cancel::Cancel;
 use crate::error::OperationError;
-use crate::id::ContentDigest;
 use crate::operation::{CacheMap, Context, Operation};
 use crate::ops::Engine;
 use crate::ops::engine::unblock;
-use crate::ops::merge::NotByContent;
 use crate::refs::Ref;
 use crate::source::image::{ImageError, ImageLayer, ResolvedImage};
-use crate::source::oci_keys::{chain_key, manifest_key};
 use crate::source::oci_layout::{Layout, LayoutReference, OciLayoutError};
 
 /// An image source, ready to be resolved.
@@ -46,10 +43,7 @@ impl OciLayoutOperation {
         engine: &Arc<Engine>,
     ) -> Result<Self, SourceError> {
         let limit = layer_limit(op, "oci.layerlimit")?;
-        let platform = match vertex.platform() {
-            Some(platform) => Platform::from(platform).normalised(),
-            None => Platform::of_target(),
-        };
+        let platform = platform_of(vertex);
         Ok(Self(Arc::new(Source {
             reference: reference.to_owned(),
             store: op.attrs.get("oci.store").cloned().unwrap_or_default(),
@@ -67,13 +61,9 @@ impl Operation<Ref> for OciLayoutOperation {
     async fn cache_map(&self, context: &Context) -> Result<CacheMap, OperationError> {
         let source = self.0.clone();
         let image = unblock(&context.cancel, move |_| source.resolve()).await?;
-        let key = manifest_key(&image.root.digest, &self.0.platform, self.0.limit);
-        let mut map = CacheMap::leaf(digest(&key));
-        map.further = true;
-        Ok(map)
+        Ok(manifest_map(&image, &self.0.platform, self.0.limit))
     }
 
-    /// Images whose layers are equal match whatever their manifests and configs say.
     async fn further_cache_map(
         &self,
         index: usize,
@@ -84,17 +74,7 @@ impl Operation<Ref> for OciLayoutOperation {
         }
         let source = self.0.clone();
         let image = unblock(&context.cancel, move |_| source.resolve()).await?;
-        let key = chain_key(&image.config_bytes, self.0.limit);
-        Ok(key.map(|key| CacheMap::leaf(digest(&key))))
-    }
-
-    async fn content_digest(
-        &self,
-        _: usize,
-        _: &Ref,
-        _: &Context,
-    ) -> Result<ContentDigest, OperationError> {
-        Err(NotByContent.into())
+        Ok(layers_map(&image, self.0.limit))
     }
 
     async fn run(&self, _: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
