@@ -128,20 +128,6 @@ macro_rules! digest_type {
                 parse(text).map(Self)
             }
 
-            /// Returns the text form as bytes.
-            #[allow(dead_code, reason = "not every kind of digest is written")]
-            pub(crate) fn text(&self) -> [u8; TEXT_LENGTH] {
-                text(&self.0)
-            }
-
-            /// Returns the text form without the detour through a formatter.
-            #[allow(dead_code, reason = "not every kind of digest is written")]
-            pub(crate) fn to_text(self) -> String {
-                let text = text(&self.0);
-                let text = std::str::from_utf8(&text);
-                text.expect("BUG: hexadecimal digits are ASCII").to_owned()
-            }
-
             /// Hashes `data`.
             #[must_use]
             pub fn of(data: &[u8]) -> Self {
@@ -175,6 +161,20 @@ digest_type!(
     /// Names an op: the SHA-256 of its serialised bytes.
     OpDigest
 );
+impl OpDigest {
+    /// Returns the text form as bytes.
+    pub(crate) fn text(&self) -> [u8; TEXT_LENGTH] {
+        text(&self.0)
+    }
+
+    /// Returns the text form without the detour through a formatter.
+    pub(crate) fn to_text(self) -> String {
+        let text = self.text();
+        let text = std::str::from_utf8(&text);
+        text.expect("BUG: hexadecimal digits are ASCII").to_owned()
+    }
+}
+
 digest_type!(
     /// Names a blob of a registry or content store by its bytes.
     BlobDigest
