@@ -6,7 +6,7 @@
 //! ```text
 //! layers/<id>/fs/     the files, as the overlay file system expects a lower directory
 //! layers/<id>/index   length-prefixed description, creation time, then the encoded `tree::Index`
-//! layers/<id>/work/   only while a step runs on it
+//! layers/<id>/work    only while a step runs on it
 //! ```
 //!
 //! Life stages: [`ActiveLayer`] is being filled and vanishes when dropped; [`ActiveLayer::commit`]

@@ -29,8 +29,8 @@
 //! let spawner = Spawner::new()?;
 //! let root = Root::new(Source::Overlay {
 //!     lower: vec!["/store/layers/b".into(), "/store/layers/a".into()],
-//!     upper: "/store/work/upper".into(),
-//!     work: "/store/work/work".into(),
+//!     upper: "/store/w/upper".into(),
+//!     work: "/store/w/work".into(),
 //! });
 //! let child = spawner.spawn(Spec::new(root, ["/bin/true"]), Stdio::default())?;
 //! assert_eq!(child.wait(), ExitStatus::Exited(0));

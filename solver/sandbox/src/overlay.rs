@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn names_are_relative_to_what_the_layers_share() {
-        let (base, text) = options(&["/s/layers/b", "/s/layers/a"], Some("/s/work/1/u"), false);
+        let (base, text) = options(&["/s/layers/b", "/s/layers/a"], Some("/s/w/1/u"), false);
         assert_eq!(base, "/s");
         assert_eq!(
             text,

@@ -20,7 +20,7 @@ fn arguments_environment_and_directory_are_as_given() {
         ],
     );
     spec.env = vec!["PATH=/bin".into(), "EMPTY=".into(), "A=b=c".into()];
-    spec.cwd = "/work/deep/er".into();
+    spec.cwd = "/new/deep/er".into();
     spec.uid = 1000;
     spec.gid = 1001;
     let out = f.output_of(spec);
@@ -28,9 +28,9 @@ fn arguments_environment_and_directory_are_as_given() {
     for line in ["PATH=/bin", "EMPTY=", "A=b=c"] {
         assert!(out.lines().any(|l| l.ends_with(line)), "{line} in {out}");
     }
-    assert!(out.ends_with("/work/deep/er"), "{out}");
+    assert!(out.ends_with("/new/deep/er"), "{out}");
     use std::os::unix::fs::MetadataExt;
-    for dir in ["args/work", "args/work/deep", "args/work/deep/er"] {
+    for dir in ["args/new", "args/new/deep", "args/new/deep/er"] {
         let meta = std::fs::metadata(f.path().join(dir)).unwrap();
         assert_eq!(
             (meta.uid(), meta.gid(), meta.mode() & 0o7777),

@@ -43,11 +43,11 @@ fn the_inner_root_is_complete_but_for_proc() {
         bind("/deep/er/lent", &lent),
         Mount::new("/../up", Source::Tmpfs { size: None }),
     ];
-    inner.cwd = "/work/here".into();
+    inner.cwd = "/new/here".into();
     (inner.uid, inner.gid) = (7, 8);
     let script = format!(
         "cd {INNER_ROOT} && cat etc/hosts deep/er/lent/file && ls -A proc && ls dev && \
-         stat -c '%u %g' work/here && ls -d up && touch dev/null && echo > dev/null && \
+         stat -c '%u %g' new/here && ls -d up && touch dev/null && echo > dev/null && \
          ls -d sys/kernel && echo to messages >&3"
     );
     let (mut read, write) = std::io::pipe().unwrap();
@@ -86,8 +86,8 @@ fn the_inner_root_is_complete_but_for_proc() {
         .collect();
     left.sort();
     // What was copied up to hold a stub stays, and so does the working directory.
-    assert_eq!(left, ["etc", "work"]);
-    assert_eq!(upper.join("work/here").metadata().unwrap().uid(), 7);
+    assert_eq!(left, ["etc", "new"]);
+    assert_eq!(upper.join("new/here").metadata().unwrap().uid(), 7);
 }
 
 #[test]
