@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use ashlar_solver::session::AgentSocket;
 use ashlar_solver::solver::{SolveError, SolveRequest, Solver};
 use futures::StreamExt as _;
 
-use super::support::{self, Need, run, skipped, temp, tool, wrapped};
+use super::support::{self, Need, run, skipped, temp, tool};
 
 const NEEDS: &[Need] = &[
     Need::Root,
@@ -267,21 +267,9 @@ fn steps_are_lent_agents() {
     let home = folder.path().join("user");
     fs::create_dir(&home).unwrap();
     std::os::unix::fs::symlink("../base", home.join("base")).unwrap();
-    std::os::unix::fs::chown(&home, Some(1000), Some(1000)).unwrap();
-    let binary = folder.path().join("binary");
-    fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
-    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
-    let user = [
-        "setpriv",
-        "--reuid",
-        "1000",
-        "--regid",
-        "1000",
-        "--clear-groups",
-    ];
-    let told = run(&mut wrapped(
-        &user,
-        &binary,
+    let told = run(&mut support::as_user(
+        folder.path(),
+        &home,
         "agents",
         &[home.to_str().unwrap()],
     ));

@@ -1,7 +1,6 @@
 //! Secrets that a caller lends to steps: as files and as variables, needed or not.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use ashlar_llb::{Run, Secret, State};
@@ -14,7 +13,7 @@ use ashlar_solver::session::{
 use ashlar_solver::solver::{SolveError, SolveRequest, Solver};
 use futures::StreamExt as _;
 
-use super::support::{self, Need, run, skipped, solve, temp, wrapped};
+use super::support::{self, Need, run, skipped, solve, temp};
 
 fn step(script: &str) -> Run {
     support::busybox_state().run(["sh", "-c", script])
@@ -189,21 +188,9 @@ fn steps_are_lent_secrets() {
     let home = folder.path().join("user");
     fs::create_dir(&home).unwrap();
     support::busybox(&home);
-    std::os::unix::fs::chown(&home, Some(1000), Some(1000)).unwrap();
-    let binary = folder.path().join("binary");
-    fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
-    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
-    let user = [
-        "setpriv",
-        "--reuid",
-        "1000",
-        "--regid",
-        "1000",
-        "--clear-groups",
-    ];
-    let told = run(&mut wrapped(
-        &user,
-        &binary,
+    let told = run(&mut support::as_user(
+        folder.path(),
+        &home,
         "secrets",
         &[home.to_str().unwrap()],
     ));

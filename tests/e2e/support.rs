@@ -245,6 +245,18 @@ pub fn run(command: &mut Command) -> String {
     text
 }
 
+/// This binary in another process of uid 1000, in the given role; a copy in `folder`, which that
+/// user can read. `home` becomes the user's.
+pub fn as_user(folder: &Path, home: &Path, role: &str, arguments: &[&str]) -> Command {
+    std::os::unix::fs::chown(home, Some(1000), Some(1000)).unwrap();
+    let binary = folder.join("binary");
+    fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+    let ids = ["--reuid", "1000", "--regid", "1000", "--clear-groups"];
+    let setpriv: Vec<_> = ["setpriv"].into_iter().chain(ids).collect();
+    wrapped(&setpriv, &binary, role, arguments)
+}
+
 /// This binary in another process, in the given role.
 pub fn child(role: &str, arguments: &[&str]) -> Command {
     wrapped(&[], &std::env::current_exe().unwrap(), role, arguments)

@@ -11,7 +11,7 @@ use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::{Blame as _, Fault};
 use ashlar_solver::solver::{SolveError, SolveRequest, Solver};
 
-use super::support::{self, Need, run, skipped, solve, temp, then, wrapped};
+use super::support::{self, Need, run, skipped, solve, temp, then};
 
 /// An image with all that an ordinary user cannot have on disk, made by umoci.
 fn make_base(folder: &Path) {
@@ -174,23 +174,10 @@ fn a_user_builds_what_root_would() {
     support::busybox(folder);
     let (by_root, by_user) = (folder.join("root"), folder.join("user"));
     fs::create_dir(&by_user).unwrap();
-    std::os::unix::fs::chown(&by_user, Some(1000), Some(1000)).unwrap();
-    // Where everyone can read it.
-    let binary = folder.join("binary");
-    fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
-    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
 
     let ids = support::runtime().block_on(diff_ids(folder, &by_root));
-    let setpriv = [
-        "setpriv",
-        "--reuid",
-        "1000",
-        "--regid",
-        "1000",
-        "--clear-groups",
-    ];
     let arguments = [folder, by_user.as_path()].map(|path| path.to_str().unwrap());
-    let mut command = wrapped(&setpriv, &binary, "user", &arguments);
+    let mut command = support::as_user(folder, &by_user, "user", &arguments);
     let text = run(command.current_dir("/").env("HOME", &by_user));
     print!("{text}");
     let line = text
