@@ -75,7 +75,8 @@ fn input_a_new_size_and_an_interrupt_arrive() {
     master.write_all(b"more\n").unwrap();
     // The kernel drops what it has not delivered when it interrupts: the shell must be past it.
     until(&mut master, "more\r\n");
-    while !children(child.pid()) {
+    // And the process it starts must have let go of the shell's handler.
+    while !child_minds_interrupts(child.pid()) {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     master.write_all(b"\x03").unwrap();
@@ -84,9 +85,23 @@ fn input_a_new_size_and_an_interrupt_arrive() {
     assert_eq!(child.wait(), ExitStatus::Exited(0));
 }
 
-fn children(pid: u32) -> bool {
-    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    !list.unwrap().is_empty()
+/// Whether `pid` has a child that an interrupt would end: one that neither catches nor ignores it.
+fn child_minds_interrupts(pid: u32) -> bool {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let Some(child) = children.split_whitespace().next() else {
+        return false;
+    };
+    // It may be gone already, which the end of the test tells.
+    let status = std::fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
+    let mut masks = status
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("SigCgt:")
+                .or(line.strip_prefix("SigIgn:"))
+        })
+        .map(|mask| u64::from_str_radix(mask.trim(), 16).unwrap());
+    const INTERRUPT: u64 = 1 << (2 - 1);
+    masks.all(|mask| mask & INTERRUPT == 0)
 }
 
 #[test]
