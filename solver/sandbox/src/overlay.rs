@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(base, "/s");
         assert_eq!(
             text,
-            "lowerdir=layers/b:layers/a,upperdir=work/1/u,workdir=work/1/w,redirect_dir=nofollow,\
+            "lowerdir=layers/b:layers/a,upperdir=w/1/u,workdir=w/1/w,redirect_dir=nofollow,\
              metacopy=off,index=off,xino=off,volatile"
         );
         let (base, text) = options(&["/s/b", "/s/a"], None, true);
