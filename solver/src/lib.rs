@@ -121,3 +121,4 @@ mod task;
 #[cfg(feature = "terminal")]
 pub mod terminal;
 pub mod tree;
+pub mod turns;

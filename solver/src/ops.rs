@@ -22,7 +22,7 @@ use ashlar_llb::{Vertex, pb};
 
 pub use cdi::DEFAULT_DIRECTORIES as DEFAULT_CDI_DIRECTORIES;
 pub use content::InputError;
-pub use engine::{CacheMounts, DeviceGrant, Engine, Entitlements, Turns, UnknownEntitlement};
+pub use engine::{CacheMounts, DeviceGrant, Engine, Entitlements, UnknownEntitlement};
 pub use merge::NoSuchInput;
 
 use content::checksum_input;

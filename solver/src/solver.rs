@@ -31,10 +31,12 @@ pub use run::{LocalReport, Solved, VertexReport};
 pub use crate::ops::exec::failed::{FailedStep, OpenError};
 pub use crate::ops::exec::rerun::{Rerun, StepExit, StepInput, StepOutput, StepProcess};
 
+use ashlar_llb::digest::ChainId;
+
 use crate::cancel::Cancel;
 use crate::executor::{Capabilities, Executor, ExecutorKind, Network, NetworkProvider};
 use crate::limits::Limits;
-use crate::ops::{CacheMounts, Engine, Entitlements, Turns};
+use crate::ops::{CacheMounts, Engine, Entitlements};
 use crate::progress::Sink;
 use crate::refs::Ref;
 use crate::result::Store;
@@ -42,6 +44,7 @@ use crate::scheduler::Scheduler;
 use crate::session::Session;
 use crate::source::image::ResolveMode;
 use crate::source::local::LocalCache;
+use crate::turns::Turns;
 
 /// Executes build graphs in this process. Cheap to clone; all clones are one solver.
 ///
@@ -61,7 +64,7 @@ struct Inner {
     cdi_directories: Arc<[PathBuf]>,
     cache_mounts: CacheMounts,
     locals: Arc<LocalCache>,
-    unpacking: Arc<Turns>,
+    unpacking: Arc<Turns<ChainId>>,
     #[cfg(feature = "registry")]
     registry: crate::registry::Registry,
     scheduler: Scheduler<Ref>,

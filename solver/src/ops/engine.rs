@@ -1,13 +1,12 @@
 //! What operations are lent by the engine.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ashlar_llb::digest::ChainId;
 
-use crate::cancel::{Cancel, Cancelled};
+use crate::cancel::Cancel;
 use crate::clock::Clock;
 use crate::content::BlobStore;
 use crate::error::{Blame, Fault, OperationError};
@@ -19,6 +18,7 @@ use crate::session::Session;
 use crate::snapshot::LayerStore;
 use crate::source::image::ResolveMode;
 use crate::source::local::{LocalCache, LocalTree};
+use crate::turns::Turns;
 
 /// What a build may ask for beyond the ordinary.
 ///
@@ -120,52 +120,6 @@ impl CacheMounts {
     }
 }
 
-/// Work of which two must not do the same at the same time, by what it makes.
-#[derive(Debug, Default)]
-pub struct Turns {
-    busy: Mutex<HashSet<ChainId>>,
-    freed: Condvar,
-}
-
-/// A turn that was taken; ends when dropped.
-#[derive(Debug)]
-pub(crate) struct Turn {
-    turns: Arc<Turns>,
-    key: ChainId,
-}
-
-impl Turns {
-    /// Waits until nobody else has this turn, and takes it. Blocks.
-    pub(crate) fn take(self: &Arc<Self>, key: ChainId, cancel: &Cancel) -> Result<Turn, Cancelled> {
-        // Wakes who waits below, so that cancelling does not wait for another's work.
-        let waker = self.clone();
-        let _guard = cancel.on_cancel(move || waker.freed.notify_all());
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            cancel.check()?;
-            if busy.insert(key) {
-                let turns = self.clone();
-                return Ok(Turn { turns, key });
-            }
-            // The time limit is for a wake-up that came between the check and the wait.
-            let waited = self.freed.wait_timeout(busy, Duration::from_millis(200));
-            busy = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let mut busy = self
-            .turns
-            .busy
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        busy.remove(&self.key);
-        self.turns.freed.notify_all();
-    }
-}
-
 /// Everything that operations need beside their op.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_structs, reason = "made by the engine alone")]
@@ -193,7 +147,7 @@ pub struct Engine {
     /// The database of the store.
     pub meta: Arc<dyn Meta>,
     /// Images that are being unpacked.
-    pub unpacking: Arc<Turns>,
+    pub unpacking: Arc<Turns<ChainId>>,
     /// Whether registries are asked what references lead to.
     pub resolve: ResolveMode,
     /// Where images come from.
