@@ -1,6 +1,7 @@
 //! The tar format: reading what others wrote, and writing what Go's `archive/tar` would.
 //!
-//! Owns [`TarReader`] (a stream of [`Header`]s and their bytes) and [`TarWriter`].
+//! Owns [`TarReader`] (a stream of [`Header`]s and their bytes), [`TarScanner`] (the same for bytes
+//! that are pushed) and [`TarWriter`].
 //!
 //! Invariants:
 //! - **Where readers in use disagree about what an archive contains, it is refused**: malformed
@@ -18,11 +19,13 @@ mod block;
 mod pax;
 mod reader;
 mod rewrite;
+mod scan;
 mod sparse;
 mod writer;
 
 pub use reader::TarReader;
 pub use rewrite::{RewriteError, rewrite_times};
+pub use scan::{TarPart, TarScanner};
 pub use writer::{TarFormat, TarWriter};
 
 use std::io;

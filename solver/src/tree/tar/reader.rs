@@ -79,9 +79,14 @@ impl<R: Read> TarReader<R> {
 
     /// Reads the archive in `input`.
     pub fn new(input: R) -> Self {
+        Self::with_buffer(input, BUFFER)
+    }
+
+    /// Reads at most `size` bytes at once, which are one block or more.
+    pub(super) fn with_buffer(input: R, size: usize) -> Self {
         Self {
             input,
-            buffer: vec![0; BUFFER].into_boxed_slice(),
+            buffer: vec![0; size].into_boxed_slice(),
             start: 0,
             end: 0,
             offset: 0,
