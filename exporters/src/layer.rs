@@ -145,6 +145,7 @@ fn make(
         diff_id,
         size: blob.size,
         media_type: media_type.to_owned(),
+        annotations: Default::default(),
     })
 }
 

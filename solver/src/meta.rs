@@ -119,14 +119,14 @@ pub enum MetaError {
         #[source]
         source: std::io::Error,
     },
-    /// The file was written by a newer version of the engine.
-    #[error("the database {} has format {found}, newer than {known}", path.display())]
-    Newer {
+    /// The file was written by another version of the engine.
+    #[error("the database {} has format {found}, not {known}", path.display())]
+    Format {
         /// The file.
         path: PathBuf,
         /// Its format.
         found: i64,
-        /// The newest format this version reads.
+        /// The format of this version.
         known: i64,
     },
     /// A statement failed.
@@ -157,7 +157,7 @@ impl Blame for MetaError {
         match self {
             Self::Open { .. }
             | Self::File { .. }
-            | Self::Newer { .. }
+            | Self::Format { .. }
             | Self::Statement { .. }
             | Self::Malformed { .. } => Fault::Environment,
             Self::NoParent { .. } => Fault::Bug,
@@ -166,9 +166,9 @@ impl Blame for MetaError {
 
     fn remedy(&self) -> Option<String> {
         match self {
-            Self::Newer { .. } => {
-                Some("use a state root of its own, or the newer version of the engine".to_owned())
-            }
+            Self::Format { .. } => Some(
+                "use a state root of its own, or the version of the engine that made it".to_owned(),
+            ),
             _ => None,
         }
     }

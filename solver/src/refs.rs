@@ -30,6 +30,8 @@ pub struct LazyLayer {
     pub text: String,
     /// When it was made.
     pub created: Timestamp,
+    /// The repository that the blob would come from: the host, and the name there.
+    pub repository: Option<(String, String)>,
 }
 
 /// A tree that stays where it is until something needs it as layers.

@@ -2,6 +2,8 @@
 //!
 //! Owns [`BuildResult`] and [`Store`], the handle through which exporters reach layers and blobs.
 
+mod blobs;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -14,6 +16,9 @@ use crate::images::Images;
 use crate::meta::{LayerBlob, Meta};
 use crate::refs::Ref;
 use crate::snapshot::{Layer, LayerStore};
+use crate::turns::Turns;
+
+pub(crate) use blobs::put_repository;
 
 /// The key of [`BuildResult::metadata`] under which an image config (JSON) stands; as in BuildKit.
 pub const IMAGE_CONFIG_KEY: &str = "containerimage.config";
@@ -29,6 +34,8 @@ pub struct Store {
     blobs: BlobStore,
     meta: Arc<dyn Meta>,
     clock: Arc<dyn Clock>,
+    /// Blobs that are being made, by what they are made of and how.
+    making: Arc<Turns<String>>,
 }
 
 impl Store {
@@ -44,6 +51,7 @@ impl Store {
             blobs,
             meta,
             clock,
+            making: Arc::default(),
         }
     }
 

@@ -143,6 +143,7 @@ fn blobs_are_kept_by_compression() {
             diff_id: DiffId::of(b"diff"),
             size,
             media_type: "application/vnd.oci.image.layer.v1.tar".to_owned(),
+            annotations: [("a".to_owned(), format!("{size} \"quoted\""))].into(),
         };
         meta.put_layer_blob(layer(1), &blob("zstd", 1)).unwrap();
         meta.put_layer_blob(layer(1), &blob("gzip", 2)).unwrap();

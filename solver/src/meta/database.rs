@@ -69,7 +69,7 @@ impl Database {
     /// that were never synced are dropped.
     ///
     /// # Errors
-    /// The file cannot be opened or made, or a newer version of the engine wrote it. A damaged
+    /// The file cannot be opened or made, or another version of the engine wrote it. A damaged
     /// file is not an error.
     pub fn open(root: &Path, boot: &str) -> Result<Opened, MetaError> {
         let path = root.join("meta.db");

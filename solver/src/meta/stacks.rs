@@ -1,5 +1,6 @@
 //! Stacks of layers, and the blobs made from layers.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use ashlar_llb::{BlobDigest, DiffId};
@@ -66,6 +67,8 @@ pub struct LayerBlob {
     pub size: u64,
     /// Its media type.
     pub media_type: String,
+    /// What a manifest says about it beside that.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Which blobs belong to which layers: one per layer and compression.

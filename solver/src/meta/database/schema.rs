@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! stacks(id, layer, parent)              parent 0: none; ids are never used again
-//! layer_blobs(layer, compression, ...)   what a layer is as a blob
+//! layer_blobs(layer, compression, ...)   what a layer is as a blob; annotations: JSON
 //! names(namespace, name, value)          small values of other modules
 //! links(digest, output, input, dependency, selector, target)
 //! results(key, result, created_at)
@@ -19,7 +19,7 @@ use super::failed;
 use crate::meta::MetaError;
 
 /// The format this version reads and writes, kept in SQLite's `user_version`.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE durability (
@@ -44,6 +44,7 @@ CREATE TABLE layer_blobs (
     diff_id BLOB NOT NULL,
     size INTEGER NOT NULL,
     media_type TEXT NOT NULL,
+    annotations TEXT NOT NULL,
     generation INTEGER NOT NULL,
     PRIMARY KEY (layer, compression)
 ) WITHOUT ROWID;
@@ -79,8 +80,8 @@ pub(super) fn format(connection: &Connection, path: &Path) -> Result<i64, MetaEr
     let found = connection
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .map_err(failed("read the format"))?;
-    if found > FORMAT {
-        return Err(MetaError::Newer {
+    if found != 0 && found != FORMAT {
+        return Err(MetaError::Format {
             path: path.to_owned(),
             found,
             known: FORMAT,

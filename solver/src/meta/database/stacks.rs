@@ -131,7 +131,7 @@ impl LayerBlobs for Database {
         self.query("read the blobs of a layer", |connection| {
             connection
                 .prepare_cached(
-                    "SELECT compression, digest, diff_id, size, media_type
+                    "SELECT compression, digest, diff_id, size, media_type, annotations
                      FROM layer_blobs WHERE layer = ?1 ORDER BY compression",
                 )?
                 .query_map([layer_column(layer)], |row| {
@@ -141,6 +141,9 @@ impl LayerBlobs for Database {
                         diff_id: DiffId::from_bytes(row.get(2)?),
                         size: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
                         media_type: row.get(4)?,
+                        // They help and decide nothing: without them the blob is as good.
+                        annotations: serde_json::from_str(&row.get::<_, String>(5)?)
+                            .unwrap_or_default(),
                     })
                 })?
                 .collect()
@@ -152,7 +155,7 @@ impl LayerBlobs for Database {
             transaction
                 .prepare_cached(
                     "INSERT OR REPLACE INTO layer_blobs
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, (SELECT current FROM durability))",
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, (SELECT current FROM durability))",
                 )?
                 .execute(params![
                     layer_column(layer),
@@ -161,6 +164,7 @@ impl LayerBlobs for Database {
                     blob.diff_id.as_bytes(),
                     i64::try_from(blob.size).unwrap_or(i64::MAX),
                     blob.media_type,
+                    serde_json::to_string(&blob.annotations).unwrap_or_default(),
                 ])?;
             Ok(())
         })

@@ -68,19 +68,21 @@ fn damage_found_while_in_use_is_repaired_by_the_next_to_open() {
 }
 
 #[test]
-fn a_file_of_the_future_is_refused() {
+fn a_file_of_another_format_is_refused() {
     let root = tempfile::tempdir().unwrap();
     drop(open(root.path()));
     let path = root.path().join("meta.db");
-    rusqlite::Connection::open(&path)
-        .unwrap()
-        .pragma_update(None, "user_version", 99)
-        .unwrap();
-    let refused = Database::open(root.path(), "boot");
-    assert!(
-        matches!(refused, Err(MetaError::Newer { found: 99, .. })),
-        "{refused:?}"
-    );
+    for format in [1, 99] {
+        rusqlite::Connection::open(&path)
+            .unwrap()
+            .pragma_update(None, "user_version", format)
+            .unwrap();
+        let refused = Database::open(root.path(), "boot");
+        assert!(
+            matches!(refused, Err(MetaError::Format { found, .. }) if found == format),
+            "{refused:?}"
+        );
+    }
 }
 
 #[test]

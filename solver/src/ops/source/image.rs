@@ -250,6 +250,10 @@ impl LayerBytes for Source {
         Ok(Box::new(self.repository.blob(&layer.descriptor, cancel)))
     }
 
+    fn repository(&self) -> Option<(&str, &str)> {
+        Some((self.reference.domain(), self.reference.path()))
+    }
+
     fn failed(&self, error: ImageError) -> OperationError {
         match error {
             ImageError::Read { digest, source } => match source.downcast::<RegistryError>() {

@@ -17,7 +17,7 @@ use crate::meta::LayerBlob;
 use crate::ops::Engine;
 use crate::progress::Reporter;
 use crate::refs::{Lazy, LazyLayer};
-use crate::result::SOURCE_BLOB;
+use crate::result::{SOURCE_BLOB, put_repository};
 use crate::snapshot::{ActiveLayer, LayerDescription, Stack};
 use crate::source::image::{ImageError, ImageLayer, ResolvedImage, unpack};
 use crate::tree::View;
@@ -44,6 +44,11 @@ pub(super) trait LayerBytes: Send + Sync + std::fmt::Debug {
 
     /// What an error in the bytes means, given where they come from.
     fn failed(&self, error: ImageError) -> OperationError;
+
+    /// The repository that they come from: the host, and the name there.
+    fn repository(&self) -> Option<(&str, &str)> {
+        None
+    }
 }
 
 /// An image, and what it takes to have its layers.
@@ -79,6 +84,7 @@ impl ImageLayers {
             let id = committed.id();
             stack = stack.push(committed);
             self.engine.meta.put_layer_blob(id, &blob_of(layer))?;
+            self.note_repository(layer)?;
             let row = self.engine.layers.save(&stack)?;
             let chain = layer.chain_id.as_bytes();
             self.engine
@@ -206,8 +212,17 @@ impl ImageLayers {
         })
     }
 
+    /// Remembers which repository has a layer, so that it can be mounted from there.
+    fn note_repository(&self, layer: &ImageLayer) -> Result<(), OperationError> {
+        if let Some((host, name)) = self.bytes.repository() {
+            put_repository(&*self.engine.meta, &layer.descriptor.digest, host, name)?;
+        }
+        Ok(())
+    }
+
     /// Brings the blob of a layer into the store.
     fn fetch_one(&self, layer: &ImageLayer, cancel: &Cancel) -> Result<(), OperationError> {
+        self.note_repository(layer)?;
         let Blob { digest, size } = Blob::of(layer);
         if self.engine.blobs.size(&digest)? == Some(size) {
             return Ok(());
@@ -229,10 +244,12 @@ impl Lazy for ImageLayers {
 
     fn layers(&self) -> Option<Vec<LazyLayer>> {
         let created = self.image.created();
+        let repository = self.bytes.repository();
         let layers = self.image.layers.iter().map(|layer| LazyLayer {
             blob: blob_of(layer),
             text: self.text(),
             created,
+            repository: repository.map(|(host, name)| (host.to_owned(), name.to_owned())),
         });
         Some(layers.collect())
     }
@@ -390,5 +407,6 @@ fn blob_of(layer: &ImageLayer) -> LayerBlob {
         diff_id: layer.diff_id,
         size: layer.descriptor.size,
         media_type: layer.descriptor.media_type.clone(),
+        annotations: layer.descriptor.annotations.clone(),
     }
 }
