@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use ashlar_llb::BlobDigest;
 use ashlar_solver::cancel::Cancelled;
 use ashlar_solver::error::{Blame, Failure, Fault, OperationError};
 
@@ -38,6 +39,22 @@ pub enum ExportError {
         /// What is wrong with it.
         #[source]
         source: ashlar_llb::reference::ParseReferenceError,
+    },
+    /// A layer of a base image cannot be converted.
+    #[error("cannot convert layer {digest}")]
+    Convert {
+        /// Its digest.
+        digest: BlobDigest,
+        /// What is wrong with it.
+        #[source]
+        source: io::Error,
+    },
+    /// A blob cannot be compressed or written.
+    #[error("cannot make the blob of a layer")]
+    Blob {
+        /// What went wrong.
+        #[source]
+        source: io::Error,
     },
     /// The store failed, or a lazy result cannot be read.
     #[error("{}", .0.chain())]
@@ -91,14 +108,20 @@ impl Blame for ExportError {
     fn fault(&self) -> Fault {
         match self {
             Self::Cancelled | Self::Config { .. } | Self::Name { .. } => Fault::Input,
-            Self::Io { .. } | Self::Unsupported { .. } => Fault::Environment,
+            Self::Convert { source, .. } if source.raw_os_error().is_none() => Fault::Input,
+            Self::Io { .. }
+            | Self::Unsupported { .. }
+            | Self::Convert { .. }
+            | Self::Blob { .. } => Fault::Environment,
             Self::Store(failure) => failure.fault(),
         }
     }
 
     fn remedy(&self) -> Option<String> {
         match self {
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+            Self::Io { source, .. } | Self::Blob { source }
+                if source.kind() == io::ErrorKind::StorageFull =>
+            {
                 Some("free some space at the destination".to_owned())
             }
             Self::Store(failure) => failure.remedy(),

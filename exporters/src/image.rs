@@ -8,4 +8,4 @@ mod config;
 mod manifest;
 
 pub(crate) use config::{HistoryLayer, image_config};
-pub(crate) use manifest::{CONFIG, Descriptor, Index, LAYER, LAYER_GZIP, MANIFEST, Manifest};
+pub(crate) use manifest::{CONFIG, Descriptor, Index, MANIFEST, Manifest};

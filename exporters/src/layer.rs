@@ -1,168 +1,143 @@
 //! Layers as blobs: found where they were made before, made where not.
+//!
+//! Owns [`layer_blobs`]. A layer that an image brought stays as it came, unless another compression
+//! is forced or its times are rewritten; one that a build made has the compression that was asked
+//! for. What was made is noted in the store, by layer or by original blob, and the name of how.
 
-use std::io;
-use std::num::NonZero;
+mod make;
 
-use ashlar_llb::DiffId;
+use std::os::unix::fs::FileExt as _;
+
 use ashlar_solver::cancel::Cancel;
+use ashlar_solver::content;
 use ashlar_solver::error::Failure;
 use ashlar_solver::meta::LayerBlob;
 use ashlar_solver::result::{SOURCE_BLOB, Store};
 use ashlar_solver::snapshot::Layer;
-use ashlar_solver::tree::pack::{PackError, PackOptions, pack};
-use libdeflater::CompressionLvl;
-use sha2::{Digest as _, Sha256};
+use ashlar_solver::tree::Timestamp;
 
-use crate::image::{LAYER, LAYER_GZIP};
-use crate::{ExportError, parallel_gzip};
+use crate::blocks::{self, table_offset};
+use crate::{Compression, ExportError};
+use make::{Making, Origin};
 
-/// How the layers that a build made are compressed. Layers of a base image stay as they came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Compression {
-    /// A plain tar.
-    Uncompressed,
-    /// Gzip, by libdeflate, in members of 1 MiB that are compressed on all processors. The bytes
-    /// depend on level and input alone.
-    Gzip {
-        /// 0 (stored) to 9. Default 4, which is both smaller and faster than level 6 of Go's
-        /// library, BuildKit's default.
-        level: u8,
-    },
+/// Annotation with the digest of the table of contents of an eStargz layer.
+pub(crate) const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
+
+/// How layers are to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct LayerOptions {
+    /// How those that a build made are compressed.
+    pub(crate) compression: Compression,
+    /// Whether those of a base image are converted to that kind too.
+    pub(crate) force: bool,
 }
 
-impl Default for Compression {
-    fn default() -> Self {
-        Self::Gzip { level: 4 }
-    }
+/// What a blob is wanted of.
+#[derive(Debug, Clone)]
+pub(crate) enum LayerSource {
+    /// A layer of the store.
+    Stored(Layer),
+    /// A layer of an image of which only the blob is in the store.
+    Blob(LayerBlob),
 }
 
-impl Compression {
-    /// The name under which the store keeps a blob of this kind.
-    fn variant(self) -> String {
-        match self {
-            Self::Uncompressed => "uncompressed".to_owned(),
-            Self::Gzip { level } => format!("gzip-{}", level.min(9)),
-        }
-    }
+/// One layer of an image.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerRequest {
+    pub(crate) source: LayerSource,
+    /// No time in it is later than this.
+    pub(crate) latest: Option<Timestamp>,
 }
 
-/// Finds or makes the blob of a layer. Blocks.
-pub(crate) fn layer_blob(
+/// Finds or makes the blobs of layers, in their order. Those that are missing are made at the same
+/// time. Blocks.
+pub(crate) fn layer_blobs(
     store: &Store,
-    layer: &Layer,
-    compression: Compression,
+    options: LayerOptions,
+    requests: &[LayerRequest],
     cancel: &Cancel,
-) -> Result<LayerBlob, ExportError> {
-    let wanted = compression.variant();
-    let mut known = store.layer_blobs(layer)?;
-    let choice = known
-        .iter()
-        .position(|blob| blob.compression == SOURCE_BLOB)
-        .or_else(|| known.iter().position(|blob| blob.compression == wanted));
-    if let Some(at) = choice {
-        return Ok(known.swap_remove(at));
+) -> Result<Vec<LayerBlob>, ExportError> {
+    let mut found = Vec::with_capacity(requests.len());
+    let mut missing = Vec::new();
+    for request in requests {
+        let planned = plan(store, options, request, cancel)?;
+        found.push(match planned {
+            Planned::Known(blob) => Some(blob),
+            Planned::Make(making) => {
+                missing.push(*making);
+                None
+            }
+        });
     }
-    let blob = make(store, layer, compression, cancel)?;
-    store
-        .meta()
-        .put_layer_blob(layer.id(), &blob)
-        .map_err(Failure::from)?;
-    Ok(blob)
-}
-
-/// What interrupts the way from a layer to a blob.
-enum MakeError {
-    Pack(PackError),
-    Io(io::Error),
-}
-
-impl From<io::Error> for MakeError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
+    let mut made = match missing.is_empty() {
+        true => Vec::new(),
+        false => blocks::run(&missing, cancel)?,
     }
+    .into_iter();
+    let all = found.into_iter().map(|blob| blob.or_else(|| made.next()));
+    Ok(all
+        .map(|blob| blob.expect("BUG: every work makes one"))
+        .collect())
 }
 
-fn make(
-    store: &Store,
-    layer: &Layer,
-    compression: Compression,
-    cancel: &Cancel,
-) -> Result<LayerBlob, ExportError> {
-    let content = layer.content().map_err(Failure::from)?;
-    let files = layer.files();
-    let mut writer = store.blobs().writer().map_err(Failure::from)?;
-    let produce = |out: &mut dyn io::Write| {
-        let mut hashed = Hashed {
-            out,
-            hasher: Sha256::new(),
-        };
-        pack(
-            &content.0,
-            &*files,
-            &mut hashed,
-            &PackOptions::default(),
-            cancel,
-        )
-        .map_err(MakeError::Pack)?;
-        let bytes: [u8; 32] = hashed.hasher.finalize().into();
-        Ok::<_, MakeError>(DiffId::from_bytes(bytes))
-    };
-    let packed = match compression {
-        Compression::Uncompressed => {
-            let mut buffered = io::BufWriter::with_capacity(1 << 16, &mut writer);
-            produce(&mut buffered).and_then(|diff_id| {
-                io::Write::flush(&mut buffered)?;
-                Ok(diff_id)
-            })
-        }
-        Compression::Gzip { level } => {
-            let level = CompressionLvl::new(i32::from(level.min(9)))
-                .expect("BUG: libdeflate has levels 0 to 12");
-            let threads = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
-            parallel_gzip::compress(level, threads, &mut writer, produce)
+enum Planned<'a> {
+    Known(LayerBlob),
+    Make(Box<Making<'a>>),
+}
+
+fn plan<'a>(
+    store: &'a Store,
+    options: LayerOptions,
+    request: &LayerRequest,
+    cancel: &'a Cancel,
+) -> Result<Planned<'a>, ExportError> {
+    let origin = match &request.source {
+        LayerSource::Blob(blob) => Origin::Blob(blob.clone()),
+        LayerSource::Stored(layer) => {
+            let known = store.layer_blobs(layer)?;
+            let original = known.into_iter().find(|b| b.compression == SOURCE_BLOB);
+            original.map_or_else(|| Origin::Layer(layer.clone()), Origin::Blob)
         }
     };
-    let diff_id = match packed {
-        Ok(diff_id) => diff_id,
-        Err(MakeError::Pack(PackError::Cancelled(_))) => return Err(ExportError::Cancelled),
-        Err(MakeError::Pack(error)) => return Err(Failure::from(error).into()),
-        Err(MakeError::Io(error)) => {
-            return Err(ExportError::io(
-                "write a blob below",
-                store.layers().root().path(),
-            )(error));
-        }
-    };
-    let blob = writer.finish(None).map_err(Failure::from)?;
-    let media_type = match compression {
-        Compression::Uncompressed => LAYER,
-        Compression::Gzip { .. } => LAYER_GZIP,
-    };
-    Ok(LayerBlob {
-        compression: compression.variant(),
-        digest: blob.digest,
-        diff_id,
-        size: blob.size,
-        media_type: media_type.to_owned(),
-        annotations: Default::default(),
+    if let Origin::Blob(original) = &origin
+        && request.latest.is_none()
+        && (!options.force || is_of_kind(store, original, options.compression)?)
+    {
+        return Ok(Planned::Known(original.clone()));
+    }
+    let making = Making::new(store, origin, options.compression, request.latest, cancel);
+    Ok(match making.known()? {
+        Some(blob) => Planned::Known(blob),
+        None => Planned::Make(Box::new(making)),
     })
 }
 
-/// Hashes what passes through.
-struct Hashed<'a> {
-    out: &'a mut dyn io::Write,
-    hasher: Sha256,
+/// Whether a blob is compressed as asked for, whatever the level.
+fn is_of_kind(
+    store: &Store,
+    blob: &LayerBlob,
+    compression: Compression,
+) -> Result<bool, ExportError> {
+    let kind = content::Compression::of_media_type(&blob.media_type);
+    Ok(match compression {
+        Compression::Uncompressed => kind == Some(content::Compression::Uncompressed),
+        Compression::Zstd { .. } => kind == Some(content::Compression::Zstd),
+        _ if kind != Some(content::Compression::Gzip) => false,
+        Compression::Estargz { .. } => table_of(store, blob)?.is_some(),
+        _ => table_of(store, blob)?.is_none(),
+    })
 }
 
-impl io::Write for Hashed<'_> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let written = self.out.write(data)?;
-        self.hasher.update(&data[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
+/// Where the table of contents of a blob begins, if it is eStargz.
+fn table_of(store: &Store, blob: &LayerBlob) -> Result<Option<u64>, ExportError> {
+    let mut footer = [0; 51];
+    let file = store.blobs().open(&blob.digest).map_err(Failure::from)?;
+    let (Some(file), Some(at)) = (file, blob.size.checked_sub(51)) else {
+        return Ok(None);
+    };
+    // What is too short is found out when it is read.
+    Ok(match file.read_exact_at(&mut footer, at) {
+        Ok(()) => table_offset(&footer).filter(|table| *table < at),
+        Err(_) => None,
+    })
 }

@@ -22,6 +22,8 @@
 //! [`BuildResult`]: ashlar_solver::result::BuildResult
 
 mod archive;
+mod blocks;
+mod compression;
 mod error;
 mod exporter;
 mod image;
@@ -30,12 +32,11 @@ mod layer;
 mod local;
 mod oci;
 mod output;
-mod parallel_gzip;
 mod target;
 
+pub use compression::Compression;
 pub use error::ExportError;
 pub use exporter::{Exported, Exporter};
-pub use layer::Compression;
 pub use local::Local;
 pub use oci::Oci;
 pub use output::{Output, OutputError};

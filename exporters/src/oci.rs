@@ -10,7 +10,6 @@ use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::Failure;
 use ashlar_solver::meta::LayerBlob;
 use ashlar_solver::result::{BuildResult, IMAGE_CONFIG_KEY, Store};
-use ashlar_solver::snapshot::Layer;
 use ashlar_solver::tree::Timestamp;
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -19,9 +18,9 @@ use serde_json::value::RawValue;
 
 use crate::exporter::{Exported, Exporter};
 use crate::image::{CONFIG, Descriptor, HistoryLayer, Index, MANIFEST, Manifest, image_config};
-use crate::layer::{Compression, layer_blob};
+use crate::layer::{LayerOptions, LayerRequest, LayerSource, layer_blobs};
 use crate::target::Target;
-use crate::{ExportError, archive, json};
+use crate::{Compression, ExportError, archive, json};
 
 /// The file that marks an image layout.
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -52,7 +51,7 @@ enum Destination {
 pub struct Oci {
     destination: Destination,
     names: Vec<String>,
-    compression: Compression,
+    layers: LayerOptions,
     epoch: Option<Timestamp>,
 }
 
@@ -73,7 +72,7 @@ impl Oci {
         Self {
             destination,
             names: Vec::new(),
-            compression: Compression::default(),
+            layers: LayerOptions::default(),
             epoch: None,
         }
     }
@@ -89,7 +88,15 @@ impl Oci {
     /// Sets how layers made by the build are compressed. Default: gzip, level 4.
     #[must_use]
     pub fn compression(mut self, compression: Compression) -> Self {
-        self.compression = compression;
+        self.layers.compression = compression;
+        self
+    }
+
+    /// Sets whether layers of a base image are converted to that compression too, if they have
+    /// another. Default: no.
+    #[must_use]
+    pub fn force_compression(mut self, force: bool) -> Self {
+        self.layers.force = force;
         self
     }
 
@@ -158,34 +165,48 @@ impl Oci {
 
     fn image(&self, result: &BuildResult, cancel: &Cancel) -> Result<Image, ExportError> {
         let store = &result.store;
-        let mut layers = Vec::new();
-        let mut history = Vec::new();
+        let (mut requests, mut made) = (Vec::new(), Vec::new());
+        let mut request = |source| {
+            requests.push(LayerRequest {
+                source,
+                latest: None,
+            });
+        };
         if let Some(lazy) = result.reference.lazy_layers() {
             // An image that nothing changed: its blobs are all it takes.
             result.reference.fetch(cancel)?;
             for layer in lazy {
-                history.push(HistoryLayer {
-                    diff_id: layer.blob.diff_id,
-                    description: layer.text,
-                    created: layer.created,
-                });
-                layers.push(layer.blob);
+                made.push((layer.text, layer.created));
+                request(LayerSource::Blob(layer.blob));
             }
         } else {
             for layer in result.reference.stack(cancel)?.layers() {
-                cancel.check()?;
-                let blob = layer_blob(store, &layer, self.compression, cancel)?;
-                history.push(history_layer(&layer, &blob)?);
-                layers.push(blob);
+                let content = layer.content().map_err(Failure::from)?;
+                made.push((content.1.text.clone(), content.1.created));
+                request(LayerSource::Stored(layer));
             }
         }
+        let layers = layer_blobs(store, self.layers, &requests, cancel)?;
+        let history: Vec<HistoryLayer> = made
+            .into_iter()
+            .zip(&layers)
+            .map(|((description, created), blob)| HistoryLayer {
+                diff_id: blob.diff_id,
+                description,
+                created,
+            })
+            .collect();
         let given = result.metadata.get(IMAGE_CONFIG_KEY).map(Vec::as_slice);
         let config = image_config(given, &result.platform, &history, self.epoch)?;
         let config_digest = BlobDigest::of(&config.bytes);
         let described = Descriptor::new(CONFIG, config_digest, config.bytes.len() as u64);
         let descriptors = layers
             .iter()
-            .map(|blob| Descriptor::new(&blob.media_type, blob.digest, blob.size))
+            .map(|blob| {
+                let mut layer = Descriptor::new(&blob.media_type, blob.digest, blob.size);
+                layer.annotations.clone_from(&blob.annotations);
+                layer
+            })
             .collect();
         let text = json::indented(&Manifest::new(described, descriptors)).map_err(|error| {
             ExportError::Config {
@@ -207,16 +228,6 @@ impl Oci {
             config_digest,
         })
     }
-}
-
-fn history_layer(layer: &Layer, blob: &LayerBlob) -> Result<HistoryLayer, ExportError> {
-    let content = layer.content().map_err(Failure::from)?;
-    let description = &content.1;
-    Ok(HistoryLayer {
-        diff_id: blob.diff_id,
-        description: description.text.clone(),
-        created: description.created,
-    })
 }
 
 /// The platform that an image config names.

@@ -10,7 +10,8 @@ use crate::{Compression, Exporter, Local, Oci};
 #[non_exhaustive]
 pub enum Output {
     /// `type=oci`. Keys: `dest`, `tar` (default true), `name` (several with `,` in quotes),
-    /// `compression` (`gzip`, `uncompressed`), `compression-level`, `source-date-epoch`.
+    /// `compression` ([`Compression::named`]), `compression-level`, `force-compression`,
+    /// `source-date-epoch`.
     Oci(Oci),
     /// `type=local`. Keys: `dest`.
     Local(Local),
@@ -60,12 +61,13 @@ pub enum OutputError {
     },
 }
 
-const OCI_KEYS: [&str; 6] = [
+const OCI_KEYS: [&str; 7] = [
     "dest",
     "tar",
     "name",
     "compression",
     "compression-level",
+    "force-compression",
     "source-date-epoch",
 ];
 const LOCAL_KEYS: [&str; 1] = ["dest"];
@@ -193,32 +195,31 @@ fn oci(mut fields: Fields) -> Result<Output, OutputError> {
     if let Some(seconds) = fields.number("source-date-epoch")? {
         oci = oci.source_date_epoch(seconds);
     }
-    let level = match fields.number("compression-level")? {
-        None => None,
-        Some(level) => Some(u8::try_from(level).ok().filter(|level| *level <= 9).ok_or(
-            OutputError::Value {
-                key: "compression-level",
-                value: level.to_string(),
-                expected: "0 to 9",
+    let name = fields.fields.remove("compression");
+    let mut compression = Compression::default();
+    if let Some(value) = name {
+        compression = Compression::named(&value).ok_or(OutputError::Value {
+            key: "compression",
+            value,
+            expected: "uncompressed, gzip, estargz, zstd or gzip-stream",
+        })?;
+    }
+    if let Some(level) = fields.number("compression-level")? {
+        let fitting = u8::try_from(level)
+            .ok()
+            .and_then(|level| compression.with_level(level));
+        compression = fitting.ok_or(OutputError::Value {
+            key: "compression-level",
+            value: level.to_string(),
+            expected: match compression {
+                Compression::Zstd { .. } => "0 to 22",
+                _ => "0 to 9",
             },
-        )?),
-    };
-    let compression = match fields.fields.remove("compression").as_deref() {
-        None | Some("gzip") => match level {
-            Some(level) => Compression::Gzip { level },
-            None => Compression::default(),
-        },
-        Some("uncompressed") => Compression::Uncompressed,
-        Some(value) => {
-            let (key, expected) = ("compression", "gzip or uncompressed");
-            return Err(OutputError::Value {
-                key,
-                value: value.to_owned(),
-                expected,
-            });
-        }
-    };
-    Ok(Output::Oci(oci.compression(compression)))
+        })?;
+    }
+    let force = fields.switch("force-compression", false)?;
+    let oci = oci.compression(compression).force_compression(force);
+    Ok(Output::Oci(oci))
 }
 
 fn split(text: &str) -> Vec<String> {
@@ -248,6 +249,7 @@ mod tests {
             "type=oci,dest=x.tar",
             "type=oci,dest=x,tar=false,compression=uncompressed",
             "type=oci,dest=x,\"name=a:1,b:2\",compression=gzip,compression-level=9",
+            "type=oci,dest=x,compression=zstd,compression-level=22,force-compression=true",
             "type=local,dest=out",
         ] {
             assert!(Output::parse(good).is_ok(), "{good}");
@@ -262,8 +264,12 @@ mod tests {
             ("dest=x", "needs `type`"),
             ("type=image,name=x", "there are: oci, local"),
             ("type=oci,dest=x,tar=maybe", "true or false"),
-            ("type=oci,dest=x,compression=lzma", "gzip or uncompressed"),
+            ("type=oci,dest=x,compression=lzma", "estargz, zstd or"),
             ("type=oci,dest=x,compression-level=10", "0 to 9"),
+            (
+                "type=oci,dest=x,compression=zstd,compression-level=23",
+                "0 to 22",
+            ),
             ("type", "key=value"),
         ] {
             let error = Output::parse(bad).unwrap_err().to_string();

@@ -11,10 +11,6 @@ pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Media type of an image config.
 pub(crate) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-/// Media type of an uncompressed layer.
-pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-/// Media type of a layer compressed with gzip.
-pub(crate) const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// What points at a blob.
 #[derive(Debug, Clone, Serialize)]

@@ -1,0 +1,301 @@
+//! One blob that is made.
+
+use std::io::{self, Read, Write};
+
+use ashlar_llb::DiffId;
+use ashlar_solver::cancel::Cancel;
+use ashlar_solver::content::{self, BlobWriter, Inflate, Verify};
+use ashlar_solver::error::Failure;
+use ashlar_solver::limits::Limits;
+use ashlar_solver::meta::LayerBlob;
+use ashlar_solver::result::Store;
+use ashlar_solver::snapshot::Layer;
+use ashlar_solver::tree::Timestamp;
+use ashlar_solver::tree::pack::{PackError, PackOptions, pack};
+use ashlar_solver::tree::tar::{RewriteError, rewrite_times};
+use ashlar_solver::turns::Turn;
+
+use super::{TOC_DIGEST, table_of};
+use crate::blocks::{Opened, Told, Work};
+use crate::{Compression, ExportError};
+
+/// Annotation with the size of the tar of an eStargz layer, which containers/storage reads.
+const UNCOMPRESSED_SIZE: &str = "io.containers.estargz.uncompressed-size";
+
+/// Annotation with the moment after which no time in a layer is, in seconds since 1970.
+const REWRITTEN: &str = "buildkit/rewritten-timestamp";
+
+/// Bytes that are copied between two looks at the cancel flag.
+const STEP: usize = 128 << 10;
+
+/// What a blob is made of.
+#[derive(Debug)]
+pub(super) enum Origin {
+    Layer(Layer),
+    Blob(LayerBlob),
+}
+
+/// A blob that is to be made.
+#[derive(Debug)]
+pub(super) struct Making<'a> {
+    store: &'a Store,
+    origin: Origin,
+    compression: Compression,
+    latest: Option<Timestamp>,
+    /// The name of how it is made.
+    variant: String,
+    cancel: &'a Cancel,
+}
+
+/// A blob that is being written.
+#[derive(Debug)]
+pub(super) struct BlobOutput {
+    writer: BlobWriter,
+    /// Nobody else makes the same meanwhile.
+    _turn: Turn<String>,
+}
+
+impl Write for BlobOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writer.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+/// Why a blob could not be made.
+#[derive(Debug)]
+pub(super) enum MakeError {
+    Export(ExportError),
+    Io(io::Error),
+}
+
+impl<'a> Making<'a> {
+    pub(super) fn new(
+        store: &'a Store,
+        origin: Origin,
+        compression: Compression,
+        latest: Option<Timestamp>,
+        cancel: &'a Cancel,
+    ) -> Self {
+        let variant = match latest {
+            None => compression.to_string(),
+            Some(latest) => format!("{compression}@{}", latest.seconds),
+        };
+        Self {
+            store,
+            origin,
+            compression,
+            latest,
+            variant,
+            cancel,
+        }
+    }
+
+    /// The blob, if it was made before.
+    pub(super) fn known(&self) -> Result<Option<LayerBlob>, ExportError> {
+        Ok(match &self.origin {
+            Origin::Blob(blob) => self.store.variant(&blob.digest, &self.variant)?,
+            Origin::Layer(layer) => {
+                let known = self.store.layer_blobs(layer)?;
+                known.into_iter().find(|b| b.compression == self.variant)
+            }
+        })
+    }
+
+    fn failed(&self, error: io::Error) -> ExportError {
+        if error.kind() == io::ErrorKind::Interrupted && self.cancel.is_cancelled() {
+            return ExportError::Cancelled;
+        }
+        let path = self.store.layers().root().path();
+        ExportError::io("write a blob below", path)(error)
+    }
+
+    fn pack(&self, layer: &Layer, stream: &mut dyn Write) -> Result<(), ExportError> {
+        let content = layer.content().map_err(Failure::from)?;
+        let mut options = PackOptions::default();
+        options.latest = self.latest;
+        let packed = pack(&content.0, &*layer.files(), stream, &options, self.cancel);
+        match packed {
+            Ok(_) => Ok(()),
+            Err(PackError::Cancelled(_)) => Err(ExportError::Cancelled),
+            Err(PackError::Write { source }) => Err(self.failed(source)),
+            Err(error) => Err(Failure::from(error).into()),
+        }
+    }
+
+    /// Writes the tar of a blob. A table of contents and what belongs to it is left out.
+    fn convert(&self, blob: &LayerBlob, stream: &mut dyn Write) -> Result<(), ExportError> {
+        let bad = |source| ExportError::Convert {
+            digest: blob.digest,
+            source,
+        };
+        let file = self.store.blobs().open(&blob.digest);
+        let file = file.map_err(Failure::from)?;
+        let mut file = file.ok_or_else(|| bad(io::ErrorKind::NotFound.into()))?;
+        let table = table_of(self.store, blob)?;
+        let mut kind = content::Compression::of_media_type(&blob.media_type);
+        if kind.is_none() {
+            let mut start = [0; 4];
+            let length = file.read(&mut start).map_err(bad)?;
+            io::Seek::rewind(&mut file).map_err(bad)?;
+            kind = Some(content::Compression::of_magic(&start[..length]));
+        }
+        let kind = kind.unwrap_or(content::Compression::Uncompressed);
+        let mut verified = Verify::new(file, blob.digest, blob.size);
+        let mut diff_id = None;
+        {
+            let tar = Read::take(&mut verified, table.unwrap_or(u64::MAX));
+            let limit = Limits::default().layer_bytes;
+            let mut tar = Inflate::new(tar, kind, limit).map_err(Failure::from)?;
+            match self.latest {
+                None => {
+                    self.copy(&mut tar, stream, &bad)?;
+                    diff_id = table.is_none().then(|| tar.diff_id());
+                }
+                Some(latest) => {
+                    let rewritten = rewrite_times(&mut tar, stream, latest, self.cancel);
+                    rewritten.map_err(|error| match error {
+                        RewriteError::Cancelled(_) => ExportError::Cancelled,
+                        RewriteError::Write { source } => self.failed(source),
+                        error => bad(io::Error::new(io::ErrorKind::InvalidData, error)),
+                    })?;
+                }
+            }
+        }
+        io::copy(&mut verified, &mut io::sink()).map_err(bad)?;
+        match diff_id {
+            Some(found) if found != blob.diff_id => {
+                let text = format!("its diff id is {found}, not {}", blob.diff_id);
+                Err(bad(io::Error::new(io::ErrorKind::InvalidData, text)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn copy(
+        &self,
+        from: &mut dyn Read,
+        to: &mut dyn Write,
+        bad: &dyn Fn(io::Error) -> ExportError,
+    ) -> Result<(), ExportError> {
+        let mut buffer = vec![0; STEP];
+        loop {
+            self.cancel.check()?;
+            match from.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(length) => {
+                    let written = to.write_all(&buffer[..length]);
+                    written.map_err(|error| match error.kind() {
+                        // The layer is not what it takes to be made into eStargz.
+                        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => bad(error),
+                        _ => self.failed(error),
+                    })?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(bad(error)),
+            }
+        }
+    }
+}
+
+impl Work for Making<'_> {
+    type Output = BlobOutput;
+    type Made = LayerBlob;
+    type Error = MakeError;
+
+    fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    fn open(&self) -> Result<Opened<BlobOutput, LayerBlob>, MakeError> {
+        let what = match &self.origin {
+            Origin::Layer(layer) => layer.id().to_string(),
+            Origin::Blob(blob) => blob.digest.to_string(),
+        };
+        let turn = self
+            .store
+            .turn(format!("{what} {}", self.variant), self.cancel)?;
+        if let Some(made) = self.known()? {
+            return Ok(Opened::Made(made));
+        }
+        let writer = self.store.blobs().writer().map_err(Failure::from);
+        Ok(Opened::Output(BlobOutput {
+            writer: writer.map_err(ExportError::from)?,
+            _turn: turn,
+        }))
+    }
+
+    fn produce(&self, stream: &mut dyn Write) -> Result<(), MakeError> {
+        let produced = match &self.origin {
+            Origin::Layer(layer) => self.pack(layer, stream),
+            Origin::Blob(blob) => self.convert(blob, stream),
+        };
+        produced.map_err(MakeError::from)
+    }
+
+    fn finish(&self, output: BlobOutput, told: Told) -> Result<LayerBlob, MakeError> {
+        let blob = output.writer.finish(None).map_err(Failure::from);
+        let blob = blob.map_err(ExportError::from)?;
+        let mut made = LayerBlob {
+            compression: self.variant.clone(),
+            digest: blob.digest,
+            diff_id: match told.diff_id {
+                Some(diff_id) => diff_id,
+                None => DiffId::from_bytes(*blob.digest.as_bytes()),
+            },
+            size: blob.size,
+            media_type: self.compression.media_type().to_owned(),
+            annotations: Default::default(),
+        };
+        if let Some(digest) = told.contents {
+            let size = told.size.to_string();
+            made.annotations
+                .insert(TOC_DIGEST.to_owned(), digest.to_string());
+            made.annotations.insert(UNCOMPRESSED_SIZE.to_owned(), size);
+        }
+        if let Some(latest) = self.latest {
+            made.annotations
+                .insert(REWRITTEN.to_owned(), latest.seconds.to_string());
+        }
+        let noted = match &self.origin {
+            Origin::Blob(original) => self.store.put_variant(&original.digest, &made),
+            Origin::Layer(layer) => self
+                .store
+                .meta()
+                .put_layer_blob(layer.id(), &made)
+                .map_err(Failure::from),
+        };
+        noted.map_err(ExportError::from)?;
+        Ok(made)
+    }
+}
+
+impl From<io::Error> for MakeError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<ExportError> for MakeError {
+    fn from(error: ExportError) -> Self {
+        Self::Export(error)
+    }
+}
+
+impl From<ashlar_solver::cancel::Cancelled> for MakeError {
+    fn from(_: ashlar_solver::cancel::Cancelled) -> Self {
+        Self::Export(ExportError::Cancelled)
+    }
+}
+
+impl From<MakeError> for ExportError {
+    fn from(error: MakeError) -> Self {
+        match error {
+            MakeError::Export(error) => error,
+            MakeError::Io(source) => Self::Blob { source },
+        }
+    }
+}
