@@ -1,12 +1,19 @@
-//! The tar around an image: names, sizes and nothing else.
+//! Image layouts as one tar file.
 //!
 //! Members are those of containerd's archive exporter, which BuildKit uses: directories with mode
 //! 0755, files with mode 0444, owner 0, time 0, in the order of their names.
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 
 use ashlar_solver::cancel::Cancel;
+use ashlar_solver::oci::Descriptor;
+
+use crate::image::{BlobContent, Image, Index};
+use crate::layout::LAYOUT;
+use crate::target::Target;
+use crate::{ExportError, json};
 
 /// Bytes of a tar block.
 const BLOCK: u64 = 512;
@@ -17,13 +24,49 @@ const OCTAL_LIMIT: u64 = 1 << 33;
 /// Bytes copied between two looks at the cancel flag.
 const CHUNK: u64 = 8 << 20;
 
+/// Writes an image layout as one file, complete but not in its place.
+pub(crate) fn write(
+    path: &Path,
+    image: &Image,
+    entries: Vec<Descriptor>,
+    cancel: &Cancel,
+) -> Result<Target, ExportError> {
+    let mut target = Target::create(path)?;
+    let index = json::compact(&Index::new(entries)).map_err(ExportError::json)?;
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::Interrupted if cancel.is_cancelled() => ExportError::Cancelled,
+        _ => ExportError::io("write", path)(error),
+    };
+    let out = target.file();
+    directory(out, "blobs/").map_err(failed)?;
+    directory(out, "blobs/sha256/").map_err(failed)?;
+    let mut blobs: Vec<_> = image.blobs.iter().collect();
+    blobs.sort_by_key(|blob| blob.descriptor.digest);
+    for blob in blobs {
+        let digest = blob.descriptor.digest;
+        let name = format!("blobs/{}", digest.to_string().replace(':', "/"));
+        match &blob.content {
+            BlobContent::Text(text) => bytes(out, &name, text).map_err(failed)?,
+            BlobContent::Stored => {
+                let mut from = image.open(&digest)?;
+                let size = blob.descriptor.size;
+                file(out, &name, &mut from, size, cancel).map_err(failed)?;
+            }
+        }
+    }
+    bytes(out, "index.json", &index).map_err(failed)?;
+    bytes(out, "oci-layout", LAYOUT).map_err(failed)?;
+    end(out).map_err(failed)?;
+    Ok(target)
+}
+
 /// Writes a directory member; `name` ends with `/`.
-pub(crate) fn directory(out: &mut impl Write, name: &str) -> io::Result<()> {
+fn directory(out: &mut impl Write, name: &str) -> io::Result<()> {
     out.write_all(&header(name, 0, 0o755, b'5')?)
 }
 
 /// Writes a file member of bytes in memory.
-pub(crate) fn bytes(out: &mut impl Write, name: &str, bytes: &[u8]) -> io::Result<()> {
+fn bytes(out: &mut impl Write, name: &str, bytes: &[u8]) -> io::Result<()> {
     let size = bytes.len() as u64;
     out.write_all(&header(name, size, 0o444, b'0')?)?;
     out.write_all(bytes)?;
@@ -31,13 +74,7 @@ pub(crate) fn bytes(out: &mut impl Write, name: &str, bytes: &[u8]) -> io::Resul
 }
 
 /// Writes a file member from a file that has `size` bytes.
-pub(crate) fn file(
-    out: &mut File,
-    name: &str,
-    from: &mut File,
-    size: u64,
-    cancel: &Cancel,
-) -> io::Result<()> {
+fn file(out: &mut File, name: &str, from: &mut File, size: u64, cancel: &Cancel) -> io::Result<()> {
     out.write_all(&header(name, size, 0o444, b'0')?)?;
     let mut left = size;
     while left > 0 {
@@ -55,7 +92,7 @@ pub(crate) fn file(
 }
 
 /// Ends the archive.
-pub(crate) fn end(out: &mut impl Write) -> io::Result<()> {
+fn end(out: &mut impl Write) -> io::Result<()> {
     out.write_all(&[0; 1024])
 }
 

@@ -31,6 +31,28 @@ pub enum ExportError {
         /// What is wrong with it.
         reason: String,
     },
+    /// What was asked for does not go together.
+    #[error("cannot export: {reason}")]
+    Option {
+        /// What does not go with what.
+        reason: String,
+    },
+    /// An annotation cannot be understood.
+    #[error("invalid annotation `{name}`: {reason}")]
+    Annotation {
+        /// The name it was given under.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something that the result says of itself cannot be used.
+    #[error("invalid metadata `{key}` of the result: {reason}")]
+    Metadata {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A name of the image is not a reference.
     #[error("invalid image name `{name}`")]
     Name {
@@ -70,6 +92,13 @@ pub enum ExportError {
 }
 
 impl ExportError {
+    /// For JSON that came with the result, or that is made of it.
+    pub(crate) fn json(error: serde_json::Error) -> Self {
+        Self::Config {
+            reason: error.to_string(),
+        }
+    }
+
     pub(crate) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,
@@ -107,7 +136,12 @@ impl From<OperationError> for ExportError {
 impl Blame for ExportError {
     fn fault(&self) -> Fault {
         match self {
-            Self::Cancelled | Self::Config { .. } | Self::Name { .. } => Fault::Input,
+            Self::Cancelled
+            | Self::Config { .. }
+            | Self::Option { .. }
+            | Self::Annotation { .. }
+            | Self::Metadata { .. }
+            | Self::Name { .. } => Fault::Input,
             Self::Convert { source, .. } if source.raw_os_error().is_none() => Fault::Input,
             Self::Io { .. }
             | Self::Unsupported { .. }

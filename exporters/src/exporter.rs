@@ -1,36 +1,164 @@
 //! The trait of all exporters.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use ashlar_llb::BlobDigest;
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::result::BuildResult;
 use async_trait::async_trait;
+use futures::future::{BoxFuture, try_join_all};
 
 use crate::ExportError;
 
 /// Writes a build result somewhere.
+///
+/// An export has two stages. [`Exporter::prepare`] makes everything, and nobody sees anything of
+/// it; [`Prepared::finalize`] puts it in its place: a rename, a name in the store, a push.
+/// [`Exporter::export`] does both; [`export_all`] first prepares all of several outputs, so that a
+/// failure of one leaves the others as they were.
 #[async_trait]
-pub trait Exporter: Send + Sync + std::fmt::Debug {
-    /// Exports `result`. May be called again, also at the same time for other results.
+pub trait Exporter: Send + Sync + fmt::Debug {
+    /// Makes the output of `result` without putting it in its place. May be called again, also at
+    /// the same time for other results.
     ///
     /// # Errors
-    /// [`ExportError`]. What stood at the destination before is untouched then, except that
-    /// [`Local`](crate::Local) may have written some of its files.
+    /// [`ExportError`]. What stood at the destination before is untouched then.
     ///
     /// # Cancellation
-    /// Raising `cancel` ends the export soon with [`ExportError::Cancelled`]. Dropping the future
-    /// lets the part that is under way end by itself.
-    async fn export(&self, result: &BuildResult, cancel: &Cancel) -> Result<Exported, ExportError>;
+    /// Raising `cancel` ends it soon with [`ExportError::Cancelled`]. Dropping the future lets the
+    /// part that is under way end by itself, and nothing of it stays.
+    async fn prepare(&self, result: &BuildResult, cancel: &Cancel)
+    -> Result<Prepared, ExportError>;
+
+    /// Exports `result`: [`Exporter::prepare`] and [`Prepared::finalize`].
+    ///
+    /// # Errors
+    /// [`ExportError`]. What stood at the destination before is there still, unless the exporter
+    /// says otherwise.
+    ///
+    /// # Cancellation
+    /// As [`Exporter::prepare`]; once the output is complete it is put in its place all the same.
+    async fn export(&self, result: &BuildResult, cancel: &Cancel) -> Result<Exported, ExportError> {
+        self.prepare(result, cancel).await?.finalize(cancel).await
+    }
+}
+
+/// Exports a result to several places at once. They share the work on layers. None of them is put
+/// in its place before all are complete.
+///
+/// # Errors
+/// Of the first that failed. If it failed before all were complete, every destination is as it
+/// was.
+///
+/// # Cancellation
+/// As [`Exporter::export`].
+///
+/// ```no_run
+/// # async fn example(result: ashlar_solver::result::BuildResult)
+/// # -> Result<(), ashlar_exporters::ExportError> {
+/// use ashlar_exporters::{Local, Oci, export_all};
+/// use ashlar_solver::cancel::Cancel;
+///
+/// let (archive, files) = (Oci::archive("app.tar").name("app:v1"), Local::new("out"));
+/// let exported = export_all(&[&archive, &files], &result, &Cancel::new()).await?;
+/// assert_eq!(exported.len(), 2);
+/// # Ok(())
+/// # }
+/// ```
+pub async fn export_all(
+    exporters: &[&dyn Exporter],
+    result: &BuildResult,
+    cancel: &Cancel,
+) -> Result<Vec<Exported>, ExportError> {
+    let all = exporters
+        .iter()
+        .map(|exporter| exporter.prepare(result, cancel));
+    let prepared = try_join_all(all).await?;
+    try_join_all(prepared.into_iter().map(|each| each.finalize(cancel))).await
+}
+
+/// An output that is complete and not in its place yet. Dropping it removes it.
+#[must_use = "it is not in its place yet"]
+pub struct Prepared {
+    exported: Exported,
+    finalize: Option<Finalize>,
+}
+
+/// What puts an output in its place.
+type Finalize =
+    Box<dyn FnOnce(Cancel) -> BoxFuture<'static, Result<(), ExportError>> + Send + Sync>;
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Prepared")
+            .field("exported", &self.exported)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Prepared {
+    /// An output that is in its place by itself: nothing is left to be done.
+    pub fn done(exported: Exported) -> Self {
+        Self {
+            exported,
+            finalize: None,
+        }
+    }
+
+    /// An output that `finalize` puts in its place.
+    pub fn new<F, R>(exported: Exported, finalize: F) -> Self
+    where
+        F: FnOnce(Cancel) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), ExportError>> + Send + 'static,
+    {
+        Self {
+            exported,
+            finalize: Some(Box::new(move |cancel| Box::pin(finalize(cancel)))),
+        }
+    }
+
+    /// What the export gives once it is finalized.
+    pub fn exported(&self) -> &Exported {
+        &self.exported
+    }
+
+    /// Puts the output in its place.
+    ///
+    /// # Errors
+    /// [`ExportError`].
+    ///
+    /// # Cancellation
+    /// What takes long (a push) minds `cancel`; a rename does not.
+    pub async fn finalize(self, cancel: &Cancel) -> Result<Exported, ExportError> {
+        if let Some(finalize) = self.finalize {
+            finalize(cancel.clone()).await?;
+        }
+        Ok(self.exported)
+    }
 }
 
 /// What an export made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Exported {
-    /// The digest of the image's manifest; `None` for outputs that are no image.
+    /// The digest of the image's manifest or index; `None` for outputs that are no image.
     pub digest: Option<BlobDigest>,
     /// What BuildKit returns to its client, by its keys: `containerimage.digest`,
     /// `containerimage.config.digest`, `containerimage.descriptor` (base64 of JSON), `image.name`.
     pub response: BTreeMap<String, String>,
+}
+
+/// Runs `work` on a thread that may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ExportError> + Send + 'static,
+) -> Result<T, ExportError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(ExportError::Cancelled),
+        },
+    }
 }

@@ -1,11 +1,145 @@
-//! Images as data: config, manifest and index, from layers and metadata.
+//! Images as values: documents and the blobs they name.
 //!
-//! Pure functions; nothing here reads or writes a file. The bytes are BuildKit's
-//! (`exporter/containerimage/writer.go`): members of the config sorted by name with unknown ones
-//! kept, manifests indented by two spaces, the index of an archive compact.
+//! Owns [`Image`], which `assemble` makes of a result and which archives, layouts, the store and
+//! registries are filled from. The bytes of documents are BuildKit's: members of the config sorted
+//! by name with unknown ones kept, manifests and indexes indented by two spaces.
+//!
+//! Invariants:
+//! - **Children first.** A blob stands in [`Image::blobs`] after all that it names, so that who
+//!   writes them in this order never has a document without what it is about.
+//! - **Each blob once.**
+//!
+//! Leaves to others: where images go (`oci`, `docker`, …) and how layers become blobs (`layer`).
 
+mod assemble;
 mod config;
 mod manifest;
 
-pub(crate) use config::{HistoryLayer, image_config};
-pub(crate) use manifest::{CONFIG, Descriptor, Index, MANIFEST, Manifest};
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use ashlar_llb::{BlobDigest, Reference};
+use ashlar_solver::cancel::Cancel;
+use ashlar_solver::error::Failure;
+use ashlar_solver::oci::Descriptor;
+use ashlar_solver::refs::Ref;
+use ashlar_solver::result::Store;
+use base64::Engine as _;
+
+use crate::exporter::Exported;
+use crate::{ExportError, json};
+
+pub(crate) use assemble::{Defaults, assemble};
+pub(crate) use manifest::Index;
+
+/// A complete image.
+#[derive(Debug)]
+pub(crate) struct Image {
+    /// What leads to everything: a manifest, or an index.
+    pub(crate) root: Descriptor,
+    /// The config, if there is just one image.
+    pub(crate) config: Option<BlobDigest>,
+    /// When it was created, in the text of its configs: of several the last.
+    pub(crate) created: Option<String>,
+    /// All blobs: layers, configs, manifests, the index.
+    pub(crate) blobs: Vec<ImageBlob>,
+    /// What it is called, complete with registry and tag.
+    pub(crate) names: Vec<Reference>,
+    /// Where the bytes of layers are.
+    pub(crate) store: Store,
+    /// Images that nothing changed, whose layers may not be in the store yet.
+    lazy: Vec<Ref>,
+}
+
+/// A blob of an image.
+#[derive(Debug, Clone)]
+pub(crate) struct ImageBlob {
+    /// What names it.
+    pub(crate) descriptor: Descriptor,
+    /// Its bytes.
+    pub(crate) content: BlobContent,
+}
+
+/// Where the bytes of a blob are.
+#[derive(Debug, Clone)]
+pub(crate) enum BlobContent {
+    /// Here: documents and attestations.
+    Text(Arc<[u8]>),
+    /// In the store, or in a registry until [`Image::fetch`] was called: layers.
+    Stored,
+}
+
+impl Image {
+    fn new(store: Store, names: Vec<Reference>) -> Self {
+        Self {
+            root: Descriptor::new("", BlobDigest::of(b""), 0),
+            config: None,
+            created: None,
+            blobs: Vec::new(),
+            names,
+            store,
+            lazy: Vec::new(),
+        }
+    }
+
+    /// Adds a document and gives what names it.
+    fn add_text(&mut self, media_type: &str, text: Vec<u8>) -> Descriptor {
+        let digest = BlobDigest::of(&text);
+        let descriptor = Descriptor::new(media_type, digest, text.len() as u64);
+        self.blobs.push(ImageBlob {
+            descriptor: descriptor.clone(),
+            content: BlobContent::Text(text.into()),
+        });
+        descriptor
+    }
+
+    /// Leaves out what is there already.
+    fn each_once(&mut self) {
+        let mut seen = HashSet::new();
+        self.blobs
+            .retain(|blob| seen.insert(blob.descriptor.digest));
+    }
+
+    /// Brings all layers into the store. Blocks.
+    pub(crate) fn fetch(&self, cancel: &Cancel) -> Result<(), ExportError> {
+        for tree in &self.lazy {
+            tree.fetch(cancel)?;
+        }
+        Ok(())
+    }
+
+    /// Opens a blob of the store.
+    pub(crate) fn open(&self, digest: &BlobDigest) -> Result<File, ExportError> {
+        let opened = self.store.blobs().open(digest).map_err(Failure::from)?;
+        opened.ok_or_else(|| {
+            let path = self.store.layers().root().path().join("blobs");
+            ExportError::io("find a blob below", path)(io::ErrorKind::NotFound.into())
+        })
+    }
+
+    /// What an export of it gives, if its root is described by `root` at the destination.
+    pub(crate) fn exported(&self, root: &Descriptor) -> Result<Exported, ExportError> {
+        let descriptor = json::compact(root).map_err(ExportError::json)?;
+        let descriptor = base64::engine::general_purpose::STANDARD.encode(descriptor);
+        let mut response = BTreeMap::from([
+            ("containerimage.digest".to_owned(), root.digest.to_string()),
+            ("containerimage.descriptor".to_owned(), descriptor),
+        ]);
+        if let Some(config) = self.config {
+            response.insert(
+                "containerimage.config.digest".to_owned(),
+                config.to_string(),
+            );
+        }
+        if !self.names.is_empty() {
+            let names: Vec<String> = self.names.iter().map(ToString::to_string).collect();
+            response.insert("image.name".to_owned(), names.join(","));
+        }
+        Ok(Exported {
+            digest: Some(root.digest),
+            response,
+        })
+    }
+}

@@ -21,6 +21,7 @@
 //!
 //! [`BuildResult`]: ashlar_solver::result::BuildResult
 
+mod annotations;
 mod archive;
 mod blocks;
 mod compression;
@@ -29,14 +30,18 @@ mod exporter;
 mod image;
 mod json;
 mod layer;
+mod layout;
 mod local;
 mod oci;
+mod options;
 mod output;
 mod target;
 
+pub use annotations::{AnnotationKind, Annotations};
 pub use compression::Compression;
 pub use error::ExportError;
-pub use exporter::{Exported, Exporter};
+pub use exporter::{Exported, Exporter, Prepared, export_all};
 pub use local::Local;
 pub use oci::Oci;
+pub use options::{Compatibility, Epoch, ImageOptions, MediaTypes};
 pub use output::{Output, OutputError};

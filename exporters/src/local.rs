@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 
 use crate::ExportError;
-use crate::exporter::{Exported, Exporter};
+use crate::exporter::{Exported, Exporter, Prepared, blocking};
 
 /// Bytes copied between two looks at the cancel flag.
 const CHUNK: u64 = 8 << 20;
@@ -40,20 +40,18 @@ impl Local {
 
 #[async_trait]
 impl Exporter for Local {
-    async fn export(&self, result: &BuildResult, cancel: &Cancel) -> Result<Exported, ExportError> {
-        let (path, result, cancel) = (self.path.clone(), result.clone(), cancel.clone());
-        let task = tokio::task::spawn_blocking(move || {
-            let view = result.reference.view_until(&cancel)?;
-            write_tree(&path, &view, &cancel)?;
-            Ok(Exported::default())
-        });
-        match task.await {
-            Ok(exported) => exported,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(ExportError::Cancelled),
-            },
-        }
+    async fn prepare(
+        &self,
+        result: &BuildResult,
+        _cancel: &Cancel,
+    ) -> Result<Prepared, ExportError> {
+        let (path, result) = (self.path.clone(), result.clone());
+        Ok(Prepared::new(Exported::default(), move |cancel| {
+            blocking(move || {
+                let view = result.reference().view_until(&cancel)?;
+                write_tree(&path, &view, &cancel)
+            })
+        }))
     }
 }
 

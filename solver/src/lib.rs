@@ -42,7 +42,7 @@
 //! assert_eq!((ran, solved.ran()), (2, 2));
 //!
 //! // The result is a tree of files, here read in memory; exporters write it.
-//! let view = solved.result.reference.view().map_err(SolveError::from)?;
+//! let view = solved.result.reference().view().map_err(SolveError::from)?;
 //! assert!(view.lookup(&TreePath::new("src/main.c")?).is_some());
 //!
 //! // The same again: the directory is looked at, nothing runs.

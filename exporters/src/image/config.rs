@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use ashlar_llb::{DiffId, Platform};
+use ashlar_solver::result::BASE_CONFIG_KEY;
 use ashlar_solver::tree::Timestamp;
+use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -15,16 +17,19 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 /// Comment of history entries that stand for layers of the build.
 const COMMENT: &str = "buildkit.exporter.image.v0";
 
+/// The member in which records of the cache travel with an image.
+const INLINE_CACHE: &str = "moby.buildkit.cache.v0";
+
 /// What the history says of a layer that the config does not mention.
 #[derive(Debug, Clone)]
-pub(crate) struct HistoryLayer {
-    pub(crate) diff_id: DiffId,
-    pub(crate) description: String,
-    pub(crate) created: Timestamp,
+pub(super) struct HistoryLayer {
+    pub(super) diff_id: DiffId,
+    pub(super) description: String,
+    pub(super) created: Timestamp,
 }
 
 /// One entry of the history, in the member order of the Go type.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct History {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     created: Option<String>,
@@ -42,6 +47,7 @@ struct History {
 struct RootFs {
     #[serde(rename = "type")]
     kind: &'static str,
+    #[serde(serialize_with = "super::manifest::list")]
     diff_ids: Vec<String>,
 }
 
@@ -60,30 +66,68 @@ struct Known {
 
 type Members = BTreeMap<String, Box<RawValue>>;
 
-/// The finished config: its bytes and the time in it.
+/// What of the image that a result started from keeps its times.
 #[derive(Debug)]
-pub(crate) struct ImageConfig {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) created: Option<String>,
+pub(super) struct BaseConfig {
+    pub(super) diff_ids: Vec<DiffId>,
+    history: Vec<History>,
 }
 
-/// Completes the config `given` (or BuildKit's default one for `platform`) with the root file
-/// system, a history that accounts for each layer, and a creation time. With an `epoch` no time
-/// that the build made is later.
-pub(crate) fn image_config(
-    given: Option<&[u8]>,
-    platform: &Platform,
-    layers: &[HistoryLayer],
-    epoch: Option<Timestamp>,
-) -> Result<ImageConfig, ExportError> {
-    let invalid = |error: serde_json::Error| ExportError::Config {
-        reason: error.to_string(),
-    };
+impl BaseConfig {
+    /// Reads an image config.
+    pub(super) fn parse(text: &[u8]) -> Result<Self, ExportError> {
+        #[derive(Deserialize)]
+        struct Config {
+            #[serde(default)]
+            rootfs: ashlar_solver::oci::RootFs,
+            #[serde(default)]
+            history: Option<Vec<History>>,
+        }
+        let invalid = |error: serde_json::Error| ExportError::Metadata {
+            key: BASE_CONFIG_KEY.to_owned(),
+            reason: error.to_string(),
+        };
+        let config: Config = serde_json::from_slice(text).map_err(invalid)?;
+        Ok(Self {
+            diff_ids: config.rootfs.diff_ids,
+            history: config.history.unwrap_or_default(),
+        })
+    }
+}
+
+/// What a config is made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ConfigInput<'a> {
+    /// The config that came with the result; without one it is BuildKit's default for `platform`.
+    pub(super) given: Option<&'a [u8]>,
+    pub(super) platform: &'a Platform,
+    /// The layers, the lowest first.
+    pub(super) layers: &'a [HistoryLayer],
+    /// No time that the build made is later.
+    pub(super) epoch: Option<Timestamp>,
+    /// Whose history keeps its times.
+    pub(super) base: Option<&'a BaseConfig>,
+    /// Records of the cache that go with the image.
+    pub(super) inline_cache: Option<&'a [u8]>,
+}
+
+/// The finished config: its bytes and the time in it.
+#[derive(Debug)]
+pub(super) struct ImageConfig {
+    pub(super) bytes: Vec<u8>,
+    pub(super) created: Option<String>,
+}
+
+/// Completes a config with the root file system, a history that accounts for each layer, and a
+/// creation time.
+pub(super) fn image_config(input: &ConfigInput<'_>) -> Result<ImageConfig, ExportError> {
+    let (layers, epoch) = (input.layers, input.epoch);
+    let invalid = ExportError::json;
     let default;
-    let given = match given {
+    let given = match input.given {
         Some(given) => given,
         None => {
-            default = default_config(platform).map_err(invalid)?;
+            default = default_config(input.platform).map_err(invalid)?;
             &default
         }
     };
@@ -96,20 +140,33 @@ pub(crate) fn image_config(
             });
         }
     }
+    // As in Go, no history is another text than an empty one.
+    let is_null = known.history.is_none() && layers.is_empty();
     let mut history = complete(known.history.unwrap_or_default(), layers);
     if let Some(epoch) = epoch {
-        for entry in &mut history {
+        let base = input.base.map_or(&[][..], |base| &base.history);
+        let same = history.iter().zip(base).take_while(|(a, b)| a == b).count();
+        for entry in &mut history[same..] {
             clamp(&mut entry.created, epoch);
         }
     }
     let mut created = known.created;
-    match (&mut created, epoch) {
-        (Some(_), Some(epoch)) => clamp(&mut created, epoch),
-        (Some(_), None) => {}
-        (None, _) => {
-            created = history.iter().rev().find_map(|entry| entry.created.clone());
+    if let (Some(text), Some(epoch)) = (&created, epoch) {
+        let parsed = text.parse::<Timestamp>();
+        let parsed = parsed.map_err(|_| ExportError::Config {
+            reason: format!("`{text}` is no time of creation"),
+        })?;
+        if parsed > epoch {
+            created = Some(epoch.to_string());
         }
     }
+    if !members.contains_key("created") {
+        created = history.iter().rev().find_map(|entry| entry.created.clone());
+    }
+    members.insert(
+        "created".to_owned(),
+        to_raw_value(&created).map_err(invalid)?,
+    );
     let diff_ids = layers
         .iter()
         .map(|layer| layer.diff_id.to_string())
@@ -119,17 +176,23 @@ pub(crate) fn image_config(
         diff_ids,
     };
     members.insert("rootfs".to_owned(), to_raw_value(&rootfs).map_err(invalid)?);
+    let history = Some(history).filter(|_| !is_null);
     members.insert(
         "history".to_owned(),
         to_raw_value(&history).map_err(invalid)?,
     );
-    members.insert(
-        "created".to_owned(),
-        to_raw_value(&created).map_err(invalid)?,
-    );
+    if let Some(records) = input.inline_cache {
+        let text = base64::engine::general_purpose::STANDARD.encode(records);
+        members.insert(
+            INLINE_CACHE.to_owned(),
+            to_raw_value(&text).map_err(invalid)?,
+        );
+    }
     let text = json::compact(&members).map_err(invalid)?;
-    let bytes = json::squeeze(&String::from_utf8_lossy(&text)).into_bytes();
-    Ok(ImageConfig { bytes, created })
+    Ok(ImageConfig {
+        bytes: json::squeeze(&String::from_utf8_lossy(&text)).into_bytes(),
+        created,
+    })
 }
 
 fn default_config(platform: &Platform) -> serde_json::Result<Vec<u8>> {
@@ -229,13 +292,29 @@ mod tests {
         }
     }
 
+    fn input<'a>(
+        given: Option<&'a str>,
+        platform: &'a Platform,
+        layers: &'a [HistoryLayer],
+        epoch: Option<Timestamp>,
+    ) -> ConfigInput<'a> {
+        ConfigInput {
+            given: given.map(str::as_bytes),
+            platform,
+            layers,
+            epoch,
+            base: None,
+            inline_cache: None,
+        }
+    }
+
     fn config(given: Option<&str>, layers: &[HistoryLayer], epoch: Option<i64>) -> String {
         let epoch = epoch.map(|seconds| Timestamp {
             seconds,
             nanoseconds: 0,
         });
         let platform = Platform::linux_amd64();
-        let config = image_config(given.map(str::as_bytes), &platform, layers, epoch).unwrap();
+        let config = image_config(&input(given, &platform, layers, epoch)).unwrap();
         String::from_utf8(config.bytes).unwrap()
     }
 
@@ -245,7 +324,7 @@ mod tests {
         let text = config(Some(given), &[], None);
         assert_eq!(
             text,
-            r#"{"architecture":"arm64","config":{"Env":["A=\u003c"],"Cmd":null},"created":null,"history":[],"os":"linux","rootfs":{"type":"layers","diff_ids":[]},"zzz":{"b":1,"a":"x \u0026\u0026 y"}}"#
+            r#"{"architecture":"arm64","config":{"Env":["A=\u003c"],"Cmd":null},"created":null,"history":null,"os":"linux","rootfs":{"type":"layers","diff_ids":null},"zzz":{"b":1,"a":"x \u0026\u0026 y"}}"#
         );
     }
 
@@ -279,7 +358,7 @@ mod tests {
             r#"{"os":1,"architecture":"x"}"#,
         ] {
             assert!(
-                image_config(Some(bad.as_bytes()), &platform, &[], None).is_err(),
+                image_config(&input(Some(bad), &platform, &[], None)).is_err(),
                 "{bad}"
             );
         }

@@ -86,7 +86,7 @@ fn a_solve_runs_its_steps_with_the_runtime() {
             .unwrap();
         let request = SolveRequest::new(definition).local("base", &base);
         let solved = runtime.block_on(solver.solve(request).result()).unwrap();
-        let view = solved.result.reference.view().unwrap();
+        let view = solved.result.reference().view().unwrap();
         let path = ashlar_solver::tree::TreePath::new("out").unwrap();
         assert!(view.lookup(&path).is_some());
         for stub in ["proc", "dev", "sys", "etc"] {

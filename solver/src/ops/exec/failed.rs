@@ -161,7 +161,7 @@ impl FailedStep {
     /// # Errors
     /// [`OpenError`].
     pub fn open(&self, path: &str) -> Result<File, OperationError> {
-        let view = self.root().reference.view()?;
+        let view = self.root().reference().view()?;
         let path = || path.to_owned();
         let (found, node) = match view.resolve(path().as_bytes(), true) {
             Ok(found) => found,

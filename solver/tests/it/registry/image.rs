@@ -158,7 +158,7 @@ async fn a_layer_is_downloaded_only_when_something_reads_it() {
     let solved = solve(&solver, request(base(&fake))).await.unwrap();
     // The head of the manifest, the manifest, the config.
     assert_eq!((fake.seen().len(), layers(&fake, &image)), (3, 0));
-    let lazy = solved.result.reference.lazy_layers().unwrap();
+    let lazy = solved.result.reference().lazy_layers().unwrap();
     let sizes: Vec<u64> = lazy.iter().map(|layer| layer.blob.size).collect();
     let expected: Vec<u64> = image
         .layers
@@ -175,7 +175,7 @@ async fn a_layer_is_downloaded_only_when_something_reads_it() {
     solve(&solver, request(base(&fake))).await.unwrap();
     assert_eq!((fake.seen().len(), layers(&fake, &image)), (4, 0));
     // An output that contains the blobs gets them, without unpacking them.
-    let reference = solved.result.reference.clone();
+    let reference = solved.result.reference().clone();
     blocking(move || reference.fetch(&Cancel::new()).unwrap()).await;
     let fetched = layers(&fake, &image);
     assert!(fetched >= 3);
@@ -192,15 +192,15 @@ async fn a_layer_is_downloaded_only_when_something_reads_it() {
         assert!(&bytes == layer);
     }
     // Who looks at the tree gets it from them.
-    let reference = solved.result.reference.clone();
+    let reference = solved.result.reference().clone();
     let view = blocking(move || reference.view().unwrap()).await;
     let has = |path: &str| view.lookup(&TreePath::new(path).unwrap()).is_some();
     assert!(has("etc/two") && has("etc/three") && !has("etc/one"));
     assert_eq!(layers(&fake, &image), fetched);
-    assert!(solved.result.reference.lazy_layers().is_none());
+    assert!(solved.result.reference().lazy_layers().is_none());
     // From now on the image is a stack.
     let solved = solve(&solver, request(base(&fake))).await.unwrap();
-    assert_eq!(solved.result.reference.known_stack().unwrap().depth(), 3);
+    assert_eq!(solved.result.reference().known_stack().unwrap().depth(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -267,7 +267,7 @@ async fn what_is_named_by_digest_is_never_asked_about_again() {
         .unwrap();
     assert_eq!(fake.seen().len(), 2);
     // What was not loaded is told when it is needed.
-    let reference = offline.result.reference.clone();
+    let reference = offline.result.reference().clone();
     let error = blocking(move || reference.view().unwrap_err()).await;
     assert!(error.to_string().contains("not in the store"), "{error}");
     // One that says otherwise is refused.
@@ -317,7 +317,7 @@ async fn an_index_gives_the_platform_that_fits() {
             );
             continue;
         };
-        let reference = solved.unwrap().result.reference;
+        let reference = solved.unwrap().result.reference().clone();
         let view = blocking(move || reference.view().unwrap()).await;
         assert!(
             view.lookup(&TreePath::new(found).unwrap()).is_some(),
@@ -335,7 +335,7 @@ async fn the_layer_limit_keeps_the_lowest() {
     let solved = solve(&solver, request(base(&fake).layer_limit(1)))
         .await
         .unwrap();
-    let reference = solved.result.reference;
+    let reference = solved.result.reference().clone();
     let view = blocking(move || reference.view().unwrap()).await;
     assert!(view.lookup(&TreePath::new("etc/one").unwrap()).is_some());
     for layer in &image.layers[1..] {
@@ -378,7 +378,8 @@ async fn class_11_layers_with_other_bytes_fail_closed() {
             .await
             .unwrap()
             .result
-            .reference;
+            .reference()
+            .clone();
         let error = blocking(move || reference.view().unwrap_err()).await;
         let error = SolveError::from(error);
         let SolveError::Engine(failure) = &error else {
@@ -411,7 +412,8 @@ async fn class_11_layers_with_other_bytes_fail_closed() {
         .await
         .unwrap()
         .result
-        .reference;
+        .reference()
+        .clone();
     let view = blocking(move || reference.view().unwrap()).await;
     assert!(view.lookup(&TreePath::new("etc/evil").unwrap()).is_none());
     assert!(view.lookup(&TreePath::new("etc/two").unwrap()).is_some());
@@ -432,7 +434,7 @@ async fn class_09_a_layer_from_a_registry_stays_in_its_directory() {
     let solved = solve(&solver(folder.path()), request(base(&fake)))
         .await
         .unwrap();
-    let reference = solved.result.reference;
+    let reference = solved.result.reference().clone();
     // Whether it is refused or contained, nothing outside changes.
     let _refused = blocking(move || reference.view().map(drop)).await;
     assert_eq!(std::fs::read_to_string(&canary).unwrap(), "alive");
@@ -457,7 +459,8 @@ async fn class_12_bombs_stop_at_the_limit() {
         .await
         .unwrap()
         .result
-        .reference;
+        .reference()
+        .clone();
     let error = SolveError::from(blocking(move || reference.view().unwrap_err()).await);
     assert!(error.to_string().contains("more than"), "{error}");
     let huge = llb::image(format!("{}/app:huge", fake.host));

@@ -1,0 +1,143 @@
+//! Image layout directories: blobs by digest, and an index of what they are.
+//!
+//! Invariant: a name in `index.json` leads to complete blobs, for the index is written last, in one
+//! step. Several processes may add to one layout at a time.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use ashlar_solver::cancel::Cancel;
+use ashlar_solver::oci::Descriptor;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::image::{BlobContent, Image, Index};
+use crate::oci::{IMAGE_NAME, REF_NAME};
+use crate::target::Target;
+use crate::{ExportError, json};
+
+/// The file that marks an image layout.
+pub(crate) const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// Largest `index.json` that is merged into; 8 MiB, far above what a layout of thousands of
+/// images has.
+const INDEX_LIMIT: u64 = 8 << 20;
+
+/// Writes the blobs that are not there yet.
+pub(crate) fn write_blobs(path: &Path, image: &Image, cancel: &Cancel) -> Result<(), ExportError> {
+    let blobs = path.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).map_err(ExportError::io("make directory", &blobs))?;
+    for blob in &image.blobs {
+        cancel.check()?;
+        let digest = blob.descriptor.digest;
+        let text = digest.to_string();
+        let place = blobs.join(text.trim_start_matches("sha256:"));
+        let there = std::fs::symlink_metadata(&place);
+        if there.is_ok_and(|there| there.is_file() && there.len() == blob.descriptor.size) {
+            continue;
+        }
+        match &blob.content {
+            BlobContent::Text(text) => Target::write(&place, text)?,
+            BlobContent::Stored => {
+                let mut target = Target::create(&place)?;
+                io::copy(&mut image.open(&digest)?, target.file())
+                    .map_err(ExportError::io("write", &place))?;
+                target.complete()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds entries to the index of a layout, which is made if there is none.
+pub(crate) fn add(path: &Path, entries: Vec<Descriptor>) -> Result<(), ExportError> {
+    let directory = File::open(path).map_err(ExportError::io("open", path))?;
+    flock(&directory, FlockOperation::LockExclusive)
+        .map_err(|error| ExportError::io("lock", path)(error.into()))?;
+    let layout = path.join("oci-layout");
+    if !layout.exists() {
+        Target::write(&layout, LAYOUT)?;
+    }
+    merge_index(&path.join("index.json"), entries)
+}
+
+/// An entry of an existing index: what is looked at, and all of it.
+#[derive(Deserialize)]
+struct Known {
+    digest: String,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+/// An old entry as it stands, or a new one.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum IndexEntry {
+    Old(Box<RawValue>),
+    New(Box<Descriptor>),
+}
+
+/// Adds entries to an index; they replace those of the same name, and without a name those of the
+/// same digest.
+fn merge_index(path: &Path, entries: Vec<Descriptor>) -> Result<(), ExportError> {
+    #[derive(Deserialize)]
+    struct Old {
+        #[serde(default)]
+        manifests: Vec<Box<RawValue>>,
+    }
+    let invalid = |error: serde_json::Error| {
+        ExportError::io("read", path)(io::Error::new(io::ErrorKind::InvalidData, error))
+    };
+    let mut all = Vec::new();
+    let old = match File::open(path) {
+        Ok(file) => {
+            let mut text = Vec::new();
+            io::Read::read_to_end(&mut io::Read::take(file, INDEX_LIMIT), &mut text)
+                .map_err(ExportError::io("read", path))?;
+            text
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(ExportError::io("read", path)(error)),
+    };
+    if !old.is_empty() {
+        let parsed: Old = serde_json::from_slice(&old).map_err(invalid)?;
+        for entry in parsed.manifests {
+            let known: Known = serde_json::from_str(entry.get()).map_err(invalid)?;
+            let replaced = entries.iter().any(|new| {
+                let name = |annotations: &BTreeMap<String, String>| {
+                    annotations
+                        .get(IMAGE_NAME)
+                        .or_else(|| annotations.get(REF_NAME))
+                        .cloned()
+                };
+                match name(&new.annotations) {
+                    Some(name_of_new) => name(&known.annotations) == Some(name_of_new),
+                    None => {
+                        name(&known.annotations).is_none() && known.digest == new.digest.to_string()
+                    }
+                }
+            });
+            if !replaced {
+                all.push(IndexEntry::Old(entry));
+            }
+        }
+    }
+    all.extend(
+        entries
+            .into_iter()
+            .map(|entry| IndexEntry::New(Box::new(entry))),
+    );
+    let text = json::compact(&Index::new(all)).map_err(invalid)?;
+    if text == old {
+        return Ok(());
+    }
+    let mut target = Target::create(path)?;
+    target
+        .file()
+        .write_all(&text)
+        .map_err(ExportError::io("write", path))?;
+    target.complete()
+}
