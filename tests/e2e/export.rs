@@ -34,7 +34,7 @@ fn fixed_graph() -> State {
 }
 
 /// Text and numbers without a pattern, so that there are many blocks and short and long matches.
-fn fixed_context(folder: &Path) -> SolveRequest {
+pub fn fixed_context(folder: &Path) -> SolveRequest {
     let mut word = 88_172_645_463_325_252_u64;
     let mut random = Vec::new();
     while random.len() < 5 << 20 {

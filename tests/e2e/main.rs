@@ -12,6 +12,7 @@ mod agents;
 mod archives;
 mod changed_input;
 mod compile;
+mod compression;
 mod concurrent;
 mod contexts;
 mod devices;
@@ -43,6 +44,7 @@ fn child() {
         "failed-step" => failed_step::role(&arguments),
         "guest" => guest::role(&arguments),
         "leaks" => leaks::role(&arguments),
+        "sixty-layers" => compression::role(&arguments),
         "secrets" => secrets::role(&arguments),
         "wired" => sandbox_network::role(&arguments),
         "wired-killed" => sandbox_network::killed(&arguments),

@@ -27,7 +27,7 @@ const TOOLS: [Need; 3] = [
 ];
 
 /// A running docker-registry; killed when dropped.
-struct Registry {
+pub struct Registry {
     child: Child,
     port: u16,
 }
@@ -41,7 +41,7 @@ impl Drop for Registry {
 
 impl Registry {
     /// Serves what is in the directory `store`. `more`: YAML below `http:`, and sections after it.
-    fn start(folder: &Path, store: &Path, more: &str) -> Self {
+    pub fn start(folder: &Path, store: &Path, more: &str) -> Self {
         // Free at this moment; nothing else here asks for ports that are told.
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
@@ -73,13 +73,13 @@ impl Registry {
         panic!("docker-registry does not start");
     }
 
-    fn host(&self) -> String {
+    pub fn host(&self) -> String {
         format!("localhost:{}", self.port)
     }
 }
 
 /// Pushes `image` (in skopeo's words) as `name` into an open registry.
-fn push(image: &str, registry: &Registry, name: &str) {
+pub fn push(image: &str, registry: &Registry, name: &str) {
     let to = format!("docker://{}/{name}", registry.host());
     run(Command::new("skopeo")
         .args([

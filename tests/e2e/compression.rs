@@ -1,0 +1,425 @@
+//! Layers in every compression: the same bytes everywhere, the same files for every tool.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ashlar_exporters::{Compression, Exporter as _, Oci};
+use ashlar_llb::{self as llb, State, copy, mkfile};
+use ashlar_solver::cancel::Cancel;
+use ashlar_solver::error::{Blame as _, Fault};
+use ashlar_solver::solver::{SolveRequest, Solved};
+use serde_json::Value;
+
+use super::export::fixed_context;
+use super::registry::Registry;
+use super::support::{self, Need, Tree, file, run, skipped, solve, temp, then, tree};
+
+const ESTARGZ: Compression = Compression::Estargz { level: 4 };
+
+/// An image in a layout of its own.
+struct Layout(PathBuf);
+
+impl Layout {
+    async fn export(solved: &Solved, path: PathBuf, compression: Compression, force: bool) -> Self {
+        let layout = Oci::directory(&path)
+            .name("example.com/app:v1")
+            .compression(compression)
+            .force_compression(force);
+        let exported = layout.export(&solved.result, &Cancel::new()).await;
+        exported.unwrap_or_else(|error| panic!("{}", support::chain(&error)));
+        Self(path)
+    }
+
+    fn blob(&self, descriptor: &Value) -> PathBuf {
+        let digest = descriptor["digest"].as_str().unwrap();
+        self.0.join("blobs").join(digest.replace(':', "/"))
+    }
+
+    fn json(&self, path: &Path) -> Value {
+        serde_json::from_slice(&fs::read(self.0.join(path)).unwrap()).unwrap()
+    }
+
+    fn manifest(&self) -> Value {
+        let index = self.json(Path::new("index.json"));
+        self.json(&self.blob(&index["manifests"][0]))
+    }
+
+    /// Of the layers: their descriptors.
+    fn layers(&self) -> Vec<Value> {
+        self.manifest()["layers"].as_array().unwrap().clone()
+    }
+
+    fn digests(&self) -> Vec<String> {
+        let layers = self.layers();
+        let digests = layers.iter().map(|layer| layer["digest"].as_str().unwrap());
+        digests.map(str::to_owned).collect()
+    }
+
+    fn diff_ids(&self) -> Vec<Value> {
+        let config = self.json(&self.blob(&self.manifest()["config"]));
+        config["rootfs"]["diff_ids"].as_array().unwrap().clone()
+    }
+
+    /// The kinds of the layers, by the ends of their media types.
+    fn kinds(&self) -> Vec<String> {
+        let layers = self.layers();
+        let types = layers
+            .iter()
+            .map(|layer| layer["mediaType"].as_str().unwrap());
+        types
+            .map(|text| {
+                text.trim_start_matches("application/vnd.oci.image.layer.v1.")
+                    .to_owned()
+            })
+            .collect()
+    }
+}
+
+fn kind(compression: Compression) -> &'static str {
+    match compression {
+        Compression::Uncompressed => "tar",
+        Compression::Zstd { .. } => "tar+zstd",
+        _ => "tar+gzip",
+    }
+}
+
+#[test]
+fn every_compression_gives_the_same_bytes_on_every_root() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let request = fixed_context(folder.path());
+        let mut first: Vec<Layout> = Vec::new();
+        for root in ["one", "two"] {
+            let solver = support::solver(folder.path().join(root).join("state"));
+            let solved = solve(&solver, request.clone()).await;
+            for (at, compression) in Compression::ALL.into_iter().enumerate() {
+                let path = folder.path().join(root).join(compression.name());
+                let layout = Layout::export(&solved, path, compression, false).await;
+                assert_eq!(layout.kinds(), [kind(compression); 4]);
+                match first.get(at) {
+                    None => first.push(layout),
+                    // Times of creation are in the config; layers have none that are not given.
+                    Some(other) => assert_eq!(layout.digests(), other.digests(), "{compression}"),
+                }
+            }
+        }
+        let plain = &first[0];
+        let digests: Vec<Value> = plain.digests().into_iter().map(Value::from).collect();
+        assert_eq!(plain.diff_ids(), digests);
+        for (layout, compression) in first.iter().zip(Compression::ALL) {
+            let same = layout.diff_ids() == plain.diff_ids();
+            // The table of contents belongs to the layer.
+            assert_eq!(same, compression != ESTARGZ, "{compression}");
+        }
+    });
+}
+
+#[test]
+fn estargz_is_what_its_specification_says() {
+    let name = "estargz_is_what_its_specification_says";
+    if skipped(name, &[Need::Tool("python3")]) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let folder = temp();
+        // Chunks, empty files, links and odd names beside the many small ones.
+        let context = folder.path().join("context");
+        let request = fixed_context(folder.path());
+        support::write(context.join("empty"), "");
+        support::write(context.join("größe"), "ö");
+        std::os::unix::fs::symlink("empty", context.join("link")).unwrap();
+        fs::hard_link(context.join("empty"), context.join("linked")).unwrap();
+        let solver = support::solver(folder.path().join("state"));
+        let solved = solve(&solver, request).await;
+        let layout = Layout::export(&solved, folder.path().join("image"), ESTARGZ, false).await;
+        for layer in layout.layers() {
+            let digest = &layer["annotations"]["containerd.io/snapshot/stargz/toc.digest"];
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/estargz.py");
+            let said = run(Command::new(script)
+                .arg(layout.blob(&layer))
+                .arg(digest.as_str().unwrap()));
+            assert!(said.contains("chunks"), "{said}");
+        }
+    });
+}
+
+/// A base of two layers in a layout, each compressed so.
+async fn base(folder: &Path, compression: Compression) -> PathBuf {
+    let solver = support::solver(folder.join("base-state"));
+    let base = llb::scratch()
+        .file(mkfile("/base", "base\n".repeat(1000)).created(then()))
+        .file(mkfile("/more", "more\n".repeat(1000)).created(then()));
+    let solved = solve(&solver, support::request(&base)).await;
+    let path = folder.join(format!("base-{compression}"));
+    Layout::export(&solved, path, compression, false).await.0
+}
+
+#[test]
+fn layers_of_a_base_stay_or_are_converted() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let gzip = Compression::default();
+        let image = || State::from(llb::oci_layout("example.com/app:v1").store("base"));
+        let built = image().file(mkfile("/own", "own\n").created(then()));
+        for from in [gzip, ESTARGZ, Compression::Zstd { level: 3 }] {
+            let path = base(folder.path(), from).await;
+            let before = Layout(path.clone());
+            let root = folder.path().join(format!("state-{from}"));
+            let solver = support::solver(&root);
+            let request = |state: &State| -> SolveRequest {
+                support::request(state).oci_layout("base", path.clone())
+            };
+            // First the untouched image.
+            let untouched = solve(&solver, request(&image())).await;
+            for compression in Compression::ALL {
+                let name = |what: &str| folder.path().join(format!("{from}-{compression}-{what}"));
+                let kept = Layout::export(&untouched, name("kept"), compression, false).await;
+                assert_eq!(kept.digests(), before.digests());
+                assert_eq!(kept.layers(), before.layers(), "annotations stay");
+                let forced = Layout::export(&untouched, name("forced"), compression, true).await;
+                assert_eq!(
+                    forced.kinds(),
+                    [kind(compression); 2],
+                    "{from} {compression}"
+                );
+                let stays = std::mem::discriminant(&from) == std::mem::discriminant(&compression)
+                    || (from == gzip && matches!(compression, Compression::GzipStream { .. }));
+                assert_eq!(
+                    forced.digests() == before.digests(),
+                    stays,
+                    "{from} {compression}"
+                );
+                let lossless = from != ESTARGZ && compression != ESTARGZ;
+                let same = forced.diff_ids() == before.diff_ids();
+                assert_eq!(same, lossless || stays, "{from} {compression}");
+                let toc = forced.layers()[0]["annotations"].is_object();
+                assert_eq!(toc, compression == ESTARGZ);
+            }
+            // Then one that is built on.
+            let solved = solve(&solver, request(&built)).await;
+            for compression in Compression::ALL {
+                let name = |what: &str| folder.path().join(format!("{from}-{compression}-{what}"));
+                let kept = Layout::export(&solved, name("built"), compression, false).await;
+                assert_eq!(kept.digests()[..2], before.digests());
+                assert_eq!(kept.kinds()[2], kind(compression));
+                let forced = Layout::export(&solved, name("built-forced"), compression, true).await;
+                let same = Layout(name("forced"));
+                assert_eq!(forced.digests()[..2], same.digests());
+                assert_eq!(forced.diff_ids()[..2], same.diff_ids());
+            }
+        }
+    });
+}
+
+#[test]
+fn class_11_a_base_with_wrong_diff_ids_is_not_converted() {
+    let name = "class_11_a_base_with_wrong_diff_ids_is_not_converted";
+    if skipped(name, &["skopeo", "docker-registry"].map(Need::Tool)) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let folder = temp();
+        let path = base(folder.path(), Compression::default()).await;
+        // The config promises the layers in another order.
+        let layout = Layout(path.clone());
+        let (index, manifest) = (layout.json(Path::new("index.json")), layout.manifest());
+        let old = |descriptor: &Value| descriptor["digest"].as_str().unwrap().to_owned();
+        let put = |text: &str| {
+            let digest = llb::BlobDigest::of(text.as_bytes()).to_string();
+            fs::write(path.join("blobs").join(digest.replace(':', "/")), text).unwrap();
+            digest
+        };
+        let read = |path: PathBuf| fs::read_to_string(path).unwrap();
+        let config = read(layout.blob(&manifest["config"]));
+        let ids = layout.diff_ids();
+        let (one, two) = (ids[0].as_str().unwrap(), ids[1].as_str().unwrap());
+        let swapped = config.replace(one, "?").replace(two, one).replace('?', two);
+        let text = read(layout.blob(&index["manifests"][0]));
+        let text = text.replace(&old(&manifest["config"]), &put(&swapped));
+        let text = read(path.join("index.json")).replace(&old(&index["manifests"][0]), &put(&text));
+        fs::write(path.join("index.json"), text).unwrap();
+        let registry = Registry::start(folder.path(), &folder.path().join("store"), "");
+        copy_to(&layout, &registry, "app:v1");
+
+        let solver = support::solver(folder.path().join("state"));
+        let image = State::from(llb::image(format!("{}/app:v1", registry.host())));
+        let solved = solve(&solver, support::request(&image)).await;
+        let export = Oci::directory(folder.path().join("out"))
+            .compression(Compression::Uncompressed)
+            .force_compression(true);
+        let error = export
+            .export(&solved.result, &Cancel::new())
+            .await
+            .unwrap_err();
+        let text = support::chain(&error);
+        assert!(text.contains("its diff id is"), "{text}");
+        assert_eq!(error.fault(), Fault::Input);
+        assert_eq!(support::layers(solver.root()), 0);
+    });
+}
+
+/// Lets skopeo push an image as it is.
+fn copy_to(layout: &Layout, registry: &Registry, name: &str) {
+    run(Command::new("skopeo")
+        .args(["--insecure-policy", "copy", "--quiet", "--preserve-digests"])
+        .arg("--dest-tls-verify=false")
+        .arg(format!("oci:{}:v1", layout.0.display()))
+        .arg(format!("docker://{}/{name}", registry.host())));
+}
+
+/// A tree with something to compress.
+fn fixed_tree() -> Tree {
+    let context = |number: usize| {
+        (
+            format!("d{number}/f"),
+            file(0o644, number.to_string().as_bytes()),
+        )
+    };
+    (0..40).map(context).collect()
+}
+
+#[test]
+fn tools_take_every_compression() {
+    let name = "tools_take_every_compression";
+    let tools = ["skopeo", "umoci", "docker-registry", "podman"].map(Need::Tool);
+    if skipped(name, &tools) || skipped(name, &[Need::Root]) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let folder = temp();
+        let registry = Registry::start(folder.path(), &folder.path().join("store"), "");
+        let solver = support::solver(folder.path().join("state"));
+        let solved = solve(&solver, fixed_context(folder.path())).await;
+        for compression in Compression::ALL {
+            let name = compression.name();
+            let layout =
+                Layout::export(&solved, folder.path().join(name), compression, false).await;
+            // skopeo and docker-registry.
+            let tag = format!("app:{name}");
+            copy_to(&layout, &registry, &tag);
+            let reference = format!("{}/{tag}", registry.host());
+            let inspected = run(Command::new("skopeo")
+                .args(["inspect", "--raw", "--tls-verify=false"])
+                .arg(format!("docker://{reference}")));
+            assert_eq!(
+                serde_json::from_str::<Value>(&inspected).unwrap(),
+                layout.manifest()
+            );
+            // podman checks every diff id. One stream of gzip is nothing new to it.
+            if matches!(compression, Compression::GzipStream { .. }) {
+                continue;
+            }
+            let files = podman(folder.path(), &reference);
+            for (path, content) in fixed_tree() {
+                assert_eq!(files.get(&path), Some(&content), "{compression}");
+            }
+            assert!(
+                !files
+                    .keys()
+                    .any(|path| path.contains("stargz") || path.contains("landmark"))
+            );
+            if kind(compression) == "tar+zstd" {
+                continue;
+            }
+            // umoci of Debian knows no zstd.
+            let bundle = folder.path().join(format!("bundle-{name}"));
+            run(Command::new("umoci")
+                .args(["unpack", "--image"])
+                .arg(format!("{}:v1", layout.0.display()))
+                .arg(&bundle));
+            assert_eq!(tree(&bundle.join("rootfs")), files, "{compression}");
+        }
+    });
+}
+
+/// The files of an image, pulled by podman into a storage of its own.
+fn podman(folder: &Path, reference: &str) -> Tree {
+    let storage = tempfile::tempdir_in(folder).unwrap();
+    let podman = |arguments: &[&str]| {
+        run(Command::new("podman")
+            .arg("--root")
+            .arg(storage.path().join("root"))
+            .arg("--runroot")
+            .arg(storage.path().join("run"))
+            .args(["--storage-driver", "vfs"])
+            .args(arguments))
+    };
+    podman(&["pull", "--quiet", "--tls-verify=false", reference]);
+    let mounted = podman(&["image", "mount", reference]);
+    let files = tree(Path::new(mounted.trim()));
+    podman(&["image", "umount", reference]);
+    files
+}
+
+/// The peak of the memory of this process since it was last reset, in bytes.
+fn peak() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    let number: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    number * 1024
+}
+
+/// In a process of its own: exports 60 layers and prints how much memory that took at most.
+pub fn role(arguments: &[&str]) {
+    let [folder, megabytes] = arguments[..] else {
+        panic!("{arguments:?}")
+    };
+    let (folder, megabytes) = (Path::new(folder), megabytes.parse::<u64>().unwrap());
+    support::runtime().block_on(async {
+        let solver = support::solver(folder.join("state"));
+        let context = folder.join("context");
+        fs::create_dir_all(&context).unwrap();
+        // It takes no room, whatever its size.
+        let big = fs::File::create(context.join("big")).unwrap();
+        big.set_len(megabytes << 20).unwrap();
+        let files = llb::local("context");
+        let mut state = llb::scratch();
+        for layer in 0..60 {
+            state = state.file(copy(&files, "/big", format!("/big{layer}")));
+        }
+        let request = support::request(&state).local("context", &context);
+        let solved = solve(&solver, request).await;
+        for compression in Compression::ALL {
+            fs::write("/proc/self/clear_refs", "5").unwrap();
+            let before = peak();
+            let layout = folder.join("image");
+            let export = Oci::directory(&layout).compression(compression);
+            export.export(&solved.result, &Cancel::new()).await.unwrap();
+            println!("@ {compression} {}", peak() - before);
+            fs::remove_dir_all(&layout).unwrap();
+        }
+    });
+}
+
+#[test]
+fn sixty_layers_stay_within_the_budget() {
+    let soak = std::env::var("ASHLAR_SOAK").is_ok_and(|value| value == "1");
+    let folder = temp();
+    let megabytes = if soak { "100" } else { "4" };
+    let path = folder.path().to_str().unwrap();
+    let output = support::child("sixty-layers", &[path, megabytes])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let threads = std::thread::available_parallelism().unwrap().get().min(16) as u64;
+    let mut lines = 0;
+    for line in text.lines().filter_map(|line| line.split("@ ").nth(1)) {
+        let (compression, bytes) = line.split_once(' ').unwrap();
+        let bytes: u64 = bytes.parse().unwrap();
+        println!("{compression}: {} MiB more", bytes >> 20);
+        // 8 MiB of blocks for each thread, as much again for what came of them and for the
+        // compressors, and the indexes of the layers.
+        assert!(bytes < (threads * 24 + 16) << 20, "{compression}: {bytes}");
+        lines += 1;
+    }
+    assert_eq!(lines, Compression::ALL.len(), "{text}");
+}
