@@ -76,6 +76,13 @@ impl Glob {
         Ok(Self { tokens })
     }
 
+    /// Returns how many bytes a pattern without stars takes off the front of `name`.
+    fn front(&self, name: &[u8]) -> Option<usize> {
+        self.tokens
+            .iter()
+            .try_fold(0, |at, token| Some(at + token.step(&name[at..])?))
+    }
+
     /// Tells whether `name` matches.
     #[must_use]
     pub fn matches(&self, name: impl AsRef<[u8]>) -> bool {
@@ -110,6 +117,56 @@ impl Glob {
             }
         }
     }
+}
+
+/// Checks a pattern as Go's matcher of ignore patterns does: it asks whether `.` matches, by
+/// `filepath.Match`, which reads a pattern only as far as the name gets. What is malformed behind
+/// that shows when the pattern is tried, or never.
+///
+/// # Errors
+/// [`BadPattern`] if the part that is read is malformed, or the pattern longer than 64 KiB.
+pub(super) fn check_with_dot(pattern: &str) -> Result<(), BadPattern> {
+    let mut name: &[u8] = b".";
+    let mut rest = pattern;
+    while !rest.is_empty() {
+        let after_star = rest.trim_start_matches('*');
+        let star = after_star.len() < rest.len();
+        let (part, after) = after_star.split_at(part_length(after_star));
+        let glob = Glob::new(part).map_err(|_| BadPattern::syntax(pattern))?;
+        rest = after;
+        // The last part has to take all that is left of the name.
+        let take = |name: &[u8]| {
+            let taken = glob.front(name)?;
+            (taken == name.len() || !after.is_empty()).then_some(taken)
+        };
+        let starts = if star { name.len() } else { 0 };
+        let Some((start, taken)) =
+            (0..=starts).find_map(|start| Some((start, take(&name[start..])?)))
+        else {
+            return Ok(());
+        };
+        name = &name[start + taken..];
+    }
+    Ok(())
+}
+
+/// The length of what stands before the next star of a pattern. A star is none in a class, which
+/// ends at the first closing bracket, wherever that stands.
+fn part_length(pattern: &str) -> usize {
+    let mut in_class = false;
+    let mut bytes = pattern.bytes().enumerate();
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b'\\' => {
+                bytes.next();
+            }
+            b'[' => in_class = true,
+            b']' => in_class = false,
+            b'*' if !in_class => return at,
+            _ => {}
+        }
+    }
+    pattern.len()
 }
 
 impl Token {
@@ -165,7 +222,7 @@ fn class_char(rest: &mut std::str::Chars<'_>) -> Option<char> {
 
 #[cfg(test)]
 mod tests {
-    use super::path_match;
+    use super::{check_with_dot, path_match};
 
     // Cases of Go's own test table.
     #[test]
@@ -223,6 +280,27 @@ mod tests {
             Ok(true),
             "a stray byte is one character"
         );
+    }
+
+    #[test]
+    fn patterns_are_checked_as_far_as_a_dot_gets() {
+        for pattern in [
+            "[a", "*[", "a[", "**/[/*", ".[", ".*[", "a\\", "?*[", "[.]*[",
+        ] {
+            assert!(check_with_dot(pattern).is_err(), "{pattern}");
+        }
+        for pattern in [
+            "",
+            "*",
+            "/*[",
+            "/**/{a,b}/[/*",
+            "a*[",
+            "*a*[",
+            "..*[",
+            "[^.]*[",
+        ] {
+            assert_eq!(check_with_dot(pattern), Ok(()), "{pattern}");
+        }
     }
 
     #[test]

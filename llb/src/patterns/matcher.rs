@@ -1,8 +1,9 @@
 //! Lists of patterns with exceptions, as in `.dockerignore`.
 
+use super::BadPattern;
+use super::glob::check_with_dot;
 use super::limits::{Budget, check_length};
 use super::program::Program;
-use super::{BadPattern, Glob};
 use crate::path;
 
 /// A list of patterns in which later ones win and `!` makes exceptions.
@@ -79,7 +80,7 @@ impl PatternMatcher {
             }
             let exclusion = stripped.is_some();
             let cleaned = stripped.unwrap_or(&cleaned);
-            Glob::new(cleaned)?;
+            check_with_dot(cleaned)?;
             let mut kind = kind(cleaned);
             if matches!(kind, Kind::Suffix | Kind::Program(_)) {
                 budget.take_wildcards(cleaned)?;

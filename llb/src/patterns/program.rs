@@ -68,6 +68,15 @@ impl Program {
                     &rest[1..],
                 ),
                 b'[' => class(&rest[1..])?,
+                // It takes away the meaning of the anchor that would follow.
+                b'\\' if rest.len() == 1 => {
+                    let anything = Set {
+                        negated: true,
+                        ranges: Vec::new(),
+                    };
+                    steps.extend([Step::One(single('$')), Step::Many(anything)]);
+                    break;
+                }
                 b'\\' => escape(&rest[1..])?,
                 b'*' => return None,
                 _ => literal(rest)?,
