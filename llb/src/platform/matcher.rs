@@ -15,39 +15,40 @@ impl PlatformMatcher {
     #[must_use]
     pub fn only(platform: &Platform) -> Self {
         let platform = platform.clone().normalised();
-        let mut wanted = vec![platform.clone()];
-        let mut other = |architecture: &str, variant: String| {
-            let platform = Platform {
+        let variant = |architecture: &str, variant: String| {
+            Platform {
                 architecture: architecture.to_owned(),
                 variant,
                 ..platform.clone()
-            };
-            wanted.push(platform.normalised());
+            }
+            .normalised()
         };
+        let mut wanted = vec![platform.clone()];
         match platform.architecture.as_str() {
             "amd64" => {
-                let version = version(&platform.variant).unwrap_or(1);
-                (1..version)
-                    .rev()
-                    .for_each(|version| other("amd64", format!("v{version}")));
-                other("386", String::new());
+                let lower = 1..version(&platform.variant).unwrap_or(1);
+                wanted.extend(
+                    lower
+                        .rev()
+                        .map(|lower| variant("amd64", format!("v{lower}"))),
+                );
+                wanted.push(variant("386", String::new()));
             }
             "arm" => {
-                let version = version(&platform.variant).unwrap_or(5);
-                (5..version)
-                    .rev()
-                    .for_each(|version| other("arm", format!("v{version}")));
+                let lower = 5..version(&platform.variant).unwrap_or(5);
+                wanted.extend(lower.rev().map(|lower| variant("arm", format!("v{lower}"))));
             }
             "arm64" => {
-                let (variants, arm) = below_arm64(&platform.variant);
-                variants
+                let variants = arm64_variants(&platform.variant);
+                let arm = if variants.is_empty() { 0..0 } else { 5..9 };
+                wanted = variants
                     .into_iter()
-                    .for_each(|variant| other("arm64", variant));
-                let version = version(&arm).unwrap_or(5);
-                other("arm", arm);
-                (5..version)
-                    .rev()
-                    .for_each(|version| other("arm", format!("v{version}")));
+                    .map(|name| variant("arm64", name))
+                    .chain(
+                        arm.rev()
+                            .map(|version| variant("arm", format!("v{version}"))),
+                    )
+                    .collect();
             }
             _ => {}
         }
@@ -81,22 +82,50 @@ impl PlatformMatcher {
 
 /// Compares two normal forms. The candidate may need fewer features than are there.
 fn matches(wanted: &Platform, candidate: &Platform) -> bool {
+    let windows = wanted.os == "windows";
+    // Every Windows has this one.
+    let needed = |feature: &&String| !windows || feature.as_str() != "win32k";
+    let mut needed = candidate.os_features.iter().filter(needed);
     wanted.os == candidate.os
         && wanted.architecture == candidate.architecture
         && wanted.variant == candidate.variant
-        && (wanted.os != "windows" || build(&wanted.os_version, &candidate.os_version))
-        && candidate
-            .os_features
-            .iter()
-            .all(|feature| wanted.os_features.contains(feature))
+        && (!windows || windows_runs(&wanted.os_version, &candidate.os_version))
+        && needed.all(|feature| wanted.os_features.contains(feature))
 }
 
-/// Windows images run on the build they were made for; an unset version fits any.
-fn build(wanted: &str, candidate: &str) -> bool {
-    let first_three = |version: &'_ str| version.split('.').take(3).map(str::to_owned).collect();
-    let (wanted, candidate): (Vec<String>, Vec<String>) =
-        (first_three(wanted), first_three(candidate));
-    wanted == [""] || candidate == [""] || wanted == candidate
+/// Builds of Windows Server that run images of all builds since the one before.
+const LONG_TERM: [u16; 2] = [20_348, 26_100];
+
+/// Tells whether a Windows of version `host` runs images of version `image`; an unset version fits
+/// any. From Server 2022 on a build runs images of builds since the last long-term release.
+fn windows_runs(host: &str, image: &str) -> bool {
+    let Some(host) = windows_version(host) else {
+        return true;
+    };
+    if image.is_empty() {
+        return true;
+    }
+    let Some(image) = windows_version(image) else {
+        return false;
+    };
+    let oldest = LONG_TERM.iter().rev().find(|&&release| release < host.2);
+    let oldest = match oldest {
+        Some(&release) => release,
+        None if host.2 == LONG_TERM[0] => LONG_TERM[0],
+        None => host.2,
+    };
+    (host.0, host.1) == (image.0, image.1) && (oldest..=host.2).contains(&image.2)
+}
+
+/// Reads major, minor and build number; `None` if it is no such version, or all are zero.
+fn windows_version(version: &str) -> Option<(u8, u8, u16)> {
+    let mut parts = version.split('.');
+    let version = (
+        parts.next()?.parse().ok()?,
+        parts.next()?.parse().ok()?,
+        parts.next()?.parse().ok()?,
+    );
+    (version != (0, 0, 0)).then_some(version)
 }
 
 /// Reads the number of `v7`. Numbers that no processor has are not read, so that a hostile
@@ -106,38 +135,23 @@ fn version(variant: &str) -> Option<u32> {
     (version <= 64).then_some(version)
 }
 
-/// The variants of arm64 below one, the best first, and the variant of 32-bit arm it runs.
-fn below_arm64(variant: &str) -> (Vec<String>, String) {
+/// What an arm64 of this variant runs, itself first; nothing if no such variant is known.
+fn arm64_variants(variant: &str) -> Vec<String> {
     let variant = if variant.is_empty() { "v8" } else { variant };
-    let (major, minor) = variant.split_once('.').unwrap_or((variant, ""));
     let name = |major: u32, minor: u32| match minor {
         0 => format!("v{major}"),
         _ => format!("v{major}.{minor}"),
     };
-    let mut below = Vec::new();
-    if let Some(major @ 8..) = version(major) {
-        let mut minor = if variant.len() == 4 {
-            version(minor).unwrap_or(0)
-        } else {
-            0
-        };
-        let mut major = major;
-        if major == 9 {
-            below.extend((0..minor).rev().map(|minor| name(9, minor)));
-            // Version 9.0 grew out of 8.5.
-            minor += 5;
-            major = 8;
-            below.push(name(8, minor));
-        }
-        below.extend((0..minor).rev().map(|minor| name(major, minor)));
-    }
-    let is_minor = variant.starts_with("v8.") || variant.starts_with("v9.");
-    (
-        below,
-        if is_minor {
-            "v8".to_owned()
-        } else {
-            variant.to_owned()
-        },
-    )
+    let minor = |major, last| (0..=last).find(|&minor| name(major, minor) == variant);
+    // Version 9.0 grew out of 8.5.
+    let (nine, eight) = match (minor(8, 9), minor(9, 7)) {
+        (Some(eight), _) => (None, eight),
+        (None, Some(nine)) => (Some(nine), (nine + 5).min(9)),
+        (None, None) => return Vec::new(),
+    };
+    let nines = (0..nine.map_or(0, |nine| nine + 1)).rev();
+    nines
+        .map(|minor| name(9, minor))
+        .chain((0..=eight).rev().map(|minor| name(8, minor)))
+        .collect()
 }

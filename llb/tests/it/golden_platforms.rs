@@ -100,6 +100,50 @@ fn the_best_match_ranks_first() {
     );
 }
 
+/// What `containerd/platforms` answers, asked where its rules have corners.
+#[test]
+fn corners_of_what_runs_where() {
+    for (wanted, candidate, expected) in [
+        ("linux/arm64/v8.0", "linux/arm64", true),
+        ("linux/arm64/9.0", "linux/arm64/v8.5", true),
+        ("linux/arm64/v9", "linux/arm64/v8.6", false),
+        ("linux/arm64/v9.7", "linux/arm64/v8.9", true),
+        ("linux/arm64/v9.8", "linux/arm64", false),
+        ("linux/arm64/v8.10", "linux/arm64/v8.10", false),
+        ("windows/amd64", "windows(10.0+win32k)/386", true),
+        (
+            "windows(10.0.26100)/amd64",
+            "windows(10.0.20348)/amd64",
+            true,
+        ),
+        (
+            "windows(10.0.26100)/amd64",
+            "windows(10.0.20347)/amd64",
+            false,
+        ),
+        (
+            "windows(10.0.26101)/amd64",
+            "windows(10.0.20348)/amd64",
+            false,
+        ),
+        (
+            "windows(10.0.25398)/amd64",
+            "windows(10.0.20348.7)/amd64",
+            true,
+        ),
+        ("windows(10.0.17763)/amd64", "windows(10.0)/amd64", false),
+        ("windows(10.0)/amd64", "windows(10.0.17763)/amd64", true),
+    ] {
+        let matcher = PlatformMatcher::only(&parse(wanted).unwrap());
+        let candidate = parse(candidate).unwrap();
+        assert_eq!(
+            matcher.matches(&candidate),
+            expected,
+            "{wanted} {candidate}"
+        );
+    }
+}
+
 #[test]
 fn malformed_escapes_are_refused() {
     for text in [
