@@ -55,11 +55,14 @@ fn golden_refs() {
             Ok(reference.clone()),
             "{input}"
         );
-        assert_eq!(
-            Reference::parse(&reference.familiar()),
-            Ok(reference),
-            "{input}"
-        );
+        // The short name of a repository of Docker Hub that is called like a host means that host.
+        if reference.domain() != "docker.io" || !reference.path().contains('.') {
+            assert_eq!(
+                Reference::parse(&reference.familiar()),
+                Ok(reference),
+                "{input}"
+            );
+        }
     }
 }
 
