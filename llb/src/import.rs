@@ -24,6 +24,9 @@ pub(crate) struct Imported {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImportError {
+    /// The definition is empty: it stands for scratch, which no op gives.
+    #[error("the definition is empty; what it stands for is scratch()")]
+    Empty,
     /// The definition is not a graph.
     #[error("the definition is not valid")]
     Load {
@@ -60,11 +63,12 @@ impl State {
     ///
     /// # Errors
     /// If the definition does not load as a [`Graph`], or one embedded in its source maps does
-    /// not.
+    /// not; and, as in BuildKit, if it is empty ([`scratch`](crate::scratch) is what marshals to
+    /// an empty definition).
     pub fn from_definition(definition: &Definition) -> Result<Self, ImportError> {
         let graph = Graph::load(definition).map_err(|source| ImportError::Load { source })?;
         let Some(head) = graph.head() else {
-            return Ok(crate::scratch());
+            return Err(ImportError::Empty);
         };
         let mut maps = Maps::default();
         let mut outputs: HashMap<graph::Edge, Output> = HashMap::new();

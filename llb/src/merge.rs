@@ -40,7 +40,7 @@ pub fn merge<T: Into<State>>(states: impl IntoIterator<Item = T>) -> OpState {
 /// removal of removed ones when it is merged onto something.
 ///
 /// The result has the settings of `lower`. If that is scratch the result is `upper` itself,
-/// without an op.
+/// without an op; if both are, it is scratch without settings.
 ///
 /// ```
 /// use ashlar_llb as llb;
@@ -54,7 +54,8 @@ pub fn merge<T: Into<State>>(states: impl IntoIterator<Item = T>) -> OpState {
 pub fn diff(lower: impl Into<State>, upper: impl Into<State>) -> OpState {
     let (lower, upper) = (lower.into(), upper.into());
     if lower.is_scratch() {
-        return OpState::existing(upper);
+        let empty = upper.is_scratch();
+        return OpState::existing(if empty { crate::scratch() } else { upper });
     }
     let op = VertexOp::Diff {
         lower: lower.output.clone(),

@@ -330,7 +330,9 @@ fn options_of_a_merge_of_one_do_not_touch_it() {
         .custom_name("m");
     assert_eq!(marshal(&merged), marshal(&base));
     assert!(llb::merge::<State>([]).is_scratch());
-    assert!(llb::diff(llb::scratch(), llb::scratch()).is_scratch());
+    let nothing = llb::diff(llb::scratch(), llb::scratch().dir("/x"));
+    assert!(nothing.is_scratch());
+    assert_eq!(nothing.working_dir(), "/");
 }
 
 #[test]
@@ -346,11 +348,8 @@ fn definitions_come_back_with_their_source_maps() {
     let again = State::from_definition(&definition).expect("loads");
     let other = Constraints::new(Platform::linux_arm64()).custom_name("other");
     assert_eq!(again.marshal(&other).expect("marshals"), definition);
-    assert!(
-        State::from_definition(&Definition::default())
-            .expect("loads")
-            .is_scratch()
-    );
+    let empty = State::from_definition(&Definition::default());
+    assert!(matches!(empty, Err(llb::ImportError::Empty)));
 }
 
 #[test]

@@ -108,6 +108,9 @@ proptest! {
         let decoded = Definition::decode(made.encode()).expect("decodes");
         prop_assert_eq!(&decoded, &made);
 
+        if graph.head().is_none() {
+            return Ok(());
+        }
         let constraints = Constraints::new(Platform::linux_arm64()).ignore_cache();
         let state = State::from_definition(&made).expect("loads");
         let again = state.marshal(&constraints).expect("marshals");

@@ -249,7 +249,7 @@ fn git(recipe: &Recipe, fields: Fields<'_>) -> Result<State> {
         git = git.skip_submodules();
     }
     match fields.text("mtime") {
-        None => {}
+        None | Some("") => {}
         Some("checkout") => git = git.modified_time(GitModifiedTime::Checkout),
         Some("commit") => git = git.modified_time(GitModifiedTime::Commit),
         Some(other) => return unsupported(format!("git mtime {other}")),
