@@ -139,7 +139,8 @@ impl Vertex {
     /// Name of the vertex in error messages: the custom name if there is one.
     pub(crate) fn name(&self) -> String {
         let description = &self.constraints.metadata.description;
-        if let Some(name) = description.get(pb::CUSTOM_NAME_KEY) {
+        let custom = description.get(pb::CUSTOM_NAME_KEY);
+        if let Some(name) = custom.filter(|name| !name.is_empty()) {
             return name.clone();
         }
         match &self.op {
