@@ -1,8 +1,12 @@
 //! Source ops: what the graph starts from.
 //!
-//! Owns the operation of each kind of source, by the scheme of its identifier, and the keys that
-//! BuildKit gives them (`source.v0`). How content is fetched is the business of
-//! [`crate::source`].
+//! Owns [`Source`], what every kind of source promises, one module for each kind, by the scheme of
+//! its identifier, and the keys that BuildKit gives them (`source.v0`).
+//!
+//! Invariant: **what was keyed is what is fetched**: a source is pinned once per solve, and its keys
+//! and its content are those of the pin.
+//!
+//! Leaves to others: how content is found, verified and read ([`crate::source`]).
 
 #[cfg(feature = "registry")]
 mod image;
@@ -10,19 +14,96 @@ mod image_layers;
 mod local;
 mod oci_layout;
 
+use std::fmt;
 use std::num::NonZero;
 use std::sync::Arc;
 
 use ashlar_llb::digest::BlobDigest;
 use ashlar_llb::{Platform, Vertex, pb};
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
 
 use super::Engine;
 use crate::error::{Blame, Fault, OperationError};
 use crate::id::CacheDigest;
-use crate::operation::{CacheMap, Operation};
+use crate::operation::{CacheMap, Context, Operation};
 use crate::refs::Ref;
 use crate::source::image::ResolvedImage;
 use crate::source::oci_keys::{chain_key, manifest_key};
+
+/// One source, as its op describes it.
+#[async_trait]
+pub trait Source: Send + Sync + fmt::Debug {
+    /// What the source turned out to be.
+    type Pin: Send + Sync + fmt::Debug;
+
+    /// Finds out what the source stands for and gives an immutable identity: the manifest that a
+    /// tag leads to, and what it says. Called once per solve. May ask others; downloads no content.
+    ///
+    /// # Errors
+    /// [`SourceError`], or as those say who were asked.
+    ///
+    /// # Cancellation
+    /// The future may be dropped at any await.
+    async fn pin(&self, context: &Context) -> Result<Self::Pin, OperationError>;
+
+    /// The `index`th key of what is pinned, from 0. All keys stand for the same content; the first
+    /// is the one to be found under the next time. `None`: there are no more. Every source has one.
+    fn cache_key(&self, pin: &Self::Pin, index: usize) -> Option<CacheMap>;
+
+    /// Gives the content of what is pinned. It may be lazy: had when something reads it.
+    ///
+    /// # Errors
+    /// As [`Source::pin`]; content that is not what the pin promises is an error.
+    ///
+    /// # Cancellation
+    /// The future may be dropped at any await; what it started ends with it.
+    async fn fetch(&self, pin: &Self::Pin, context: &Context) -> Result<Ref, OperationError>;
+}
+
+/// A source as the scheduler sees it.
+#[derive(Debug)]
+struct SourceOperation<S: Source> {
+    source: S,
+    pin: OnceCell<S::Pin>,
+}
+
+impl<S: Source + 'static> SourceOperation<S> {
+    fn boxed(source: S) -> Arc<dyn Operation<Ref>> {
+        let pin = OnceCell::new();
+        Arc::new(Self { source, pin })
+    }
+
+    async fn pin(&self, context: &Context) -> Result<&S::Pin, OperationError> {
+        tokio::select! {
+            pin = self.pin.get_or_try_init(|| self.source.pin(context)) => pin,
+            () = context.cancel.cancelled() => Err(OperationError::Cancelled),
+        }
+    }
+}
+
+#[async_trait]
+impl<S: Source + 'static> Operation<Ref> for SourceOperation<S> {
+    async fn cache_map(&self, context: &Context) -> Result<CacheMap, OperationError> {
+        let pin = self.pin(context).await?;
+        let first = self.source.cache_key(pin, 0);
+        Ok(first.expect("BUG: every source has a key"))
+    }
+
+    async fn further_cache_map(
+        &self,
+        index: usize,
+        context: &Context,
+    ) -> Result<Option<CacheMap>, OperationError> {
+        let pin = self.pin(context).await?;
+        Ok(self.source.cache_key(pin, index))
+    }
+
+    async fn run(&self, _: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
+        let pin = self.pin(context).await?;
+        Ok(vec![self.source.fetch(pin, context).await?])
+    }
+}
 
 /// A source op that cannot be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -122,19 +203,19 @@ pub(super) fn operation(
         .into());
     };
     match scheme {
-        "local" => Ok(Arc::new(local::LocalOperation::new(rest, op, engine)?)),
-        "oci-layout" => Ok(Arc::new(oci_layout::OciLayoutOperation::new(
-            rest, op, vertex, engine,
-        )?)),
+        "local" => local::LocalSource::new(rest, op, engine).map(SourceOperation::boxed),
+        "oci-layout" => {
+            oci_layout::OciLayoutSource::new(rest, op, vertex, engine).map(SourceOperation::boxed)
+        }
         #[cfg(feature = "registry")]
-        "docker-image" => Ok(Arc::new(image::ImageOperation::new(
-            rest, op, vertex, engine,
-        )?)),
+        "docker-image" => {
+            image::ImageSource::new(rest, op, vertex, engine).map(SourceOperation::boxed)
+        }
         _ => Err(SourceError::Scheme {
             scheme: scheme.to_owned(),
-        }
-        .into()),
+        }),
     }
+    .map_err(OperationError::from)
 }
 
 /// The platform that an image is wanted for.
@@ -146,19 +227,24 @@ fn platform_of(vertex: &Vertex) -> Platform {
         })
 }
 
-/// The first key of an image: by what its reference leads to.
-fn manifest_map(image: &ResolvedImage, platform: &Platform, limit: Option<usize>) -> CacheMap {
-    let key = manifest_key(&image.root.digest, platform, limit);
-    let mut map = CacheMap::leaf(digest(&key));
-    map.further = true;
-    map
-}
-
-/// The second key of an image: those whose layers are equal match, whatever their manifests and
-/// configs say.
-fn layers_map(image: &ResolvedImage, limit: Option<usize>) -> Option<CacheMap> {
-    let key = chain_key(&image.config_bytes, limit);
-    key.map(|key| CacheMap::leaf(digest(&key)))
+/// The keys of an image. The first is by what its reference leads to; under the second those match
+/// whose layers are equal, whatever their manifests and configs say.
+fn image_key(
+    image: &ResolvedImage,
+    platform: &Platform,
+    limit: Option<usize>,
+    index: usize,
+) -> Option<CacheMap> {
+    match index {
+        0 => {
+            let mut map =
+                CacheMap::leaf(digest(&manifest_key(&image.root.digest, platform, limit)));
+            map.further = true;
+            Some(map)
+        }
+        1 => chain_key(&image.config_bytes, limit).map(|key| CacheMap::leaf(digest(&key))),
+        _ => None,
+    }
 }
 
 /// The cache digest of a source whose key is `key` (`buildkit.source.v0`).

@@ -10,15 +10,14 @@ use std::sync::Arc;
 use ashlar_llb::digest::BlobDigest;
 use ashlar_llb::{Platform, Reference, Vertex, pb};
 use async_trait::async_trait;
-use tokio::sync::OnceCell;
 
 use super::image_layers::{ImageLayers, LayerBytes};
-use super::{SourceError, layer_limit, layers_map, manifest_map, platform_of};
+use super::{Source, SourceError, image_key, layer_limit, platform_of};
 use crate::cancel::Cancel;
 use crate::content::ContentError;
 use crate::error::OperationError;
 use crate::oci::Descriptor;
-use crate::operation::{CacheMap, Context, Operation};
+use crate::operation::{CacheMap, Context};
 use crate::ops::Engine;
 use crate::ops::engine::unblock;
 use crate::refs::Ref;
@@ -32,10 +31,10 @@ const REFERENCES: &str = "image";
 
 /// An image source, ready to be resolved.
 #[derive(Debug, Clone)]
-pub(super) struct ImageOperation(Arc<Source>);
+pub(super) struct ImageSource(Arc<Inner>);
 
 #[derive(Debug)]
-struct Source {
+struct Inner {
     reference: Reference,
     platform: Platform,
     limit: Option<usize>,
@@ -45,11 +44,9 @@ struct Source {
     pull: bool,
     repository: Repository,
     engine: Arc<Engine>,
-    /// Resolved once: what was keyed is what is unpacked.
-    resolved: OnceCell<Arc<ResolvedImage>>,
 }
 
-impl ImageOperation {
+impl ImageSource {
     pub(super) fn new(
         reference: &str,
         op: &pb::SourceOp,
@@ -75,7 +72,7 @@ impl ImageOperation {
             Some(value) => return Err(invalid(mode, value)),
         };
         let platform = platform_of(vertex);
-        Ok(Self(Arc::new(Source {
+        Ok(Self(Arc::new(Inner {
             repository: engine.registry.repository(&parsed),
             reference: parsed.with_default_tag(),
             platform,
@@ -83,59 +80,42 @@ impl ImageOperation {
             checksum,
             pull,
             engine: engine.clone(),
-            resolved: OnceCell::new(),
         })))
     }
 }
 
 #[async_trait]
-impl Operation<Ref> for ImageOperation {
-    async fn cache_map(&self, context: &Context) -> Result<CacheMap, OperationError> {
-        let image = self.0.image(&context.cancel).await?;
-        Ok(manifest_map(&image, &self.0.platform, self.0.limit))
+impl Source for ImageSource {
+    type Pin = Arc<ResolvedImage>;
+
+    async fn pin(&self, _: &Context) -> Result<Self::Pin, OperationError> {
+        self.0.resolve().await
     }
 
-    async fn further_cache_map(
-        &self,
-        index: usize,
-        context: &Context,
-    ) -> Result<Option<CacheMap>, OperationError> {
-        if index > 1 {
-            return Ok(None);
-        }
-        let image = self.0.image(&context.cancel).await?;
-        Ok(layers_map(&image, self.0.limit))
+    fn cache_key(&self, pin: &Self::Pin, index: usize) -> Option<CacheMap> {
+        image_key(pin, &self.0.platform, self.0.limit, index)
     }
 
-    async fn run(&self, _: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
-        let source = self.0.clone();
+    async fn fetch(&self, pin: &Self::Pin, context: &Context) -> Result<Ref, OperationError> {
         let layers = ImageLayers {
-            image: source.image(&context.cancel).await?,
-            reference: source.reference.to_string(),
-            bytes: source,
+            image: pin.clone(),
+            reference: self.0.reference.to_string(),
+            bytes: self.0.clone(),
             reporter: context.reporter.clone(),
             engine: self.0.engine.clone(),
         };
-        let reference = unblock(&context.cancel, move |_| {
+        unblock(&context.cancel, move |_| {
             let (stack, known) = layers.known()?;
             Ok(match known == layers.image.layers.len() {
                 true => Ref::from(stack),
                 false => Ref::lazy(Arc::new(layers)),
             })
-        });
-        Ok(vec![reference.await?])
+        })
+        .await
     }
 }
 
-impl Source {
-    async fn image(&self, cancel: &Cancel) -> Result<Arc<ResolvedImage>, OperationError> {
-        let image = self.resolved.get_or_try_init(|| self.resolve());
-        tokio::select! {
-            image = image => image.cloned(),
-            () = cancel.cancelled() => Err(OperationError::Cancelled),
-        }
-    }
-
+impl Inner {
     async fn resolve(&self) -> Result<Arc<ResolvedImage>, OperationError> {
         let root = self.root().await?;
         if let Some(expected) = self.checksum.filter(|expected| *expected != root.digest) {
@@ -204,7 +184,7 @@ impl Source {
 }
 
 /// The documents of an image: from the store, or from the registry and then in the store.
-struct Stored<'a>(&'a Source);
+struct Stored<'a>(&'a Inner);
 
 impl Documents for Stored<'_> {
     type Error = OperationError;
@@ -237,7 +217,7 @@ impl Documents for Stored<'_> {
     }
 }
 
-impl LayerBytes for Source {
+impl LayerBytes for Inner {
     fn open(
         &self,
         layer: &ImageLayer,

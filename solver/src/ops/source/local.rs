@@ -5,11 +5,11 @@ use std::sync::Arc;
 use ashlar_llb::pb;
 use async_trait::async_trait;
 
-use super::SourceError;
+use super::{Source, SourceError};
 use crate::cancel::Cancel;
 use crate::error::{Blame, Fault, OperationError};
 use crate::id::CacheDigest;
-use crate::operation::{CacheMap, Context, Operation};
+use crate::operation::{CacheMap, Context};
 use crate::ops::Engine;
 use crate::ops::engine::unblock;
 use crate::refs::{Lazy, Ref};
@@ -20,7 +20,7 @@ use crate::tree::{Timestamp, View};
 
 /// A local source, ready to be looked at.
 #[derive(Debug)]
-pub(super) struct LocalOperation {
+pub(super) struct LocalSource {
     name: String,
     options: ScanOptions,
     /// `local.differ` is `none`: every file is read, whatever is remembered of it.
@@ -28,7 +28,7 @@ pub(super) struct LocalOperation {
     engine: Arc<Engine>,
 }
 
-impl LocalOperation {
+impl LocalSource {
     pub(super) fn new(
         name: &str,
         op: &pb::SourceOp,
@@ -75,18 +75,25 @@ impl LocalOperation {
 }
 
 #[async_trait]
-impl Operation<Ref> for LocalOperation {
-    /// Only the content of a directory says what is in it: the key is good for this solve alone.
-    async fn cache_map(&self, _: &Context) -> Result<CacheMap, OperationError> {
+impl Source for LocalSource {
+    /// A number that nobody else has: only the content of a directory says what is in it, so a key
+    /// is good for this solve alone.
+    type Pin = [u8; 32];
+
+    async fn pin(&self, _: &Context) -> Result<Self::Pin, OperationError> {
         let mut random = [0; 32];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
             .map_err(|error| NoRandomness(error.into()))?;
-        let mut map = CacheMap::leaf(CacheDigest::from_bytes(random));
-        map.volatile = true;
-        Ok(map)
+        Ok(random)
     }
 
-    async fn run(&self, _: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
+    fn cache_key(&self, pin: &Self::Pin, index: usize) -> Option<CacheMap> {
+        let mut map = CacheMap::leaf(CacheDigest::from_bytes(*pin));
+        map.volatile = true;
+        (index == 0).then_some(map)
+    }
+
+    async fn fetch(&self, _: &Self::Pin, context: &Context) -> Result<Ref, OperationError> {
         let lent = self.engine.session.locals.get(&self.name);
         let directory = lent.cloned().ok_or_else(|| SourceError::NotLent {
             what: "local directory",
@@ -97,7 +104,7 @@ impl Operation<Ref> for LocalOperation {
         options.keep_owners = directory.keep_owners;
         options.git_modes = directory.git_modes;
         let read_all = self.read_all;
-        let tree = unblock(&context.cancel, move |cancel| {
+        unblock(&context.cancel, move |cancel| {
             let nothing = LocalCache::default();
             let cache = if read_all { &nothing } else { &engine.locals };
             let tree = LocalTree::scan(&name, &directory.path, &options, cache, &cancel)?;
@@ -105,8 +112,7 @@ impl Operation<Ref> for LocalOperation {
             engine.note_local(tree.clone());
             Ok(Ref::lazy(Arc::new(LazyLocal { name, tree, engine })))
         })
-        .await?;
-        Ok(vec![tree])
+        .await
     }
 }
 
