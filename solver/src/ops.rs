@@ -13,6 +13,7 @@ pub mod exec;
 pub mod file;
 pub mod keys;
 pub mod merge;
+mod previous;
 pub mod source;
 
 use std::sync::Arc;

@@ -16,7 +16,7 @@ use ashlar_solver::solver::{SolveRequest, Solved, Solver};
 use futures::StreamExt as _;
 use rustix::fs::XattrFlags;
 
-use super::support::{self, chain, file, files, ran, solve, temp, write};
+use super::support::{self, build, chain, file, files, ran, solve, temp, write};
 
 fn copied(local: llb::Local) -> State {
     llb::scratch().file(copy(local, "/", "/").contents_only())
@@ -271,5 +271,123 @@ fn class_17_what_is_not_a_file_any_more_is_an_error_with_its_path() {
         let error = solver.solve(request).result().await.unwrap_err();
         assert!(chain(&error).contains("secret"), "{}", chain(&error));
         assert_eq!(error.fault(), Fault::Input);
+    });
+}
+
+/// The inodes of a file in the layers of a state root that have it: one per layer, in any order.
+fn inodes(state: &Path, file: &str) -> Vec<u64> {
+    let layers = fs::read_dir(state.join("layers")).unwrap();
+    let copies = layers.map(|layer| layer.unwrap().path().join("fs").join(file));
+    copies
+        .filter_map(|copy| Some(copy.metadata().ok()?.ino()))
+        .collect()
+}
+
+/// How many of the layers that have a file have an inode of their own for it, and how many there
+/// are.
+fn apart(state: &Path, file: &str) -> (usize, usize) {
+    let all = inodes(state, file);
+    let mut distinct = all.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    (distinct.len(), all.len())
+}
+
+#[test]
+fn of_a_changed_directory_only_what_changed_is_copied_again() {
+    support::runtime().block_on(async {
+        let local = || llb::local("context").exclude(["left-out"]);
+        let plain = || copied(local());
+        let owned = || {
+            let copy = copy(local(), "/", "/app/").contents_only();
+            let copy = copy.create_dest_path().owner((1000, 1000)).mode(0o640);
+            llb::scratch().file(copy)
+        };
+        // A merge needs the directory itself as a layer.
+        let merged = || {
+            let below = llb::scratch().file(llb::mkdir("/d"));
+            State::from(llb::merge([below, State::from(local())]))
+        };
+        let states: [(&str, &dyn Fn() -> State, &str); 3] = [
+            ("plain", &plain, ""),
+            ("owned", &owned, "app/"),
+            ("merged", &merged, ""),
+        ];
+        for (what, state, below) in states {
+            let folder = temp();
+            let context = folder.path().join("context");
+            for number in 0..50 {
+                write(context.join(format!("d/{number}")), format!("{number}"));
+            }
+            write(context.join("changing"), "1");
+            write(context.join("left-out"), "never");
+            settle();
+            let root = folder.path().join("state");
+            let solver = support::solver(&root);
+            let request = || support::request(&state()).local("context", &context);
+            let first = build(&solver, request()).await;
+            write(context.join("changing"), "2");
+            fs::remove_file(context.join("d/7")).unwrap();
+            write(context.join("d/new"), "new");
+            settle();
+            let second = solve(&solver, request()).await;
+            assert_eq!(second.locals[0].files, 2, "{what}");
+            let tree = files(&second).await;
+            let mode = if what == "owned" { 0o640 } else { 0o644 };
+            assert_eq!(tree[&format!("{below}changing")], file(mode, b"2"));
+            assert_eq!(tree[&format!("{below}d/new")], file(mode, b"new"));
+            assert!(!tree.contains_key(&format!("{below}d/7")));
+            assert_eq!(tree.len(), first.len(), "{what}");
+            let at = |name: &str| apart(&root, &format!("{below}{name}"));
+            assert_eq!(at("d/8"), (1, 2), "{what}");
+            assert_eq!(at("changing"), (2, 2), "{what}");
+
+            // The same by another process, once the first layer is gone.
+            drop((solver, second));
+            let solver = support::solver(&root);
+            let store = solver.store().layers();
+            for layer in fs::read_dir(root.join("layers")).unwrap() {
+                let layer = layer.unwrap();
+                if layer.path().join("fs").join(below).join("d/7").exists() {
+                    let id = layer.file_name().into_string().unwrap().parse().unwrap();
+                    assert!(store.remove_unused(id).unwrap(), "{what}");
+                }
+            }
+            assert_eq!(at("d/8"), (1, 1), "{what}");
+            assert_eq!(build(&solver, request()).await, tree);
+            write(context.join("changing"), "3");
+            settle();
+            let third = build(&solver, request()).await;
+            assert_eq!(third[&format!("{below}changing")], file(mode, b"3"));
+            // A merge has no key by content, so it was made in between too.
+            let layers = if what == "merged" { 3 } else { 2 };
+            assert_eq!(at("d/8"), (1, layers), "{what}");
+        }
+    });
+}
+
+#[test]
+fn a_directory_whose_last_copy_is_damaged_is_copied() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let context = folder.path().join("context");
+        write(context.join("d/kept"), "kept");
+        write(context.join("changing"), "1");
+        settle();
+        let root = folder.path().join("state");
+        let solver = support::solver(&root);
+        let request = || lend(llb::local("context"), &context);
+        build(&solver, request()).await;
+        drop(solver);
+        let layer = fs::read_dir(root.join("layers")).unwrap().next();
+        let layer = layer.unwrap().unwrap().path();
+        fs::write(layer.join("index"), "not an index").unwrap();
+        write(context.join("changing"), "2");
+        settle();
+        let solver = support::solver(&root);
+        let tree = build(&solver, request()).await;
+        assert_eq!(tree["d/kept"], file(0o644, b"kept"));
+        assert_eq!(tree["changing"], file(0o644, b"2"));
+        assert_eq!(apart(&root, "d/kept"), (2, 2));
     });
 }

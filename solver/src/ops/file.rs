@@ -36,10 +36,11 @@ use graph::{Graph, Use};
 use plan::{Settings, Step};
 
 use super::keys::{self, OpKey};
+use super::previous::CopyName;
 use super::{Engine, checksum_input, unblock};
 use crate::cancel::Cancel;
 use crate::error::OperationError;
-use crate::id::ContentDigest;
+use crate::id::{CacheDigest, ContentDigest};
 use crate::operation::{CacheMap, Context, Operation};
 use crate::progress::Reporter;
 use crate::refs::Ref;
@@ -106,6 +107,7 @@ impl Operation<Ref> for FileOperation {
         let (engine, name) = (self.engine.clone(), self.name.clone());
         let reporter = context.reporter.clone();
         let small = is_small(&op);
+        let digest = self.key.digest();
         let work = move |cancel: Cancel| {
             let now = Timestamp::from(engine.clock.now());
             let values = inputs
@@ -114,6 +116,7 @@ impl Operation<Ref> for FileOperation {
                 .collect();
             Run {
                 op,
+                digest,
                 graph,
                 engine,
                 name,
@@ -164,12 +167,15 @@ struct Open {
     base: Stack,
     writer: LayerWriter,
     layer: ActiveLayer,
+    /// The copies of lent directories in it.
+    copies: Vec<CopyName>,
 }
 
 /// One run of the op.
 #[derive(Debug)]
 struct Run {
     op: Arc<pb::FileOp>,
+    digest: CacheDigest,
     graph: Arc<Graph>,
     engine: Arc<Engine>,
     name: Arc<str>,
@@ -225,6 +231,7 @@ impl Run {
             }
             Some(Action::Copy(copy)) => {
                 let source = self.view(action.secondary_input)?;
+                self.follow(&mut open, index, &source);
                 self.copy(&mut open, copy, &source)?;
             }
             None => return Err(OperationError::from(FileError::UnknownAction { index }).into()),
@@ -268,12 +275,25 @@ impl Run {
             base,
             writer,
             layer,
+            copies: Vec::new(),
         }))
+    }
+
+    /// Has what the action at `index` copies linked from what it made the last time.
+    fn follow(&self, open: &mut Open, index: usize, source: &View) {
+        let digest = self.digest.as_bytes();
+        let copy = CopyName::new(&[digest, &index.to_le_bytes()], source);
+        open.writer
+            .follow(copy.and_then(|copy| copy.previous(&self.engine)));
+        open.copies.extend(copy);
     }
 
     fn commit(&self, open: Open) -> Result<Ref, Stop> {
         let view = open.writer.view().clone();
-        let index = open.writer.finish()?;
+        let (index, origins) = open.writer.finish_with_origins()?;
+        open.layer
+            .note_origins(&origins)
+            .map_err(OperationError::from)?;
         let description = LayerDescription {
             text: self.name.to_string(),
             created: self.now,
@@ -282,6 +302,10 @@ impl Run {
             .layer
             .commit(index, &description)
             .map_err(OperationError::from)?;
+        for copy in open.copies {
+            copy.remember(&self.engine, layer.id())
+                .map_err(OperationError::from)?;
+        }
         let stack = open.base.push(layer);
         stack.provide_view(view);
         Ok(Ref::from(stack))

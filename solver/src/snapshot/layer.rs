@@ -77,6 +77,11 @@ impl ActiveLayer {
             .join(self.id.to_string())
     }
 
+    /// The directory that holds `fs`.
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
     /// The directory of its files.
     pub fn fs(&self) -> BorrowedFd<'_> {
         self.fs.as_fd()
@@ -276,6 +281,10 @@ impl Layer {
     /// Its id.
     pub fn id(&self) -> LayerId {
         self.0.id
+    }
+
+    pub(super) fn store(&self) -> &LayerStore {
+        &self.0.store
     }
 
     /// The directory of its files.

@@ -33,6 +33,13 @@ pub trait Files: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
+    /// If the files are those of a directory that a caller lends: what stands for that directory,
+    /// the same each time it is lent the same way. Who looks at the files may remember by it what
+    /// it made of them. `None` by default.
+    fn lent(&self) -> Option<[u8; 32]> {
+        None
+    }
+
     /// Hears the checksum of an entry once it was computed from bytes read through
     /// [`Files::open`], so that it need not be computed again. Does nothing by default.
     fn computed(&self, path: &TreePath, entry: &Entry, digest: ContentDigest) {

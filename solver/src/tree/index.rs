@@ -159,11 +159,16 @@ impl Index {
 
     /// The entry at `path`.
     pub fn lookup(&self, path: &TreePath) -> Option<&Entry> {
+        self.position(path).map(|(_, entry)| entry)
+    }
+
+    /// The entry at `path`, and how many are before it.
+    pub fn position(&self, path: &TreePath) -> Option<(usize, &Entry)> {
         let at = self
             .entries
             .binary_search_by(|(other, _)| walk_order(other, path))
             .ok()?;
-        Some(&self.entries[at].1)
+        Some((at, &self.entries[at].1))
     }
 
     /// Bytes that the files of the layer take on disk, each group of hard links once.

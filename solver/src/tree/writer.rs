@@ -17,12 +17,14 @@ mod copy;
 mod disk;
 mod error;
 mod groups;
+mod previous;
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 
 pub use self::error::WriteError;
+pub use self::previous::{Origins, Previous};
 
 use self::changes::{Directory, Found, Leaf, Slot};
 use self::disk::Disk;
@@ -80,6 +82,8 @@ pub struct LayerWriter {
     /// Whether the root directory itself belongs to the layer.
     touched: bool,
     groups: LinkGroups,
+    /// What copies are linked from as far as it is the same.
+    previous: Option<Arc<dyn Previous>>,
     view: OnceLock<View>,
 }
 
@@ -106,8 +110,17 @@ impl LayerWriter {
             root,
             touched: false,
             groups,
+            previous: None,
             view,
         })
+    }
+
+    /// From now on copies of files that may change are linked from `previous`, instead of read and
+    /// written, where that has a file of the same name and attributes, and the checksum that is
+    /// known of the source is the one of what that file was copied from. So the source must have
+    /// been scanned, and its checksum be known, when it was copied to `previous` and now.
+    pub fn follow(&mut self, previous: Option<Arc<dyn Previous>>) {
+        self.previous = previous;
     }
 
     /// The base and everything written so far.
@@ -369,13 +382,25 @@ impl LayerWriter {
     ///
     /// # Errors
     /// [`WriteError::Io`].
-    pub fn finish(mut self) -> Result<Index, WriteError> {
+    pub fn finish(self) -> Result<Index, WriteError> {
+        self.finish_with_origins().map(|(index, _)| index)
+    }
+
+    /// As [`LayerWriter::finish`], with what a later copy needs to know to follow this layer.
+    ///
+    /// # Errors
+    /// As [`LayerWriter::finish`].
+    pub fn finish_with_origins(mut self) -> Result<(Index, Origins), WriteError> {
         let mut entries = Vec::with_capacity(1 + self.root.count());
+        let mut origins = Origins::default();
         if self.touched {
             entries.push((TreePath::root(), self.root.entry.clone()));
         }
         let children = std::mem::take(&mut self.root.children);
         Directory::dismantle(children, |path, part| {
+            if let Some(origin) = part.origin() {
+                origins.push(entries.len(), origin);
+            }
             entries.push((path, part.into_entry()));
         });
         for (path, entry) in entries
@@ -393,14 +418,12 @@ impl LayerWriter {
                 .seal_directory(&root, &self.root.entry)
                 .map_err(failed("set the attributes of", &root))?;
         }
-        Index::new(entries).map_err(|error| {
-            let source = io::Error::other(error);
-            WriteError::Io {
-                action: "index",
-                path: TreePath::root(),
-                source,
-            }
-        })
+        let index = Index::new(entries).map_err(|error| WriteError::Io {
+            action: "index",
+            path: TreePath::root(),
+            source: io::Error::other(error),
+        })?;
+        Ok((index, origins))
     }
 
     fn find(&self, path: &TreePath) -> Result<Found<'_>, WriteError> {
@@ -543,7 +566,15 @@ impl LayerWriter {
         shared: bool,
     ) -> Result<(), WriteError> {
         let node = Node::leaf(entry, Some(self.files.clone()));
-        self.insert(path, Slot::Leaf(Leaf { node, shared }))
+        let origin = None;
+        self.insert(
+            path,
+            Slot::Leaf(Leaf {
+                node,
+                shared,
+                origin,
+            }),
+        )
     }
 
     /// Exchanges the entry of an object of the layer.

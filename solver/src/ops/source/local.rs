@@ -12,6 +12,7 @@ use crate::id::CacheDigest;
 use crate::operation::{CacheMap, Context};
 use crate::ops::Engine;
 use crate::ops::engine::unblock;
+use crate::ops::previous::CopyName;
 use crate::refs::{Lazy, Ref};
 use crate::snapshot::{LayerDescription, Stack};
 use crate::source::local::{LocalCache, LocalTree, ScanOptions, materialize};
@@ -110,7 +111,12 @@ impl Source for LocalSource {
             let tree = LocalTree::scan(&name, &directory.path, &options, cache, &cancel)?;
             let tree = Arc::new(tree);
             engine.note_local(tree.clone());
-            Ok(Ref::lazy(Arc::new(LazyLocal { name, tree, engine })))
+            Ok(Ref::lazy(Arc::new(LazyLocal {
+                name,
+                options,
+                tree,
+                engine,
+            })))
         })
         .await
     }
@@ -131,6 +137,7 @@ impl Blame for NoRandomness {
 #[derive(Debug)]
 struct LazyLocal {
     name: String,
+    options: ScanOptions,
     tree: Arc<LocalTree>,
     engine: Arc<Engine>,
 }
@@ -149,10 +156,24 @@ impl Lazy for LazyLocal {
         };
         let mut writer =
             LayerWriter::new(layer.fs_handle()?, layer.files(), View::empty(), options)?;
+        let ScanOptions {
+            include,
+            exclude,
+            follow_paths,
+            metadata_only,
+            ..
+        } = &self.options;
+        let patterns = format!("{:?}", (include, exclude, follow_paths, metadata_only));
+        let copy = CopyName::new(&[b"local", patterns.as_bytes()], self.tree.view());
+        writer.follow(copy.and_then(|copy| copy.previous(&self.engine)));
         materialize(&self.tree, &mut writer, cancel)?;
-        let index = writer.finish()?;
+        let (index, origins) = writer.finish_with_origins()?;
+        layer.note_origins(&origins)?;
         let text = format!("local://{}", self.name);
         let layer = layer.commit(index, &LayerDescription { text, created })?;
+        if let Some(copy) = copy {
+            copy.remember(&self.engine, layer.id())?;
+        }
         Ok(Stack::scratch().push(layer))
     }
 }

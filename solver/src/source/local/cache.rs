@@ -98,11 +98,8 @@ impl LocalCache {
         let mut hash = Sha256::new();
         hash.update(counting.map(u8::from));
         hash.update(&path);
-        let name: String = hash
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let identity: [u8; 32] = hash.finalize().into();
+        let name: String = identity.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut directories = self
             .directories
             .lock()
@@ -114,7 +111,7 @@ impl LocalCache {
                 return Ok(shared);
             }
         }
-        let files = Arc::new(LocalFiles::new(root, self.load(&name)));
+        let files = Arc::new(LocalFiles::new(root, identity, self.load(&name)));
         let shared = Arc::new(Shared {
             name,
             inode,

@@ -29,6 +29,8 @@ pub(super) struct Pending {
 #[derive(Debug)]
 pub(super) struct LocalFiles {
     root: OwnedFd,
+    /// A hash of where the directory is and how its attributes are counted.
+    identity: [u8; 32],
     /// What was found out by reading files, kept for the next scan.
     pub(super) known: RwLock<Known>,
     /// Files that a checksum would be worth remembering of, by a hash of their path. Left out are
@@ -40,9 +42,10 @@ pub(super) struct LocalFiles {
 }
 
 impl LocalFiles {
-    pub(super) fn new(root: OwnedFd, known: Known) -> Self {
+    pub(super) fn new(root: OwnedFd, identity: [u8; 32], known: Known) -> Self {
         Self {
             root,
+            identity,
             known: RwLock::new(known),
             pending: Mutex::default(),
             hasher: RandomState::new(),
@@ -109,6 +112,10 @@ impl Files for LocalFiles {
 
     fn directory(&self, path: &TreePath) -> io::Result<Option<OwnedFd>> {
         dir::open_directory(&self.root, path.as_bytes()).map(Some)
+    }
+
+    fn lent(&self) -> Option<[u8; 32]> {
+        Some(self.identity)
     }
 
     fn computed(&self, path: &TreePath, entry: &Entry, digest: ContentDigest) {

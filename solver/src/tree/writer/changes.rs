@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+use crate::id::ContentDigest;
 use crate::tree::{Entry, Files, Node, TreePath, View};
 
 /// A name and what the layer has there.
@@ -22,6 +23,8 @@ pub(super) struct Leaf {
     pub(super) node: Arc<Node>,
     /// Whether its inode belongs to another layer too, so that it must never be changed.
     pub(super) shared: bool,
+    /// The checksum of the file that it is a copy of, if that has other attributes.
+    pub(super) origin: Option<ContentDigest>,
 }
 
 /// A directory of the layer.
@@ -175,7 +178,7 @@ impl Directory {
                     todo.push((path.clone(), directory.children.into_iter()));
                     each(path, Dismantled::Directory(directory.entry));
                 }
-                Slot::Leaf(leaf) => each(path, Dismantled::Leaf(leaf.node)),
+                Slot::Leaf(leaf) => each(path, Dismantled::Leaf(leaf)),
                 Slot::Whiteout => each(path, Dismantled::Whiteout),
             }
         }
@@ -185,16 +188,24 @@ impl Directory {
 /// A part of a layer, without what is in it.
 pub(super) enum Dismantled {
     Directory(Entry),
-    Leaf(Arc<Node>),
+    Leaf(Leaf),
     Whiteout,
 }
 
 impl Dismantled {
+    /// The checksum of the file that it is a copy of, if that has other attributes.
+    pub(super) fn origin(&self) -> Option<ContentDigest> {
+        match self {
+            Self::Leaf(leaf) => leaf.origin,
+            Self::Directory(_) | Self::Whiteout => None,
+        }
+    }
+
     /// The entry of the index.
     pub(super) fn into_entry(self) -> Entry {
         match self {
             Self::Directory(entry) => entry,
-            Self::Leaf(node) => {
+            Self::Leaf(Leaf { node, .. }) => {
                 let mut entry = node.entry().clone();
                 entry.digest = entry.digest.or_else(|| node.digest_memo().get().copied());
                 entry

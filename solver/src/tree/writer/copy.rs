@@ -15,9 +15,10 @@ use rustix::io::Errno;
 
 use super::changes::{Leaf, Slot};
 use super::disk::{self, Disk};
-use super::{BLOCK, CopyItem, LayerWriter, START, WriteError, checked, failed, wrong};
+use super::{BLOCK, CopyItem, LayerWriter, Previous, START, WriteError, checked, failed, wrong};
 use crate::cancel::Cancel;
 use crate::dir;
+use crate::id::ContentDigest;
 use crate::tree::checksum::FileHasher;
 use crate::tree::{Entry, Files, Kind, Node, TreePath};
 
@@ -27,6 +28,9 @@ const THREADS: usize = 2;
 /// Objects that a thread takes at once: most directories whole, because two threads that make files
 /// in one directory wait for each other.
 const BATCH: usize = 1024;
+
+/// Bytes that a thread takes at once.
+const BATCH_BYTES: u64 = 8 << 20;
 
 /// From this size on it is worth looking whether a file has holes.
 const SPARSE: u64 = 64 << 10;
@@ -152,6 +156,17 @@ fn make_way(
         .try_for_each(|at| writer.prepare(&items[at].destination))
 }
 
+/// How many of these objects a thread takes at once.
+fn batch(group: &[usize], items: &[CopyItem]) -> usize {
+    let mut bytes = 0_u64;
+    let more = group.iter().take(BATCH).take_while(|at| {
+        let fits = bytes < BATCH_BYTES;
+        bytes = bytes.saturating_add(items[**at].source.entry().size);
+        fits
+    });
+    more.count()
+}
+
 /// Copies all groups. Gives what was copied with the number of the group.
 fn run(
     writer: &LayerWriter,
@@ -159,14 +174,18 @@ fn run(
     items: &[CopyItem],
     cancel: &Cancel,
 ) -> Result<Vec<(usize, Vec<Copied>)>, WriteError> {
-    let batches: Vec<(usize, &[usize])> = groups
-        .iter()
-        .enumerate()
-        .flat_map(|(at, group)| group.items.chunks(BATCH).map(move |batch| (at, batch)))
-        .collect();
+    let mut batches = Vec::new();
+    for (at, group) in groups.iter().enumerate() {
+        let mut rest = &group.items[..];
+        while !rest.is_empty() {
+            let (batch, after) = rest.split_at(batch(rest, items));
+            batches.push((at, batch));
+            rest = after;
+        }
+    }
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let work = || -> Result<Vec<(usize, Vec<Copied>)>, WriteError> {
-        let mut worker = Worker::new(&writer.disk, &writer.files, cancel);
+        let mut worker = Worker::new(writer, cancel);
         let mut done = Vec::new();
         while !stop.load(Ordering::Relaxed)
             && let Some(&(group, batch)) = batches.get(next.fetch_add(1, Ordering::Relaxed))
@@ -214,6 +233,7 @@ fn run(
 struct Worker<'a> {
     disk: &'a Disk,
     files: &'a Arc<dyn Files>,
+    previous: Option<&'a dyn Previous>,
     cancel: &'a Cancel,
     buffer: Vec<u8>,
     /// The directory that the last file was read from: whose, path, handle if it has one.
@@ -221,10 +241,11 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(disk: &'a Disk, files: &'a Arc<dyn Files>, cancel: &'a Cancel) -> Self {
+    fn new(writer: &'a LayerWriter, cancel: &'a Cancel) -> Self {
         Self {
-            disk,
-            files,
+            disk: &writer.disk,
+            files: &writer.files,
+            previous: writer.previous.as_deref(),
             cancel,
             buffer: vec![0; START],
             source: None,
@@ -241,15 +262,30 @@ impl<'a> Worker<'a> {
             .disk
             .open_directory(parent.as_bytes())
             .map_err(failed("open", parent))?;
+        // Of what cannot be linked from there, nothing is.
+        let previous = self
+            .previous
+            .and_then(|previous| Some((previous, previous.directory(parent).ok()?)));
         let one = |&at: &usize| {
             self.cancel.check()?;
             let item = &items[at];
             let (_, name) = split(&item.destination)?;
-            let (entry, shared) = self.one(item, directory.as_fd(), name)?;
+            let linked = previous.as_ref().and_then(|(previous, from)| {
+                link_previous(item, *previous, from.as_fd(), directory.as_fd(), name)
+            });
+            let (entry, shared) = match linked {
+                Some(entry) => (entry, true),
+                None => self.one(item, directory.as_fd(), name)?,
+            };
+            let origin = origin(item, &entry);
             let node = Node::leaf(entry, Some(self.files.clone()));
             Ok(Copied {
                 item: at,
-                leaf: Leaf { node, shared },
+                leaf: Leaf {
+                    node,
+                    shared,
+                    origin,
+                },
             })
         };
         batch.iter().map(one).collect()
@@ -430,6 +466,41 @@ impl<'a> Worker<'a> {
         }
         Ok(())
     }
+}
+
+/// The checksum of what was copied, if it may change and the copy has another checksum.
+fn origin(item: &CopyItem, copy: &Entry) -> Option<ContentDigest> {
+    let source = &item.source;
+    let mutable = source.files().is_some_and(|files| !files.immutable());
+    let known = source.digest_memo().get().copied();
+    known.filter(|_| mutable && copy.kind == Kind::File && !same_header(copy, source.entry()))
+}
+
+/// Links a file that was copied before and did not change since; gives its entry. Whatever stands
+/// in the way, it can still be copied.
+fn link_previous(
+    item: &CopyItem,
+    previous: &dyn Previous,
+    from: BorrowedFd<'_>,
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+) -> Option<Entry> {
+    let source = item.source.entry();
+    let known = *item.source.digest_memo().get()?;
+    if source.kind != Kind::File || item.source.files().is_none_or(|files| files.immutable()) {
+        return None;
+    }
+    let (old, origin) = previous.file(&item.destination)?;
+    let same = old.kind == Kind::File
+        && old.size == source.size
+        && old.attributes == item.attributes
+        && origin == known
+        // Files that are apart by now must not be one inode.
+        && old.link_group == 0;
+    if !same || !disk::link(from, name, parent, name).unwrap_or(false) {
+        return None;
+    }
+    Some(old.clone())
 }
 
 /// A file that is gone or something else by now has changed; others just cannot be read.

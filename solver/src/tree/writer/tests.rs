@@ -1,3 +1,4 @@
+mod follow;
 mod kernel;
 
 use std::fs;
