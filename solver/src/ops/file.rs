@@ -106,7 +106,9 @@ impl Operation<Ref> for FileOperation {
         let (op, graph) = (self.op.clone(), self.graph.clone());
         let (engine, name) = (self.engine.clone(), self.name.clone());
         let reporter = context.reporter.clone();
-        let small = is_small(&op);
+        // What is read in place or downloaded may take long to become layers.
+        let made = inputs.iter().all(|input| input.known_stack().is_some());
+        let small = made && is_small(&op);
         let digest = self.key.digest();
         let work = move |cancel: Cancel| {
             let now = Timestamp::from(engine.clock.now());

@@ -145,6 +145,23 @@ fn layers(fake: &Fake, image: &Image) -> usize {
     digests.map(|digest| fake.count(&digest)).sum()
 }
 
+/// On the runtime's only thread: it must stay free to download.
+#[tokio::test]
+async fn a_small_file_is_made_on_an_image_that_is_not_there_yet() {
+    let (store, _) = three();
+    let fake = serve(store).await;
+    let folder = tempfile::tempdir().unwrap();
+    let solver = solver(folder.path());
+    let state = State::from(base(&fake)).file(llb::mkfile("/new", "x"));
+    let solved = solve(&solver, request(state)).await.unwrap();
+    let reference = solved.result.reference().clone();
+    let view = blocking(move || reference.view().unwrap()).await;
+    for path in ["new", "etc/two", "etc/three"] {
+        let path = TreePath::clean(path.as_bytes()).unwrap();
+        assert!(view.lookup(&path).is_some(), "{path}");
+    }
+}
+
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
