@@ -5,6 +5,8 @@
 //! - [`Oci`] writes an OCI image, as one archive file or as an image layout directory;
 //! - [`Local`] writes the files of the result into a directory.
 //!
+//! [`sbom`] tells which packages a result contains.
+//!
 //! [`Output::parse`] reads the `type=…,dest=…` strings of `buildctl build --output`.
 //!
 //! ```no_run
@@ -35,6 +37,11 @@ mod local;
 mod oci;
 mod options;
 mod output;
+mod packages;
+mod purl;
+mod redact;
+mod rpm;
+pub mod sbom;
 mod target;
 
 pub use annotations::{AnnotationKind, Annotations};

@@ -25,6 +25,7 @@ mod limits;
 mod network;
 mod registry;
 mod sandbox_network;
+mod sbom;
 mod secrets;
 mod stopping;
 mod support;

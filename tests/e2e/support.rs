@@ -189,6 +189,22 @@ pub async fn files(solved: &Solved) -> Tree {
     tree(folder.path())
 }
 
+/// The text of each file of a result, by path.
+pub async fn files_of(solved: &Solved) -> BTreeMap<String, String> {
+    let folder = temp();
+    Local::new(folder.path())
+        .export(&solved.result, &Cancel::new())
+        .await
+        .unwrap();
+    let tree = tree(folder.path()).into_iter();
+    tree.filter(|(_, what)| what.starts_with("file "))
+        .map(|(path, _)| {
+            let text = fs::read_to_string(folder.path().join(&path)).unwrap();
+            (path, text)
+        })
+        .collect()
+}
+
 /// Solves and returns the files of the result.
 pub async fn build(solver: &Solver, request: SolveRequest) -> Tree {
     files(&solve(solver, request).await).await
