@@ -9,7 +9,7 @@ use super::auth::Auth;
 use super::endpoint::Endpoint;
 use super::repository::Repository;
 use super::transport::Transport;
-use super::{Credentials, RegistryConfig};
+use super::{Credentials, HostConfig, RegistryConfig};
 use crate::clock::Clock;
 
 /// Speaks to registries. Cheap to clone; all clones share connections, tokens and limits, which
@@ -42,6 +42,8 @@ pub struct Registry(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) transport: Transport,
     pub(super) runtime: Handle,
+    credentials: Arc<dyn Credentials>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Registry {
@@ -53,9 +55,24 @@ impl Registry {
         clock: Arc<dyn Clock>,
         runtime: Handle,
     ) -> Self {
-        let auth = Auth::new(credentials, clock.clone());
-        let transport = Transport::new(config, auth, clock);
-        Self(Arc::new(Inner { transport, runtime }))
+        let auth = Auth::new(credentials.clone(), clock.clone());
+        let transport = Transport::new(config, auth, clock.clone());
+        Self(Arc::new(Inner {
+            transport,
+            runtime,
+            credentials,
+            clock,
+        }))
+    }
+
+    /// A client of its own with the same settings, but for one host; it has the same credentials,
+    /// and none of the connections and tokens.
+    #[must_use]
+    pub fn with_host(&self, name: impl Into<String>, host: HostConfig) -> Self {
+        let inner = &self.0;
+        let config = inner.transport.config().clone().host(name, host);
+        let (credentials, clock) = (inner.credentials.clone(), inner.clock.clone());
+        Self::new(config, credentials, clock, inner.runtime.clone())
     }
 
     /// The repository that a reference names; its tag and digest do not count.

@@ -31,6 +31,9 @@ pub struct RegistryConfig {
     pub range_bytes: u64,
     /// Ranges of one blob at the same time. 1 downloads every blob as one stream. Default: 3.
     pub ranges_per_blob: usize,
+    /// Blobs of more than this are uploaded in chunks of this many bytes, unless the registry wants
+    /// larger ones. What is lost when a connection breaks is at most one. Default: 64 MiB.
+    pub upload_chunk_bytes: u64,
     /// Redirects of one request. Default: 5.
     pub max_redirects: usize,
     /// What we call ourselves.
@@ -49,6 +52,7 @@ impl Default for RegistryConfig {
             connections_per_host: 8,
             range_bytes: 4 << 20,
             ranges_per_blob: 3,
+            upload_chunk_bytes: 64 << 20,
             max_redirects: 5,
             user_agent: concat!("ashlar/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
@@ -76,6 +80,9 @@ pub enum Scheme {
     Https,
     /// Plain text.
     Http,
+    /// TLS, or plain text where the host does not speak TLS. Whoever is in between can make it so:
+    /// only for networks that are trusted.
+    Any,
 }
 
 /// Another place to ask first.
@@ -179,6 +186,16 @@ impl HostConfig {
         self
     }
 
+    /// Speaks TLS with whatever certificate, or else plain text: what BuildKit does for
+    /// `registry.insecure`. Only for networks that are trusted.
+    pub fn insecure() -> Self {
+        Self {
+            scheme: Scheme::Any,
+            skip_verify: true,
+            ..Self::default()
+        }
+    }
+
     /// Sets whether any certificate is taken for good.
     #[must_use]
     pub fn skip_verify(mut self, skip: bool) -> Self {
@@ -192,7 +209,7 @@ impl HostConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retry {
-    /// How often one thing is tried in all. A download that moved on counts anew. Default: 5.
+    /// How often one thing is tried in all. A transfer that moved on counts anew. Default: 5.
     pub tries: u32,
     /// The wait before the second try, doubled before each further one. Default: 0.5 s.
     pub first: Duration,
@@ -219,7 +236,10 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the head of an answer. Default: 60 s.
     pub answer: Duration,
-    /// The stretch of time in which [`Timeouts::stall_bytes`] of a body must arrive. Default: 30 s.
+    /// For the answer of a registry that has to take in a blob which was sent. Default: 300 s.
+    pub commit: Duration,
+    /// The stretch of time in which [`Timeouts::stall_bytes`] of a body must arrive, or be taken.
+    /// Default: 30 s.
     pub stall: Duration,
     /// Bytes that must arrive in each stretch. Default: 32 KiB, about the slowest modem.
     pub stall_bytes: u64,
@@ -230,6 +250,7 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(15),
             answer: Duration::from_secs(60),
+            commit: Duration::from_secs(300),
             stall: Duration::from_secs(30),
             stall_bytes: 32 << 10,
         }

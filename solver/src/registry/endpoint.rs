@@ -58,6 +58,7 @@ pub(super) fn schemes(scheme: Scheme, authority: &str) -> &'static [&'static str
         Scheme::Https => &["https"],
         Scheme::Http => &["http"],
         Scheme::Auto if is_loopback(authority) => &["https", "http"],
+        Scheme::Any => &["https", "http"],
         Scheme::Auto => &["https"],
     }
 }

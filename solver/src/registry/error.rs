@@ -57,6 +57,25 @@ pub enum RegistryError {
         /// How long it had.
         waited: Duration,
     },
+    /// The peer took too little for too long.
+    #[error("{url} took {bytes} bytes in {waited:?}, which is too slow")]
+    Stuck {
+        /// Where something was sent to.
+        url: String,
+        /// What it took.
+        bytes: u64,
+        /// How long it had.
+        waited: Duration,
+    },
+    /// What is to be sent cannot be read.
+    #[error("cannot read what is to be sent to {url}")]
+    Payload {
+        /// Where it was to be sent to.
+        url: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The answer broke off.
     #[error("the answer of {url} broke off after {bytes} bytes")]
     BrokeOff {
@@ -198,6 +217,7 @@ impl RegistryError {
             Self::Unreachable { .. }
             | Self::Timeout { .. }
             | Self::Stalled { .. }
+            | Self::Stuck { .. }
             | Self::BrokeOff { .. }
             | Self::Token {
                 retryable: true, ..
@@ -221,7 +241,7 @@ impl Blame for RegistryError {
             | Self::Denied { .. }
             | Self::NotFound { .. } => Fault::Input,
             Self::Credentials { source, .. } => source.fault(),
-            Self::Interrupted { .. } => Fault::Environment,
+            Self::Interrupted { .. } | Self::Payload { .. } => Fault::Environment,
             Self::Content {
                 source: ContentError::Io { .. },
                 ..

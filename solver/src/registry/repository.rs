@@ -8,8 +8,9 @@ use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderVal
 
 use super::client::Registry;
 use super::endpoint::Endpoint;
+use super::payload::Payload;
 use super::retry::retrying;
-use super::transport::{Body, Call, Sent};
+use super::transport::{Body, Call, Sent, To};
 use super::{RegistryConfig, RegistryError, Scope};
 use crate::content::ContentError;
 use crate::oci::{Descriptor, media_type};
@@ -23,8 +24,10 @@ struct Inner {
     registry: Registry,
     name: String,
     endpoints: Vec<Endpoint>,
-    /// What tokens have to be good for beside reading this repository.
+    /// What tokens have to be good for beside this repository.
     scopes: Vec<Scope>,
+    /// Whether it is written to.
+    write: bool,
 }
 
 impl Repository {
@@ -34,6 +37,7 @@ impl Repository {
             name,
             endpoints,
             scopes: Vec::new(),
+            write: false,
         }))
     }
 
@@ -58,6 +62,22 @@ impl Repository {
             name: inner.name.clone(),
             endpoints: inner.endpoints.clone(),
             scopes,
+            write: inner.write,
+        }))
+    }
+
+    /// The same repository to be written to: with tokens that are good for that, and without its
+    /// mirrors.
+    #[must_use]
+    pub fn writable(&self) -> Self {
+        let inner = &self.0;
+        let own = inner.endpoints.len().saturating_sub(1);
+        Self(Arc::new(Inner {
+            registry: inner.registry.clone(),
+            name: inner.name.clone(),
+            endpoints: inner.endpoints[own..].to_vec(),
+            scopes: inner.scopes.clone(),
+            write: true,
         }))
     }
 
@@ -220,7 +240,7 @@ impl Repository {
     }
 
     /// There is always a place to ask.
-    fn nobody(&self) -> RegistryError {
+    pub(super) fn nobody(&self) -> RegistryError {
         let host = self.0.name.clone();
         RegistryError::Interrupted { host }
     }
@@ -240,14 +260,34 @@ impl Repository {
         path: &str,
         headers: HeaderMap,
     ) -> Result<Sent, RegistryError> {
-        let mut scopes = vec![Scope::pull(&endpoint.repository)];
+        let to = To::Path(path);
+        let payload = Payload::None;
+        self.send(endpoint, method, to, headers, payload, false)
+            .await
+    }
+
+    pub(super) async fn send(
+        &self,
+        endpoint: &Endpoint,
+        method: Method,
+        to: To<'_>,
+        headers: HeaderMap,
+        payload: Payload,
+        commits: bool,
+    ) -> Result<Sent, RegistryError> {
+        let mut scopes = vec![match self.0.write {
+            true => Scope::push(&endpoint.repository),
+            false => Scope::pull(&endpoint.repository),
+        }];
         scopes.extend(self.0.scopes.iter().cloned());
         let call = Call {
             method,
             endpoint,
-            path,
+            to,
             headers,
             scopes: &scopes,
+            payload,
+            commits,
         };
         self.0.registry.0.transport.call(&call).await
     }
@@ -261,7 +301,7 @@ fn unhelpful(mirror: &Endpoint, error: &RegistryError) {
     tracing::debug!(host = %mirror.name, %error, "a mirror did not help");
 }
 
-fn manifest_headers() -> HeaderMap {
+pub(super) fn manifest_headers() -> HeaderMap {
     let accepted = [
         media_type::OCI_INDEX,
         media_type::OCI_MANIFEST,
@@ -288,7 +328,7 @@ fn content_type(sent: &Sent) -> String {
 }
 
 /// What the head of an answer says about the document; `None` if it does not say enough.
-fn described(sent: &Sent, tag: &str) -> Option<Descriptor> {
+pub(super) fn described(sent: &Sent, tag: &str) -> Option<Descriptor> {
     let header = |name: &str| sent.response.headers().get(name)?.to_str().ok();
     let digest: BlobDigest = header("docker-content-digest")?.parse().ok()?;
     if tag.parse().is_ok_and(|asked: BlobDigest| asked != digest) {

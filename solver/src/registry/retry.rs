@@ -24,9 +24,20 @@ impl Tries {
 
     /// Waits before the next try, or gives the error back if there is none.
     pub(super) async fn again(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+        self.after(error, false).await
+    }
+
+    /// [`Tries::again`]; `anyway`: also after an error that is not worth another try of the same.
+    pub(super) async fn after(
+        &mut self,
+        error: RegistryError,
+        anyway: bool,
+    ) -> Result<(), RegistryError> {
         self.done += 1;
-        let Some(named) = error.again() else {
-            return Err(error);
+        let named = match error.again() {
+            Some(named) => named,
+            None if anyway => None,
+            None => return Err(error),
         };
         if self.done >= self.retry.tries {
             return Err(error);

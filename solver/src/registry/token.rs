@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::auth::basic_header;
 use super::endpoint::Endpoint;
 use super::error::shown;
+use super::payload::Payload;
 use super::retry::retrying;
 use super::transport::{Sent, Transport};
 use super::{Credential, Password, RegistryError, Scope};
@@ -155,7 +156,9 @@ async fn get(
     if let Some(header) = credential.and_then(basic_header) {
         headers.insert(AUTHORIZATION, header);
     }
-    transport.send_to(Method::GET, &url, headers, None).await
+    transport
+        .send_to(Method::GET, &url, headers, &Payload::None, false)
+        .await
 }
 
 async fn post(
@@ -176,7 +179,7 @@ async fn post(
     headers.insert(CONTENT_TYPE, kind);
     let realm = &request.realm;
     transport
-        .send_to(Method::POST, realm, headers, Some(body))
+        .send_to(Method::POST, realm, headers, &Payload::Text(body), false)
         .await
 }
 

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::auth::Auth;
 use super::endpoint::{Endpoint, schemes};
 use super::error::shown;
+use super::payload::{Late, Payload};
 use super::retry::retry_after;
 use super::{HostConfig, RegistryConfig, RegistryError, Scope, tls};
 use crate::clock::Clock;
@@ -30,11 +31,22 @@ const ERROR_LETTERS: usize = 300;
 pub(super) struct Call<'a> {
     pub(super) method: Method,
     pub(super) endpoint: &'a Endpoint,
-    /// What follows the name of the repository in the path.
-    pub(super) path: &'a str,
+    pub(super) to: To<'a>,
     pub(super) headers: HeaderMap,
     /// What a token has to be good for.
     pub(super) scopes: &'a [Scope],
+    pub(super) payload: Payload,
+    /// Whether the registry may take long to answer: it has a blob to take in.
+    pub(super) commits: bool,
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum To<'a> {
+    /// What follows the name of the repository in the path.
+    Path(&'a str),
+    /// Where the registry said: perhaps somewhere else.
+    Address(&'a Url),
 }
 
 /// An answer whose body is still to come.
@@ -43,6 +55,8 @@ pub(super) struct Sent {
     pub(super) response: Response,
     /// The address that answered, fit to be shown.
     pub(super) url: String,
+    /// The address that answered.
+    pub(super) at: Url,
     /// Counts the request until its body is read.
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -132,25 +146,47 @@ impl Transport {
         self.tried_schemes(endpoint)[..] == ["http"]
     }
 
+    /// Whether an address is one of the registry itself.
+    fn is_registry(&self, endpoint: &Endpoint, url: &Url) -> bool {
+        self.tried_schemes(endpoint).iter().any(|scheme| {
+            let own = Url::parse(&format!("{scheme}://{}", endpoint.authority));
+            own.is_ok_and(|own| own.origin() == url.origin())
+        })
+    }
+
     /// Sends a request: once, but for what it takes to be let in. Answers other than success are
     /// errors.
     pub(super) async fn call(&self, call: &Call<'_>) -> Result<Sent, RegistryError> {
         let permit = self.permit(&call.endpoint.authority).await;
+        let elsewhere = match call.to {
+            To::Path(_) => false,
+            To::Address(url) => !self.is_registry(call.endpoint, url),
+        };
         let mut demanded: Option<Option<String>> = None;
         loop {
             let named = demanded.clone().flatten();
-            let auth = self
-                .auth
-                .header(self, call.endpoint, call.scopes, named.as_deref())
-                .await?;
+            let auth = match elsewhere {
+                true => None,
+                false => {
+                    let scopes = call.scopes;
+                    let header = self
+                        .auth
+                        .header(self, call.endpoint, scopes, named.as_deref());
+                    header.await?
+                }
+            };
             let header = auth.as_ref().map(|shown| shown.header.clone());
             let mut sent = self.follow(call, header).await?;
             let status = sent.response.status();
             if status == StatusCode::UNAUTHORIZED {
                 let told = sent.response.headers().clone();
-                let refused = self
-                    .auth
-                    .refused(call.endpoint, call.scopes, &told, auth.is_some());
+                // Nobody else is asked where to show credentials.
+                let refused = match self.is_registry(call.endpoint, &sent.at) {
+                    true => self
+                        .auth
+                        .refused(call.endpoint, call.scopes, &told, auth.is_some()),
+                    false => None,
+                };
                 if let (Some(scope), None) = (refused, &demanded) {
                     demanded = Some(scope);
                     continue;
@@ -180,7 +216,7 @@ impl Transport {
         let (first, mut sent) = self.first(call, auth.clone()).await?;
         let mut url = first.clone();
         for _ in 0..self.config.max_redirects {
-            let Some(next) = redirected(&url, &sent)? else {
+            let Some(next) = redirected(&call.method, &url, &sent)? else {
                 return Ok(sent);
             };
             let mut headers = call.headers.clone();
@@ -189,10 +225,16 @@ impl Transport {
             }
             url = next;
             sent = self
-                .send_to(call.method.clone(), &url, headers, None)
+                .send_to(
+                    call.method.clone(),
+                    &url,
+                    headers,
+                    &call.payload,
+                    call.commits,
+                )
                 .await?;
         }
-        match redirected(&url, &sent)? {
+        match redirected(&call.method, &url, &sent)? {
             None => Ok(sent),
             Some(_) => Err(RegistryError::Redirect {
                 url: shown(&first),
@@ -201,28 +243,49 @@ impl Transport {
         }
     }
 
-    /// The request to the registry itself, with the scheme it speaks.
+    /// The first request: to the registry itself, with the scheme it speaks, or to where it said.
     async fn first(
         &self,
         call: &Call<'_>,
         auth: Option<HeaderValue>,
     ) -> Result<(Url, Sent), RegistryError> {
         let endpoint = call.endpoint;
+        let mut headers = call.headers.clone();
+        headers.extend(auth.map(|auth| (AUTHORIZATION, auth)));
+        let method = || call.method.clone();
+        let path = match call.to {
+            To::Path(path) => path,
+            To::Address(url) if self.is_registry(endpoint, url) => {
+                let client = self.client(&endpoint.name)?;
+                let sent = self.send(&client, method(), url, headers, &call.payload, call.commits);
+                return Ok((url.clone(), sent.await?));
+            }
+            To::Address(url) => {
+                let sent = self.send_to(method(), url, headers, &call.payload, call.commits);
+                return Ok((url.clone(), sent.await?));
+            }
+        };
         let client = self.client(&endpoint.name)?;
         let tried = self.tried_schemes(endpoint);
         for (at, scheme) in tried.iter().copied().enumerate() {
             let text = format!(
                 "{scheme}://{}/v2/{}/{}",
-                endpoint.authority, endpoint.repository, call.path
+                endpoint.authority, endpoint.repository, path
             );
             let url = Url::parse(&text).map_err(|error| RegistryError::Config {
                 host: endpoint.name.clone(),
                 problem: error.to_string(),
             })?;
-            let mut headers = call.headers.clone();
-            headers.extend(auth.clone().map(|auth| (AUTHORIZATION, auth)));
+            let headers = headers.clone();
             let sent = self
-                .send(&client, call.method.clone(), &url, headers, None)
+                .send(
+                    &client,
+                    method(),
+                    &url,
+                    headers,
+                    &call.payload,
+                    call.commits,
+                )
                 .await;
             match sent {
                 // Nothing was said yet: another scheme can be tried.
@@ -248,7 +311,8 @@ impl Transport {
         method: Method,
         url: &Url,
         headers: HeaderMap,
-        body: Option<String>,
+        payload: &Payload,
+        commits: bool,
     ) -> Result<Sent, RegistryError> {
         let host = url.host_str().unwrap_or_default();
         let name = match url.port() {
@@ -256,7 +320,8 @@ impl Transport {
             None => host.to_owned(),
         };
         let client = self.client(&name)?;
-        self.send(&client, method, url, headers, body).await
+        self.send(&client, method, url, headers, payload, commits)
+            .await
     }
 
     async fn send(
@@ -265,26 +330,45 @@ impl Transport {
         method: Method,
         url: &Url,
         headers: HeaderMap,
-        body: Option<String>,
+        payload: &Payload,
+        commits: bool,
     ) -> Result<Sent, RegistryError> {
         let mut request = client.request(method, url.clone()).headers(headers);
+        let (body, passing) = payload.body();
         if let Some(body) = body {
             request = request.body(body);
         }
-        let waited = self.config.timeouts.answer;
-        match timeout(waited, request.send()).await {
+        let timeouts = self.config.timeouts;
+        let waited = match commits {
+            true => timeouts.commit,
+            false => timeouts.answer,
+        };
+        let url_shown = || shown(url);
+        match passing.watch(request.send(), &timeouts, waited).await {
             Ok(Ok(response)) => Ok(Sent {
                 response,
                 url: shown(url),
+                at: url.clone(),
                 permit: None,
             }),
-            Ok(Err(source)) => Err(RegistryError::Unreachable {
-                url: shown(url),
-                source: source.without_url(),
+            Ok(Err(source)) => Err(match passing.failure() {
+                Some(source) => RegistryError::Payload {
+                    url: url_shown(),
+                    source,
+                },
+                None => RegistryError::Unreachable {
+                    url: url_shown(),
+                    source: source.without_url(),
+                },
             }),
-            Err(_) => Err(RegistryError::Timeout {
-                url: shown(url),
+            Err(Late::Answer) => Err(RegistryError::Timeout {
+                url: url_shown(),
                 waited,
+            }),
+            Err(Late::Payload { bytes }) => Err(RegistryError::Stuck {
+                url: url_shown(),
+                bytes,
+                waited: timeouts.stall,
             }),
         }
     }
@@ -354,28 +438,48 @@ impl Transport {
 }
 
 /// Where an answer leads.
-fn redirected(from: &Url, sent: &Sent) -> Result<Option<Url>, RegistryError> {
-    if !matches!(sent.response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+fn redirected(method: &Method, from: &Url, sent: &Sent) -> Result<Option<Url>, RegistryError> {
+    let status = sent.response.status().as_u16();
+    if !matches!(status, 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
     }
     let refused = |problem: &str| RegistryError::Redirect {
         url: shown(from),
         problem: problem.to_owned(),
     };
-    let location = sent.response.headers().get(LOCATION);
+    // Others ask for a request of another kind.
+    if !matches!(*method, Method::GET | Method::HEAD) && !matches!(status, 307 | 308) {
+        return Err(refused("what was sent is not sent on by such a redirect"));
+    }
+    let next = location(from, &sent.response).map_err(refused)?;
+    Ok(Some(next))
+}
+
+/// Where an answer says that something is.
+pub(super) fn location(from: &Url, response: &Response) -> Result<Url, &'static str> {
+    trusted(from, told_location(from, response)?)
+}
+
+/// Where an answer says that something is, whatever that is.
+pub(super) fn told_location(from: &Url, response: &Response) -> Result<Url, &'static str> {
+    let location = response.headers().get(LOCATION);
     let location = location.and_then(|value| value.to_str().ok());
     let next = location.and_then(|text| from.join(text).ok());
-    let next = next.ok_or_else(|| refused("it does not say where to"))?;
+    next.ok_or("it does not say where to")
+}
+
+/// An address to which an answer from another one may lead.
+pub(super) fn trusted(from: &Url, next: Url) -> Result<Url, &'static str> {
     if !matches!(next.scheme(), "http" | "https") || next.host_str().is_none() {
-        return Err(refused("its address is not one of the web"));
+        return Err("its address is not one of the web");
     }
     if !next.username().is_empty() || next.password().is_some() {
-        return Err(refused("its address names a user"));
+        return Err("its address names a user");
     }
     if from.scheme() == "https" && next.scheme() == "http" {
-        return Err(refused("it goes from TLS to plain text"));
+        return Err("it goes from TLS to plain text");
     }
-    Ok(Some(next))
+    Ok(next)
 }
 
 /// A body that arrives. Only the time in which somebody waits for it counts.

@@ -8,3 +8,5 @@ mod documents;
 pub(crate) mod fake;
 mod image;
 mod kit;
+mod sink;
+mod upload;

@@ -193,7 +193,7 @@ async fn identity_tokens_are_exchanged() {
         "grant_type=refresh_token&refresh_token={CANARY}&service=the+registry&client_id=ashlar\
          &scope=repository%3Aapp%3Apull"
     );
-    assert_eq!(asked.body, wanted);
+    assert_eq!(asked.body_text(), wanted);
     assert_eq!(
         asked.header("content-type"),
         Some("application/x-www-form-urlencoded")
@@ -218,7 +218,7 @@ async fn servers_that_know_the_newer_way_alone_get_a_password_in_a_form() {
     let bodies: Vec<_> = seen
         .iter()
         .filter(|s| s.method == "POST")
-        .map(|s| &s.body)
+        .map(Seen::body_text)
         .collect();
     assert_eq!(bodies.len(), 2);
     assert!(bodies[0].starts_with(&format!(

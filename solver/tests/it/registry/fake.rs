@@ -18,7 +18,8 @@ pub(crate) struct Seen {
     pub(crate) path: String,
     /// By lower-case name.
     pub(crate) headers: BTreeMap<String, String>,
-    pub(crate) body: String,
+    /// As much of it as was read.
+    pub(crate) body: Vec<u8>,
 }
 
 impl Seen {
@@ -28,10 +29,17 @@ impl Seen {
 
     /// Everything that was sent, to look for what must not be in it.
     pub(crate) fn text(&self) -> String {
-        format!(
-            "{} {} {:?} {}",
-            self.method, self.path, self.headers, self.body
-        )
+        let Self {
+            method,
+            path,
+            headers,
+            ..
+        } = self;
+        format!("{method} {path} {headers:?} {}", self.body_text())
+    }
+
+    pub(crate) fn body_text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
@@ -87,6 +95,19 @@ impl Reply {
 
 type Answer = dyn Fn(&Seen) -> Reply + Send + Sync;
 
+/// What is done with a body that a client sends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Taken {
+    /// It is read.
+    Whole,
+    /// So many bytes are read, and the connection is reset. The answer is asked for and not sent.
+    Cut(usize),
+    /// Nothing is read, and nothing is said.
+    Ignored,
+}
+
+type Take = dyn Fn(&Seen) -> Taken + Send + Sync;
+
 /// A running server; ends when dropped.
 pub(crate) struct Fake {
     /// Host and port.
@@ -99,6 +120,15 @@ pub(crate) struct Fake {
 
 impl Fake {
     pub(crate) async fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_taking(answer, |_| Taken::Whole).await
+    }
+
+    /// `take` decides about bodies, by the heads of requests.
+    pub(crate) async fn start_taking(
+        answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+        take: impl Fn(&Seen) -> Taken + Send + Sync + 'static,
+    ) -> Self {
+        let take: Arc<Take> = Arc::new(take);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -112,7 +142,14 @@ impl Fake {
                 let Ok((stream, _)) = listener.accept().await else {
                     return;
                 };
-                connections.spawn(serve(stream, answer.clone(), log.clone(), counted.clone()));
+                let take = take.clone();
+                connections.spawn(serve(
+                    stream,
+                    answer.clone(),
+                    take,
+                    log.clone(),
+                    counted.clone(),
+                ));
             }
         });
         Self {
@@ -142,12 +179,17 @@ impl Fake {
 async fn serve(
     mut stream: TcpStream,
     answer: Arc<Answer>,
+    take: Arc<Take>,
     log: Arc<Mutex<Vec<Seen>>>,
     open: Arc<[AtomicUsize; 2]>,
 ) {
-    while let Some(seen) = request(&mut stream).await {
+    while let Some((seen, whole)) = request(&mut stream, &*take).await {
         log.lock().unwrap().push(seen.clone());
         let reply = answer(&seen);
+        if !whole {
+            // A reset rather than an end, for there is more to be read.
+            return;
+        }
         let now = open[0].fetch_add(1, Ordering::SeqCst) + 1;
         open[1].fetch_max(now, Ordering::SeqCst);
         let more = respond(&mut stream, &seen, reply).await;
@@ -158,7 +200,8 @@ async fn serve(
     }
 }
 
-async fn request(stream: &mut TcpStream) -> Option<Seen> {
+/// A request, and whether all of it was read.
+async fn request(stream: &mut TcpStream, take: &Take) -> Option<(Seen, bool)> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
@@ -176,14 +219,25 @@ async fn request(stream: &mut TcpStream) -> Option<Seen> {
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
     let length = headers.get("content-length").map_or(Ok(0), |n| n.parse());
-    let mut body = vec![0; length.ok()?];
-    stream.read_exact(&mut body).await.ok()?;
-    Some(Seen {
+    let length: usize = length.ok()?;
+    let mut seen = Seen {
         method,
         path,
         headers,
-        body: String::from_utf8(body).ok()?,
-    })
+        body: Vec::new(),
+    };
+    let wanted = match take(&seen) {
+        Taken::Whole => length,
+        Taken::Cut(most) => most.min(length),
+        Taken::Ignored => {
+            std::future::pending::<()>().await;
+            return None;
+        }
+    };
+    seen.body = vec![0; wanted];
+    stream.read_exact(&mut seen.body).await.ok()?;
+    let whole = matches!(take(&seen), Taken::Whole);
+    Some((seen, whole))
 }
 
 /// `None` once the connection is of no more use.
