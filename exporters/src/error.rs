@@ -71,6 +71,14 @@ pub enum ExportError {
         #[source]
         source: io::Error,
     },
+    /// A registry did not take the image.
+    #[error("cannot push {reference}: {}", failure.chain())]
+    Push {
+        /// What it was to be called.
+        reference: String,
+        /// What the registry, or the way to it, did.
+        failure: Failure,
+    },
     /// A blob cannot be compressed or written.
     #[error("cannot make the blob of a layer")]
     Blob {
@@ -147,7 +155,7 @@ impl Blame for ExportError {
             | Self::Unsupported { .. }
             | Self::Convert { .. }
             | Self::Blob { .. } => Fault::Environment,
-            Self::Store(failure) => failure.fault(),
+            Self::Store(failure) | Self::Push { failure, .. } => failure.fault(),
         }
     }
 
@@ -158,7 +166,7 @@ impl Blame for ExportError {
             {
                 Some("free some space at the destination".to_owned())
             }
-            Self::Store(failure) => failure.remedy(),
+            Self::Store(failure) | Self::Push { failure, .. } => failure.remedy(),
             _ => None,
         }
     }

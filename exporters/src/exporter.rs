@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use ashlar_llb::BlobDigest;
+use ashlar_llb::{BlobDigest, Reference};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::result::BuildResult;
 use async_trait::async_trait;
@@ -145,6 +145,8 @@ impl Prepared {
 pub struct Exported {
     /// The digest of the image's manifest or index; `None` for outputs that are no image.
     pub digest: Option<BlobDigest>,
+    /// Where the image was pushed to: its names with its digest, so that they lead to it for ever.
+    pub references: Vec<Reference>,
     /// What BuildKit returns to its client, by its keys: `containerimage.digest`,
     /// `containerimage.config.digest`, `containerimage.descriptor` (base64 of JSON), `image.name`.
     pub response: BTreeMap<String, String>,

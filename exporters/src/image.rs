@@ -24,6 +24,8 @@ use ashlar_llb::{BlobDigest, Reference};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::Failure;
 use ashlar_solver::oci::Descriptor;
+#[cfg(feature = "registry")]
+use ashlar_solver::refs::LazyLayer;
 use ashlar_solver::refs::Ref;
 use ashlar_solver::result::Store;
 use base64::Engine as _;
@@ -102,6 +104,13 @@ impl Image {
             .retain(|blob| seen.insert(blob.descriptor.digest));
     }
 
+    /// What is known of layers that may not be in the store yet.
+    #[cfg(feature = "registry")]
+    pub(crate) fn lazy_layers(&self) -> impl Iterator<Item = LazyLayer> {
+        let trees = self.lazy.iter().filter_map(Ref::lazy_layers);
+        trees.flatten()
+    }
+
     /// Brings all layers into the store. Blocks.
     pub(crate) fn fetch(&self, cancel: &Cancel) -> Result<(), ExportError> {
         for tree in &self.lazy {
@@ -139,6 +148,7 @@ impl Image {
         }
         Ok(Exported {
             digest: Some(root.digest),
+            references: Vec::new(),
             response,
         })
     }

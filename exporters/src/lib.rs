@@ -1,8 +1,9 @@
 //! Turns build results into things other tools take: OCI images and directories.
 //!
-//! An [`Exporter`] takes a [`BuildResult`] and gives an [`Exported`]. There are two so far:
+//! An [`Exporter`] takes a [`BuildResult`] and gives an [`Exported`]. There are three so far:
 //!
 //! - [`Oci`] writes an OCI image, as one archive file or as an image layout directory;
+//! - `Push` pushes an image to a registry (feature `registry`, which is on by default);
 //! - [`Local`] writes the files of the result into a directory.
 //!
 //! [`sbom`] tells which packages a result contains.
@@ -39,6 +40,8 @@ mod options;
 mod output;
 mod packages;
 mod purl;
+#[cfg(feature = "registry")]
+mod push;
 mod redact;
 mod rpm;
 pub mod sbom;
@@ -52,3 +55,5 @@ pub use local::Local;
 pub use oci::Oci;
 pub use options::{Compatibility, Epoch, ImageOptions, MediaTypes};
 pub use output::{Output, OutputError};
+#[cfg(feature = "registry")]
+pub use push::Push;

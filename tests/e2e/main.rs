@@ -23,6 +23,7 @@ mod kill_nine;
 mod leaks;
 mod limits;
 mod network;
+mod push;
 mod registry;
 mod sandbox_network;
 mod sbom;
@@ -46,6 +47,7 @@ fn child() {
         "guest" => guest::role(&arguments),
         "leaks" => leaks::role(&arguments),
         "sixty-layers" => compression::role(&arguments),
+        "push" => push::role(&arguments),
         "secrets" => secrets::role(&arguments),
         "wired" => sandbox_network::role(&arguments),
         "wired-killed" => sandbox_network::killed(&arguments),

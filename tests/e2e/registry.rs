@@ -20,7 +20,7 @@ use serde_json::json;
 
 use super::support::{self, Need, PATH, file, files, run, skipped, temp};
 
-const TOOLS: [Need; 3] = [
+pub const TOOLS: [Need; 3] = [
     Need::Tool("docker-registry"),
     Need::Tool("skopeo"),
     Need::Tool("openssl"),
@@ -71,6 +71,10 @@ impl Registry {
             std::thread::sleep(Duration::from_millis(20));
         }
         panic!("docker-registry does not start");
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn host(&self) -> String {
@@ -142,11 +146,11 @@ fn failure(solved: Result<Solved, SolveError>, test: impl Fn(&RegistryError) -> 
     );
 }
 
-fn nobody() -> StaticCredentials {
+pub fn nobody() -> StaticCredentials {
     StaticCredentials::new()
 }
 
-fn me(registry: &Registry, password: &str) -> StaticCredentials {
+pub fn me(registry: &Registry, password: &str) -> StaticCredentials {
     nobody().with(registry.host(), Credential::password("me", password))
 }
 
@@ -245,6 +249,15 @@ async fn an_untouched_base_is_exported_without_being_unpacked() {
     assert_eq!(fs::read(original).unwrap(), fs::read(exported).unwrap());
 }
 
+/// Settings of a registry that wants a password: of `me`, `hunter2`.
+pub fn passwords(folder: &Path) -> String {
+    let line = "me:$2b$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.\n";
+    let passwords = folder.join("htpasswd");
+    fs::write(&passwords, line).unwrap();
+    let path = passwords.display();
+    format!("auth:\n  htpasswd:\n    realm: here\n    path: {path}\n")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn passwords_are_shown_where_they_are_demanded() {
     let name = "passwords_are_shown_where_they_are_demanded";
@@ -253,15 +266,7 @@ async fn passwords_are_shown_where_they_are_demanded() {
     }
     let folder = temp();
     let store = app(folder.path()).await;
-    // The password `hunter2`.
-    let line = "me:$2b$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.\n";
-    let passwords = folder.path().join("htpasswd");
-    fs::write(&passwords, line).unwrap();
-    let more = format!(
-        "auth:\n  htpasswd:\n    realm: here\n    path: {}\n",
-        passwords.display()
-    );
-    let registry = Registry::start(folder.path(), &store, &more);
+    let registry = Registry::start(folder.path(), &store, &passwords(folder.path()));
     let pull = |known| pull(folder.path(), &registry, RegistryConfig::default(), known);
     says_hi(pull(me(&registry, "hunter2")).await).await;
     failure(pull(nobody()).await, |e| {
@@ -280,7 +285,7 @@ fn openssl(folder: &Path, arguments: &str) {
 }
 
 /// An authority `ca.pem`, and what it signed: `server.pem` for localhost, `client.pem`.
-fn certificates(folder: &Path) {
+pub fn certificates(folder: &Path) {
     openssl(
         folder,
         "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=ca -days 2",
@@ -372,8 +377,12 @@ fn token_server(folder: &Path) -> u16 {
             // `me:hunter2`.
             let known = head.contains("authorization: basic bwu6ahvudgvymg==");
             let asked = head.contains("service=here&scope=repository%3aapp%3apull");
+            let actions = match head.contains("%3apull%2cpush") {
+                true => &["pull", "push"][..],
+                false => &["pull"],
+            };
             let answer = match known && asked {
-                true => json!({"token": token(&folder), "expires_in": 300}).to_string(),
+                true => json!({"token": token(&folder, actions), "expires_in": 300}).to_string(),
                 false => String::new(),
             };
             let status = if known && asked { "200 OK" } else { "401 No" };
@@ -388,7 +397,7 @@ fn token_server(folder: &Path) -> u16 {
 }
 
 /// A token as docker-registry wants it: signed by `ca.key`, whose certificate is in it.
-fn token(folder: &Path) -> String {
+fn token(folder: &Path, actions: &[&str]) -> String {
     let coded = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
     let pem = fs::read_to_string(folder.join("ca.pem")).unwrap();
     let der: String = pem
@@ -402,7 +411,7 @@ fn token(folder: &Path) -> String {
     let head = json!({"typ": "JWT", "alg": "RS256", "x5c": [der]});
     let claims = json!({"iss": "issuer", "sub": "me", "aud": "here", "jti": "1",
         "iat": now - 10, "nbf": now - 10, "exp": now + 300,
-        "access": [{"type": "repository", "name": "app", "actions": ["pull"]}]});
+        "access": [{"type": "repository", "name": "app", "actions": actions}]});
     let text = format!(
         "{}.{}",
         coded(head.to_string().as_bytes()),
@@ -416,6 +425,17 @@ fn token(folder: &Path) -> String {
     )
 }
 
+/// Settings of a registry that wants tokens of [`token_server`].
+pub fn tokens(folder: &Path) -> String {
+    certificates(folder);
+    let port = token_server(folder);
+    format!(
+        "auth:\n  token:\n    realm: http://127.0.0.1:{port}/token\n    service: here\n    issuer: \
+         issuer\n    rootcertbundle: {}\n",
+        folder.join("ca.pem").display()
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_of_a_token_server() {
     let name = "tokens_of_a_token_server";
@@ -424,14 +444,7 @@ async fn tokens_of_a_token_server() {
     }
     let folder = temp();
     let store = app(folder.path()).await;
-    certificates(folder.path());
-    let port = token_server(folder.path());
-    let more = format!(
-        "auth:\n  token:\n    realm: http://127.0.0.1:{port}/token\n    service: here\n    issuer: \
-         issuer\n    rootcertbundle: {}\n",
-        folder.path().join("ca.pem").display()
-    );
-    let registry = Registry::start(folder.path(), &store, &more);
+    let registry = Registry::start(folder.path(), &store, &tokens(folder.path()));
     let pull = |known| pull(folder.path(), &registry, RegistryConfig::default(), known);
     says_hi(pull(me(&registry, "hunter2")).await).await;
     let refused = |e: &RegistryError| {

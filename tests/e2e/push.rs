@@ -1,0 +1,467 @@
+//! Images into docker-registry: open, with passwords, with certificates of one's own, with tokens;
+//! through connections that break, and by processes that are killed.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ashlar_exporters::{Compression, ExportError, Exported, Exporter as _, Push};
+use ashlar_llb::{self as llb, State, mkfile};
+use ashlar_solver::cancel::Cancel;
+use ashlar_solver::error::{Blame as _, Fault};
+use ashlar_solver::registry::{HostConfig, RegistryConfig, StaticCredentials};
+use ashlar_solver::solver::{Solved, Solver};
+use serde_json::Value;
+
+use super::export::fixed_context;
+use super::registry::{Registry, TOOLS, certificates, me, nobody, passwords, tokens};
+use super::support::{self, files, run, skipped, solve, temp, then};
+
+/// A solver whose client has these settings.
+fn solver(folder: &Path, config: RegistryConfig, known: StaticCredentials) -> Solver {
+    let root = tempfile::tempdir_in(folder).unwrap().keep();
+    let builder = Solver::builder().root(root).registry(config);
+    builder.credentials(Arc::new(known)).build().unwrap()
+}
+
+async fn app(solver: &Solver, text: &str) -> Solved {
+    let state = llb::scratch()
+        .file(mkfile("/hello", text.to_owned()).created(then()))
+        .file(mkfile("/more", "more\n".repeat(10_000)).created(then()));
+    solve(solver, support::request(&state)).await
+}
+
+async fn pushed(solver: &Solver, solved: &Solved, name: &str) -> Result<Exported, ExportError> {
+    let push = Push::new(solver.registry()).name(name);
+    push.export(&solved.result, &Cancel::new()).await
+}
+
+fn good(exported: Result<Exported, ExportError>) -> Exported {
+    exported.unwrap_or_else(|error| panic!("{}", support::chain(&error)))
+}
+
+/// What skopeo says of an image in an open registry.
+fn inspect(reference: &str, arguments: &[&str]) -> Value {
+    let text = run(Command::new("skopeo")
+        .args(["--insecure-policy", "inspect", "--tls-verify=false"])
+        .args(arguments)
+        .arg(format!("docker://{reference}")));
+    serde_json::from_str(&text).unwrap()
+}
+
+/// What is built on an image says what the image said.
+async fn says(folder: &Path, reference: &str, text: &str) {
+    let solver = solver(folder, RegistryConfig::default(), nobody());
+    let state = State::from(llb::image(reference));
+    let solved = solve(&solver, support::request(&state)).await;
+    let expected = support::file(0o644, text.as_bytes());
+    assert_eq!(files(&solved).await["hello"], expected, "{reference}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pushed_is_what_is_pulled() {
+    let name = "what_is_pushed_is_what_is_pulled";
+    if skipped(name, &TOOLS) {
+        return;
+    }
+    let folder = temp();
+    let registry = Registry::start(folder.path(), &folder.path().join("store"), "");
+    let solver = solver(folder.path(), RegistryConfig::default(), nobody());
+    let solved = app(&solver, "hi").await;
+    let reference = format!("{}/app:v1", registry.host());
+    for compression in Compression::ALL {
+        let push = Push::new(solver.registry())
+            .name(&reference)
+            .name(format!("{}/other/app", registry.host()))
+            .compression(compression);
+        let exported = good(push.export(&solved.result, &Cancel::new()).await);
+        let digest = exported.digest.unwrap();
+        let names: Vec<String> = exported
+            .references
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            names,
+            [
+                format!("{reference}@{digest}"),
+                format!("{}/other/app:latest@{digest}", registry.host())
+            ]
+        );
+        for name in &names {
+            let name = name.replace(":v1@", "@").replace(":latest@", "@");
+            assert_eq!(inspect(&name, &[])["Digest"], digest.to_string());
+        }
+        assert_eq!(inspect(&reference, &[])["Digest"], digest.to_string());
+        says(folder.path(), &reference, "hi").await;
+        // Again, and nothing changes.
+        let before = support::tree(&folder.path().join("store"));
+        assert_eq!(
+            good(push.export(&solved.result, &Cancel::new()).await),
+            exported
+        );
+        assert!(support::tree(&folder.path().join("store")) == before);
+    }
+    // skopeo takes all of it, verifying every digest.
+    let copied = folder.path().join("copied");
+    run(Command::new("skopeo")
+        .args([
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            "--src-tls-verify=false",
+        ])
+        .args([
+            format!("docker://{reference}"),
+            format!("oci:{}:v1", copied.display()),
+        ]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushing_by_digest_moves_no_tag() {
+    let name = "pushing_by_digest_moves_no_tag";
+    if skipped(name, &TOOLS) {
+        return;
+    }
+    let folder = temp();
+    let registry = Registry::start(folder.path(), &folder.path().join("store"), "");
+    let solver = solver(folder.path(), RegistryConfig::default(), nobody());
+    let app_name = format!("{}/app", registry.host());
+    let old = good(pushed(&solver, &app(&solver, "old").await, &app_name).await);
+    let solved = app(&solver, "new").await;
+    let push = Push::new(solver.registry()).by_digest(true);
+    let exported = push.clone().name(&app_name);
+    let exported = good(exported.export(&solved.result, &Cancel::new()).await);
+    let digest = exported.digest.unwrap();
+    assert_eq!(
+        exported.references[0].to_string(),
+        format!("{app_name}@{digest}")
+    );
+    says(folder.path(), &format!("{app_name}@{digest}"), "new").await;
+    let latest = inspect(&app_name, &[]);
+    assert_eq!(latest["Digest"], old.digest.unwrap().to_string());
+    for name in ["app:v1", &format!("app@{digest}")] {
+        let tagged = push.clone().name(format!("{}/{name}", registry.host()));
+        let error = tagged
+            .export(&solved.result, &Cancel::new())
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ExportError::Option { .. }), "{error:?}");
+    }
+    let nameless = Push::new(solver.registry());
+    let error = nameless
+        .export(&solved.result, &Cancel::new())
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("needs a name"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_show_passwords_and_tokens_where_they_are_demanded() {
+    let name = "pushes_show_passwords_and_tokens_where_they_are_demanded";
+    if skipped(name, &TOOLS) {
+        return;
+    }
+    let folder = temp();
+    let at = |name: &str| folder.path().join(name);
+    for more in [passwords(folder.path()), tokens(folder.path())] {
+        let registry = Registry::start(folder.path(), &at("store"), &more);
+        let reference = format!("{}/app:v1", registry.host());
+        let as_user = |known| solver(folder.path(), RegistryConfig::default(), known);
+        let known = as_user(me(&registry, "hunter2"));
+        let solved = app(&known, "guarded").await;
+        let exported = good(pushed(&known, &solved, &reference).await);
+        // The registry has it under its digest.
+        let back = State::from(llb::image(exported.references[0].to_string()));
+        let back = solve(&known, support::request(&back)).await;
+        assert!(files(&back).await.contains_key("hello"));
+        for unknown in [nobody(), me(&registry, "hunter3")] {
+            let unknown = as_user(unknown);
+            let solved = app(&unknown, "refused").await;
+            let error = pushed(&unknown, &solved, &reference).await.unwrap_err();
+            let text = format!("{} {error:?}", support::chain(&error));
+            assert!(matches!(error, ExportError::Push { .. }), "{text}");
+            assert!(!text.contains("hunter"), "{text}");
+            assert_ne!(error.fault(), Fault::Bug);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_trust_private_authorities_and_insecure_ones_if_told_so() {
+    let name = "pushes_trust_private_authorities_and_insecure_ones_if_told_so";
+    if skipped(name, &TOOLS) {
+        return;
+    }
+    let folder = temp();
+    let at = |name: &str| folder.path().join(name);
+    certificates(folder.path());
+    let tls = format!(
+        "  tls:\n    certificate: {}\n    key: {}\n",
+        at("server.pem").display(),
+        at("server.key").display()
+    );
+    let registry = Registry::start(folder.path(), &at("store"), &tls);
+    let reference = format!("{}/app:v1", registry.host());
+    let strict = |host: HostConfig| {
+        let mut config = RegistryConfig::default();
+        config.retry.tries = 1;
+        solver(folder.path(), config.host(registry.host(), host), nobody())
+    };
+    let root = fs::read(at("ca.pem")).unwrap();
+    let trusting = strict(HostConfig::default().root(root));
+    good(pushed(&trusting, &app(&trusting, "tls").await, &reference).await);
+    let mut https = HostConfig::default();
+    https.scheme = ashlar_solver::registry::Scheme::Https;
+    let distrusting = strict(https);
+    let solved = app(&distrusting, "insecure").await;
+    let error = pushed(&distrusting, &solved, &reference).await.unwrap_err();
+    assert!(matches!(error, ExportError::Push { .. }), "{error:?}");
+    // Told to take any certificate, and to do without TLS.
+    let plain = Registry::start(folder.path(), &at("plain"), "");
+    for host in [registry.host(), plain.host()] {
+        let push = Push::new(distrusting.registry())
+            .name(format!("{host}/app:v2"))
+            .insecure(true);
+        good(push.export(&solved.result, &Cancel::new()).await);
+    }
+}
+
+/// Counts how many bytes of blobs were sent to a registry, by its access to its files.
+fn uploads(store: &Path) -> usize {
+    let mut found = 0;
+    let mut todo = vec![store.to_path_buf()];
+    while let Some(folder) = todo.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() && entry.file_name() == "_uploads" {
+                found += fs::read_dir(&path).unwrap().count();
+            } else if path.is_dir() {
+                todo.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_of_the_same_registry_is_mounted_without_being_downloaded() {
+    let name = "a_base_of_the_same_registry_is_mounted_without_being_downloaded";
+    if skipped(name, &TOOLS) {
+        return;
+    }
+    let folder = temp();
+    let registry = Registry::start(folder.path(), &folder.path().join("store"), "");
+    let maker = solver(folder.path(), RegistryConfig::default(), nobody());
+    let base = format!("{}/base:v1", registry.host());
+    good(pushed(&maker, &app(&maker, "base").await, &base).await);
+
+    let solver = solver(folder.path(), RegistryConfig::default(), nobody());
+    let image = State::from(llb::image(&base));
+    let untouched = solve(&solver, support::request(&image)).await;
+    let copy = format!("{}/copy:v1", registry.host());
+    good(pushed(&solver, &untouched, &copy).await);
+    says(folder.path(), &copy, "base").await;
+    // Manifest, config, and no layer.
+    let blobs = fs::read_dir(solver.root().join("blobs/sha256")).unwrap();
+    assert_eq!(blobs.count(), 2, "manifest and config of the base");
+    // To another registry they have to be sent.
+    let other = Registry::start(folder.path(), &folder.path().join("other"), "");
+    let reference = format!("{}/copy:v1", other.host());
+    good(pushed(&solver, &untouched, &reference).await);
+    says(folder.path(), &reference, "base").await;
+    // One that is built on.
+    let built = image.file(mkfile("/own", "own").created(then()));
+    let built = solve(&solver, support::request(&built)).await;
+    let reference = format!("{}/built:v1", registry.host());
+    let started = uploads(&folder.path().join("store"));
+    good(pushed(&solver, &built, &reference).await);
+    assert_eq!(uploads(&folder.path().join("store")), started);
+    says(folder.path(), &reference, "base").await;
+}
+
+/// Passes connections on to a registry, and breaks each after so many bytes of what clients send,
+/// `times` times.
+fn breaking(port: u16, after: u64, times: u64) -> (u16, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = listener.local_addr().unwrap().port();
+    let broken = Arc::new(AtomicU64::new(0));
+    let count = broken.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let Ok(mut client) = client else { return };
+            let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)) else {
+                return;
+            };
+            let (mut answers, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _end = std::io::copy(&mut answers, &mut to);
+                let _gone = to.shutdown(std::net::Shutdown::Both);
+            });
+            let count = count.clone();
+            std::thread::spawn(move || {
+                let (mut passed, mut buffer) = (0, [0; 16 << 10]);
+                while let Ok(length) = client.read(&mut buffer) {
+                    if length == 0 || server.write_all(&buffer[..length]).is_err() {
+                        break;
+                    }
+                    passed += length as u64;
+                    if passed > after && count.fetch_add(1, Ordering::SeqCst) < times {
+                        break;
+                    }
+                }
+                let _gone = server.shutdown(std::net::Shutdown::Both);
+                let _gone = client.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    (own, broken)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_through_a_connection_that_breaks_arrives() {
+    let name = "a_push_through_a_connection_that_breaks_arrives";
+    if skipped(name, &TOOLS) {
+        return;
+    }
+    let folder = temp();
+    let registry = Registry::start(folder.path(), &folder.path().join("store"), "");
+    let mut config = RegistryConfig::default();
+    config.retry.first = Duration::from_millis(10);
+    config.upload_chunk_bytes = 1 << 20;
+    let solver = solver(folder.path(), config, nobody());
+    // Blobs of several MiB.
+    let solved = solve(&solver, fixed_context(folder.path())).await;
+    let (port, broken) = breaking(registry.port(), 1_500_000, 4);
+    let exported = good(pushed(&solver, &solved, &format!("localhost:{port}/app:v1")).await);
+    assert!(broken.load(Ordering::SeqCst) >= 4, "it broke");
+    let reference = format!("{}/app:v1", registry.host());
+    let found = inspect(&reference, &[]);
+    assert_eq!(found["Digest"], exported.digest.unwrap().to_string());
+    let copied = folder.path().join("copied");
+    run(Command::new("skopeo")
+        .args([
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            "--src-tls-verify=false",
+        ])
+        .args([
+            format!("docker://{reference}"),
+            format!("oci:{}:v1", copied.display()),
+        ]));
+}
+
+/// In a process of its own: pushes one image after the other, for ever.
+pub fn role(arguments: &[&str]) {
+    let [folder, root, host, first] = arguments[..] else {
+        panic!("{arguments:?}")
+    };
+    let folder = Path::new(folder);
+    support::runtime().block_on(async {
+        let solver = support::solver(root);
+        let request = fixed_context(folder);
+        let base = solve(&solver, request).await;
+        println!("@ open");
+        for number in first.parse::<u64>().unwrap().. {
+            // Another image each time, of layers that are all new to the registry.
+            let level = u8::try_from(number % 9 + 1).unwrap();
+            let push = Push::new(solver.registry())
+                .name(format!("{host}/app{number}:v1"))
+                .compression(Compression::Gzip { level });
+            let _exported = good(push.export(&base.result, &Cancel::new()).await);
+            println!("@ {number}");
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_nine_and_cancel_during_a_push_leave_a_registry_that_works() {
+    let name = "kill_nine_and_cancel_during_a_push_leave_a_registry_that_works";
+    if skipped(name, &TOOLS) {
+        return;
+    }
+    let soak = std::env::var("ASHLAR_SOAK").is_ok_and(|value| value == "1");
+    let rounds = if soak { 50 } else { 4 };
+    let folder = temp();
+    let folder = folder.path();
+    let registry = Registry::start(folder, &folder.join("store"), "");
+    let root = folder.join("state");
+    // Killed at different points of a push.
+    for round in 0..rounds {
+        let first = (round * 100).to_string();
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        let arguments = [text(folder), text(&root), registry.host(), first];
+        let mut command = support::child("push", &arguments.each_ref().map(String::as_str));
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines =
+            std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+        while !lines.next().unwrap().unwrap().ends_with("@ open") {}
+        std::thread::sleep(Duration::from_millis(40 + 37 * (round % 11)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let done = lines
+            .map_while(Result::ok)
+            .filter_map(|line| line.strip_prefix("@ ")?.parse().ok());
+        let done: Option<u64> = done.last();
+        // What was said to be pushed is there, and the next push of what was cut off works.
+        let solver = support::solver(&root);
+        let solved = solve(&solver, fixed_context(folder)).await;
+        let next = done.map_or(round * 100, |done| done + 1);
+        for number in done.into_iter().chain([next]) {
+            let level = u8::try_from(number % 9 + 1).unwrap();
+            let reference = format!("{}/app{number}:v1", registry.host());
+            if number == next {
+                let push = Push::new(solver.registry()).name(&reference);
+                let push = push.compression(Compression::Gzip { level });
+                good(push.export(&solved.result, &Cancel::new()).await);
+            }
+            let layers = inspect(&reference, &["--raw"])["layers"].clone();
+            assert_eq!(layers.as_array().unwrap().len(), 4);
+        }
+        assert_eq!(
+            support::leftovers(&root)
+                .iter()
+                .filter(|l| !l.starts_with("sessions"))
+                .count(),
+            0
+        );
+    }
+    // Cancelled at different points.
+    let solver = support::solver(&root);
+    let solved = solve(&solver, fixed_context(folder)).await;
+    let mut cancelled = 0;
+    for round in 0..rounds * 3 {
+        let cancel = Cancel::new();
+        let reference = format!("{}/cancelled{round}:v1", registry.host());
+        let push = Push::new(solver.registry()).name(&reference);
+        let push = push.compression(Compression::Zstd {
+            level: 1 + u8::try_from(round % 5).unwrap(),
+        });
+        let (later, after) = (cancel.clone(), Duration::from_millis(round * 9 % 150));
+        let timer = std::thread::spawn(move || {
+            std::thread::sleep(after);
+            later.cancel();
+        });
+        let exported = push.export(&solved.result, &cancel).await;
+        timer.join().unwrap();
+        if let Err(error) = exported {
+            assert!(matches!(error, ExportError::Cancelled), "{error:?}");
+            cancelled += 1;
+        }
+        good(push.export(&solved.result, &Cancel::new()).await);
+        let layers = inspect(&reference, &["--raw"])["layers"].clone();
+        assert_eq!(layers.as_array().unwrap().len(), 4);
+    }
+    assert!(cancelled > 0, "none was cancelled in time");
+}
