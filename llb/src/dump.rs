@@ -59,6 +59,12 @@ impl Dump {
         })
     }
 
+    /// The ops with their digests, in the order of the definition.
+    #[must_use]
+    pub fn ops(&self) -> &[(OpDigest, pb::Op)] {
+        &self.ops
+    }
+
     /// The ops as text for people: one paragraph each, in the order of the definition, with
     /// name, inputs, every field that is set, metadata, and the place in the source.
     pub fn text(&self) -> impl fmt::Display + '_ {
