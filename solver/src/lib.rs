@@ -107,6 +107,7 @@ pub mod oci;
 pub mod operation;
 pub mod ops;
 pub mod progress;
+pub mod provenance;
 pub mod refs;
 #[cfg(feature = "registry")]
 pub mod registry;

@@ -15,6 +15,7 @@ use crate::content::BlobStore;
 use crate::error::{Blame, Failure, Fault};
 use crate::images::Images;
 use crate::meta::{LayerBlob, Meta};
+use crate::provenance::Provenance;
 use crate::refs::Ref;
 use crate::snapshot::{Layer, LayerStore};
 use crate::turns::Turns;
@@ -123,6 +124,8 @@ pub struct PlatformRef {
     pub platform: Platform,
     /// The tree; [`Ref::scratch`] where a frontend gave none.
     pub reference: Ref,
+    /// What it was made of, and how; `None` if no solve gave it.
+    pub provenance: Option<Arc<Provenance>>,
 }
 
 impl PlatformRef {
@@ -132,7 +135,17 @@ impl PlatformRef {
             id: platform.to_string(),
             platform,
             reference,
+            provenance: None,
         }
+    }
+
+    /// Gives it the text of its platform as id, if it has none.
+    #[must_use]
+    pub fn named(mut self) -> Self {
+        if self.id.is_empty() {
+            self.id = self.platform.to_string();
+        }
+        self
     }
 
     /// Gives it another id.
@@ -188,14 +201,10 @@ impl Blame for BuildResultError {
 /// ```
 /// # fn example(amd64: ashlar_solver::solver::Solved, arm64: ashlar_solver::solver::Solved)
 /// # -> Result<(), ashlar_solver::result::BuildResultError> {
-/// use ashlar_llb::Platform;
-/// use ashlar_solver::result::{BuildResult, PlatformRef};
+/// use ashlar_solver::result::BuildResult;
 ///
 /// let store = amd64.result.store.clone();
-/// let both = [
-///     PlatformRef::new(Platform::linux_amd64(), amd64.result.reference().clone()),
-///     PlatformRef::new(Platform::linux_arm64(), arm64.result.reference().clone()),
-/// ];
+/// let both = [&amd64, &arm64].map(|solved| solved.result.refs()[0].clone().named());
 /// let result = BuildResult::of_platforms(both, store)?;
 /// assert_eq!(result.refs()[1].id, "linux/arm64");
 /// # Ok(())
@@ -224,6 +233,7 @@ impl BuildResult {
             id: String::new(),
             platform,
             reference,
+            provenance: None,
         };
         Self {
             refs: vec![only],
@@ -280,6 +290,15 @@ impl BuildResult {
         if !self.is_map {
             self.refs[0].id = id.into();
             self.refs[0].platform = platform.normalised();
+        }
+        self
+    }
+
+    /// Says what the tree of a result in single form was made of. In the map form nothing happens.
+    #[must_use]
+    pub fn with_provenance(mut self, provenance: Arc<Provenance>) -> Self {
+        if !self.is_map {
+            self.refs[0].provenance = Some(provenance);
         }
         self
     }

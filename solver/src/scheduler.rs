@@ -29,7 +29,7 @@ mod value;
 mod work;
 
 pub use graph::{Edge, Graph, Vertex};
-pub use report::{SolveError, Solved, VertexReport, VertexStatus};
+pub use report::{Output, SolveError, Solved, VertexReport, VertexStatus};
 pub use work::SeamError;
 
 use std::fmt::Debug;

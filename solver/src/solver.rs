@@ -13,6 +13,7 @@ mod durability;
 mod error;
 mod events;
 mod handle;
+mod record;
 mod request;
 mod results;
 mod run;
@@ -108,6 +109,7 @@ impl Solver {
             registry: inner.registry.clone(),
             locals: inner.locals.clone(),
             scanned: Mutex::default(),
+            sources: Mutex::default(),
         })
     }
 

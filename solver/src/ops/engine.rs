@@ -1,10 +1,10 @@
 //! What operations are lent by the engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ashlar_llb::digest::ChainId;
+use ashlar_llb::digest::{ChainId, OpDigest};
 
 use crate::cancel::Cancel;
 use crate::clock::Clock;
@@ -13,6 +13,7 @@ use crate::error::{Blame, Fault, OperationError};
 use crate::executor::{Executor, Network};
 use crate::limits::Limits;
 use crate::meta::Meta;
+use crate::provenance::ResolvedSource;
 use crate::root::Tier;
 use crate::session::Session;
 use crate::snapshot::LayerStore;
@@ -157,6 +158,8 @@ pub struct Engine {
     pub locals: Arc<LocalCache>,
     /// The local directories that this solve looked at.
     pub scanned: Mutex<Vec<Arc<LocalTree>>>,
+    /// What the sources of this solve led to.
+    pub sources: Mutex<HashMap<OpDigest, ResolvedSource>>,
 }
 
 impl Engine {
@@ -171,6 +174,20 @@ impl Engine {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(tree);
+    }
+
+    /// Notes what a source led to, for provenance.
+    pub(crate) fn note_source(&self, vertex: OpDigest, source: ResolvedSource) {
+        self.sources
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(vertex, source);
+    }
+
+    /// What a source led to; `None` if it was not asked.
+    pub fn resolved_source(&self, vertex: &OpDigest) -> Option<ResolvedSource> {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.get(vertex).cloned()
     }
 
     /// Whether [`Engine::remember_locals`] has anything to do.

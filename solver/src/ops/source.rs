@@ -19,7 +19,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 
 use ashlar_llb::digest::BlobDigest;
-use ashlar_llb::{Platform, Vertex, pb};
+use ashlar_llb::{OpDigest, Platform, Vertex, pb};
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
@@ -27,6 +27,7 @@ use super::Engine;
 use crate::error::{Blame, Fault, OperationError};
 use crate::id::CacheDigest;
 use crate::operation::{CacheMap, Context, Operation};
+use crate::provenance::ResolvedSource;
 use crate::refs::Ref;
 use crate::source::image::ResolvedImage;
 use crate::source::oci_keys::{chain_key, manifest_key};
@@ -47,6 +48,9 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// The future may be dropped at any await.
     async fn pin(&self, context: &Context) -> Result<Self::Pin, OperationError>;
 
+    /// What is told of what is pinned, for provenance. No secret, no path of the caller.
+    fn resolved(&self, pin: &Self::Pin) -> ResolvedSource;
+
     /// The `index`th key of what is pinned, from 0. All keys stand for the same content; the first
     /// is the one to be found under the next time. `None`: there are no more. Every source has one.
     fn cache_key(&self, pin: &Self::Pin, index: usize) -> Option<CacheMap>;
@@ -66,17 +70,29 @@ pub trait Source: Send + Sync + fmt::Debug {
 struct SourceOperation<S: Source> {
     source: S,
     pin: OnceCell<S::Pin>,
+    vertex: OpDigest,
+    engine: Arc<Engine>,
 }
 
 impl<S: Source + 'static> SourceOperation<S> {
-    fn boxed(source: S) -> Arc<dyn Operation<Ref>> {
-        let pin = OnceCell::new();
-        Arc::new(Self { source, pin })
+    fn boxed(source: S, vertex: &Vertex, engine: &Arc<Engine>) -> Arc<dyn Operation<Ref>> {
+        Arc::new(Self {
+            source,
+            pin: OnceCell::new(),
+            vertex: vertex.digest(),
+            engine: engine.clone(),
+        })
     }
 
     async fn pin(&self, context: &Context) -> Result<&S::Pin, OperationError> {
+        let pin = || async {
+            let pin = self.source.pin(context).await?;
+            let resolved = self.source.resolved(&pin);
+            self.engine.note_source(self.vertex, resolved);
+            Ok(pin)
+        };
         tokio::select! {
-            pin = self.pin.get_or_try_init(|| self.source.pin(context)) => pin,
+            pin = self.pin.get_or_try_init(pin) => pin,
             () = context.cancel.cancelled() => Err(OperationError::Cancelled),
         }
     }
@@ -202,15 +218,17 @@ pub(super) fn operation(
         }
         .into());
     };
+    /// Makes the operation of a source.
+    macro_rules! boxed {
+        ($source:expr) => {
+            $source.map(|source| SourceOperation::boxed(source, vertex, engine))
+        };
+    }
     match scheme {
-        "local" => local::LocalSource::new(rest, op, engine).map(SourceOperation::boxed),
-        "oci-layout" => {
-            oci_layout::OciLayoutSource::new(rest, op, vertex, engine).map(SourceOperation::boxed)
-        }
+        "local" => boxed!(local::LocalSource::new(rest, op, engine)),
+        "oci-layout" => boxed!(oci_layout::OciLayoutSource::new(rest, op, vertex, engine)),
         #[cfg(feature = "registry")]
-        "docker-image" => {
-            image::ImageSource::new(rest, op, vertex, engine).map(SourceOperation::boxed)
-        }
+        "docker-image" => boxed!(image::ImageSource::new(rest, op, vertex, engine)),
         _ => Err(SourceError::Scheme {
             scheme: scheme.to_owned(),
         }),
@@ -225,6 +243,22 @@ fn platform_of(vertex: &Vertex) -> Platform {
         .map_or_else(Platform::of_target, |platform| {
             Platform::from(platform).normalised()
         })
+}
+
+/// What is told of an image.
+fn resolved_image(
+    reference: String,
+    platform: &Platform,
+    image: &ResolvedImage,
+    layout: bool,
+) -> ResolvedSource {
+    ResolvedSource::Image {
+        reference,
+        platform: platform.clone(),
+        digest: image.root.digest,
+        layout,
+        layers: image.layers.iter().map(image_layers::blob_of).collect(),
+    }
 }
 
 /// The keys of an image. The first is by what its reference leads to; under the second those match

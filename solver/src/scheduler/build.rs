@@ -19,7 +19,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::graph::{Edge, Graph};
-use super::report::SolveError;
+use super::report::{Output, SolveError};
 use super::state::{
     Content, EdgeState, Fate, Found, InputState, Key, Level, MOST_KEYS, VertexState,
 };
@@ -541,5 +541,28 @@ impl<T: Clone> Build<T> {
             }
         };
         self.vertices.iter().map(report).collect()
+    }
+
+    /// What is known of the outputs of all vertices.
+    pub(super) fn known_outputs(&self) -> Vec<Output<T>>
+    where
+        T: Clone,
+    {
+        let of = |(vertex, state): (usize, &VertexState<T>)| {
+            let known = state.edges.iter().map(move |edge| {
+                let key = edge.canonical.or_else(|| edge.keys.first().copied());
+                Output {
+                    vertex,
+                    output: edge.output,
+                    key: key.filter(|key| !key.volatile).map(|key| key.id),
+                    value: edge.value.clone(),
+                }
+            });
+            known.collect::<Vec<_>>()
+        };
+        let outputs = self.vertices.iter().enumerate().flat_map(of);
+        outputs
+            .filter(|output| output.key.is_some() || output.value.is_some())
+            .collect()
     }
 }

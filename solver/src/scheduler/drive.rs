@@ -102,6 +102,7 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
         Ok(Solved {
             values,
             report: self.build.report(),
+            outputs: self.build.known_outputs(),
         })
     }
 

@@ -14,6 +14,23 @@ pub struct Solved<T> {
     pub values: Vec<T>,
     /// What happened to each vertex, by its index in the graph.
     pub report: Vec<VertexReport>,
+    /// All outputs of vertices that are known in the end, those of inputs first.
+    pub outputs: Vec<Output<T>>,
+}
+
+/// What is known of one output of a vertex.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Output<T> {
+    /// Index of the vertex in the graph.
+    pub vertex: usize,
+    /// Which output.
+    pub output: u32,
+    /// The key it was found under, or stored under if it can be; `None` if it is good for this
+    /// solve only.
+    pub key: Option<CacheKey>,
+    /// Its value, if somebody needed it.
+    pub value: Option<T>,
 }
 
 /// What happened to one vertex.

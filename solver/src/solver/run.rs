@@ -5,11 +5,13 @@ use std::sync::Arc;
 use ashlar_llb::pb::{NetMode, op::Op};
 use ashlar_llb::{Graph, OpDigest, Platform};
 
+use super::record;
 use super::{Durability, SolveError, SolveRequest, Solver, SourceLocation};
 use crate::cancel::Cancel;
 use crate::error::{Failure, OperationError};
 use crate::ops::{Engine, operation};
 use crate::progress::{Event, Sink};
+use crate::provenance::{Provenance, Recorder};
 use crate::refs::Ref;
 use crate::result::BuildResult;
 use crate::scheduler::{self, Edge, SolveContext, Vertex, VertexStatus};
@@ -75,13 +77,28 @@ pub(super) async fn solve(
         sink.control(Event::DefaultNetwork { network });
     }
     let engine = solver.engine(request.session, request.resolve);
-    let (reference, vertices) = match graph.head() {
+    let clock = solver.store().clock().clone();
+    let started = clock.now();
+    let recorder = Arc::new(Recorder::new(sink.clone()));
+    let ran = match graph.head() {
         Some(_) => {
-            let sink = sink.clone();
+            let sink = recorder.clone();
             run(&solver, &graph, &engine, request.no_cache, cancel, sink).await?
         }
-        None => (Ref::scratch(), Vec::new()),
+        None => Ran::nothing(),
     };
+    let provenance = Provenance {
+        invocation: record::invocation().map_err(|error| SolveError::Engine(error.into()))?,
+        started,
+        finished: clock.now(),
+        vertices: record::vertices(&graph, &ran, &engine, &recorder),
+        definition: request.definition,
+    };
+    let Ran {
+        reference,
+        vertices,
+        ..
+    } = ran;
     let mut locals = Vec::new();
     for (name, files, bytes) in engine.locals_read() {
         let name: Arc<str> = name.into();
@@ -99,7 +116,8 @@ pub(super) async fn solve(
     }
     settle(&solver, request.durability).await?;
     let platform = request.platform.unwrap_or_else(|| platform_of(&graph));
-    let result = BuildResult::new(reference, platform, solver.store().clone());
+    let result = BuildResult::new(reference, platform, solver.store().clone())
+        .with_provenance(Arc::new(provenance));
     Ok(Solved {
         result,
         vertices,
@@ -128,7 +146,7 @@ async fn run(
     no_cache: bool,
     cancel: Cancel,
     sink: Arc<dyn Sink>,
-) -> Result<(Ref, Vec<VertexReport>), SolveError> {
+) -> Result<Ran, SolveError> {
     let vertices = operations(graph, engine, no_cache)?;
     let head = graph.head().expect("BUG: only graphs with a head run");
     let outputs = [Edge {
@@ -151,7 +169,30 @@ async fn run(
             status: report.status,
         })
         .collect();
-    Ok((reference, reports))
+    Ok(Ran {
+        reference,
+        vertices: reports,
+        outputs: solved.outputs,
+    })
+}
+
+/// What running a graph gave.
+pub(super) struct Ran {
+    reference: Ref,
+    /// By index in the graph.
+    pub(super) vertices: Vec<VertexReport>,
+    pub(super) outputs: Vec<scheduler::Output<Ref>>,
+}
+
+impl Ran {
+    /// Of a graph without vertices.
+    fn nothing() -> Self {
+        Self {
+            reference: Ref::scratch(),
+            vertices: Vec::new(),
+            outputs: Vec::new(),
+        }
+    }
 }
 
 fn operations(

@@ -13,6 +13,7 @@ mod ops_file;
 mod ops_kit;
 mod overlay;
 mod pack_golden;
+mod provenance;
 mod registry;
 mod scheduler;
 mod snapshot;

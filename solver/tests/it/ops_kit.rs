@@ -49,6 +49,7 @@ impl Kit {
                 runtime.handle().clone(),
             ),
             scanned: Mutex::default(),
+            sources: Mutex::default(),
             layers: LayerStore::new(root, meta),
             executor,
             clock: Arc::new(SystemClock),

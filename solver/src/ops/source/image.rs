@@ -12,7 +12,7 @@ use ashlar_llb::{Platform, Reference, Vertex, pb};
 use async_trait::async_trait;
 
 use super::image_layers::{ImageLayers, LayerBytes};
-use super::{Source, SourceError, image_key, layer_limit, platform_of};
+use super::{Source, SourceError, image_key, layer_limit, platform_of, resolved_image};
 use crate::cancel::Cancel;
 use crate::content::ContentError;
 use crate::error::OperationError;
@@ -20,6 +20,7 @@ use crate::oci::Descriptor;
 use crate::operation::{CacheMap, Context};
 use crate::ops::Engine;
 use crate::ops::engine::unblock;
+use crate::provenance::ResolvedSource;
 use crate::refs::Ref;
 use crate::registry::{RegistryError, Repository};
 use crate::source::image::{
@@ -90,6 +91,11 @@ impl Source for ImageSource {
 
     async fn pin(&self, _: &Context) -> Result<Self::Pin, OperationError> {
         self.0.resolve().await
+    }
+
+    fn resolved(&self, pin: &Self::Pin) -> ResolvedSource {
+        let reference = self.0.reference.to_string();
+        resolved_image(reference, &self.0.platform, pin, false)
     }
 
     fn cache_key(&self, pin: &Self::Pin, index: usize) -> Option<CacheMap> {

@@ -400,7 +400,7 @@ fn in_parallel<T: Send>(
     }
 }
 
-fn blob_of(layer: &ImageLayer) -> LayerBlob {
+pub(super) fn blob_of(layer: &ImageLayer) -> LayerBlob {
     LayerBlob {
         compression: SOURCE_BLOB.to_owned(),
         digest: layer.descriptor.digest,

@@ -13,6 +13,7 @@ use crate::operation::{CacheMap, Context};
 use crate::ops::Engine;
 use crate::ops::engine::unblock;
 use crate::ops::previous::CopyName;
+use crate::provenance::ResolvedSource;
 use crate::refs::{Lazy, Ref};
 use crate::snapshot::{LayerDescription, Stack};
 use crate::source::local::{LocalCache, LocalTree, ScanOptions, materialize};
@@ -86,6 +87,12 @@ impl Source for LocalSource {
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
             .map_err(|error| NoRandomness(error.into()))?;
         Ok(random)
+    }
+
+    fn resolved(&self, _: &Self::Pin) -> ResolvedSource {
+        ResolvedSource::Local {
+            name: self.name.clone(),
+        }
     }
 
     fn cache_key(&self, pin: &Self::Pin, index: usize) -> Option<CacheMap> {

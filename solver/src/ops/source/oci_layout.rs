@@ -7,12 +7,13 @@ use ashlar_llb::{Platform, Reference, Vertex, pb};
 use async_trait::async_trait;
 
 use super::image_layers::{ImageLayers, LayerBytes};
-use super::{Source, SourceError, image_key, layer_limit, platform_of};
+use super::{Source, SourceError, image_key, layer_limit, platform_of, resolved_image};
 use crate::cancel::Cancel;
 use crate::error::OperationError;
 use crate::operation::{CacheMap, Context};
 use crate::ops::Engine;
 use crate::ops::engine::unblock;
+use crate::provenance::ResolvedSource;
 use crate::refs::Ref;
 use crate::source::image::{ImageError, ImageLayer, ResolvedImage};
 use crate::source::oci_layout::{Layout, LayoutReference, OciLayoutError};
@@ -80,6 +81,10 @@ impl Source for OciLayoutSource {
             Ok(LayoutImage { layout, image })
         })
         .await
+    }
+
+    fn resolved(&self, pin: &LayoutImage) -> ResolvedSource {
+        resolved_image(self.reference.clone(), &self.platform, &pin.image, true)
     }
 
     fn cache_key(&self, pin: &LayoutImage, index: usize) -> Option<CacheMap> {
