@@ -77,7 +77,7 @@ fn push_action(name: &mut String, action: Option<&Action>) {
         Some(Action::Mkfile(mkfile)) => ["mkfile ", &mkfile.path, "", ""],
         Some(Action::Rm(rm)) => ["rm ", &rm.path, "", ""],
         Some(Action::Copy(copy)) => ["copy ", &copy.src, " ", &copy.dest],
-        Some(Action::Symlink(link)) => ["symlink ", &link.oldpath, " -> ", &link.newpath],
+        Some(Action::Symlink(link)) => ["symlink ", &link.newpath, " -> ", &link.oldpath],
         None => [""; 4],
     };
     words.iter().for_each(|word| name.push_str(word));
