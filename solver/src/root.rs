@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <root>/               0700, owned by one uid
-//!   format              "ashlar-store 1", the uid and the tier; written last when a root is made
+//!   format              "ashlar-store 2", the uid and the tier; written last when a root is made
 //!   meta.db             cache keys, stacks, blobs of layers (module `meta`)
 //!   blobs/sha256/<hex>  compressed layers, manifests, configs (module `content`)
 //!   layers/<id>/        fs/ and index; the index is written last and is the commit
@@ -34,7 +34,7 @@ use crate::error::{Blame, Fault};
 use crate::id::LayerId;
 
 /// The first line of `format`.
-const FORMAT: &str = "ashlar-store 1";
+const FORMAT: &str = "ashlar-store 2";
 
 /// Directories of a root.
 const FOLDERS: [&str; 8] = [

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! layers/<id>/fs/     the files, as the overlay file system expects a lower directory
-//! layers/<id>/index   length-prefixed description, creation time, then the encoded `tree::Index`
+//! layers/<id>/index   length-prefixed description, creation time, the layer below it when it
+//!                     was made, then the encoded `tree::Index`
 //! layers/<id>/origins checksums of what files are copies of, where those had other attributes
 //! layers/<id>/work    only while a step runs on it
 //! ```

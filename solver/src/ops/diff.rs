@@ -13,7 +13,7 @@ use crate::cancel::Cancel;
 use crate::error::OperationError;
 use crate::operation::{CacheMap, Context, Operation};
 use crate::refs::Ref;
-use crate::snapshot::{LayerDescription, Stack};
+use crate::snapshot::{LayerDescription, SnapshotError, Stack};
 use crate::tree::checksum::ChecksumError;
 use crate::tree::diff::{DiffError, diff};
 use crate::tree::writer::{CopyItem, LayerWriter, WriteError, WriterOptions};
@@ -87,6 +87,9 @@ impl Operation<Ref> for DiffOperation {
 }
 
 /// If `upper` grew from `lower`, the layers it grew by; otherwise one new layer. Blocks.
+///
+/// A single layer that a merge put there, and that was made on something else, may state what
+/// `lower` has already. As in BuildKit it is compared; several are taken as they are.
 fn difference(
     lower: &Stack,
     upper: &Stack,
@@ -94,7 +97,7 @@ fn difference(
     name: &str,
     cancel: &Cancel,
 ) -> Result<Stack, OperationError> {
-    if upper.layer_ids().starts_with(&lower.layer_ids()) {
+    if upper.layer_ids().starts_with(&lower.layer_ids()) && !is_merged(lower, upper)? {
         let more = upper.layers().into_iter().skip(lower.depth());
         return Ok(Stack::scratch().push_all(more));
     }
@@ -116,6 +119,14 @@ fn difference(
         created: now,
     };
     Ok(Stack::scratch().push(layer.commit(index, &description)?))
+}
+
+/// Whether `upper` is one layer more than `lower`, which was made on other layers.
+fn is_merged(lower: &Stack, upper: &Stack) -> Result<bool, SnapshotError> {
+    let (Some(below), Some(top)) = (lower.top(), upper.top()) else {
+        return Ok(false);
+    };
+    Ok(upper.depth() == lower.depth() + 1 && top.base()? != Some(below.id()))
 }
 
 /// An error of the writer, cancellation apart.

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, mkdirat, openat, renameat};
 
-use super::{LayerStore, SnapshotError, io_error};
+use super::{LayerStore, SnapshotError, Stack, io_error};
 use crate::id::LayerId;
 use crate::tree::index::{Index, IndexError};
 use crate::tree::{Attributes, Files, Timestamp, TreePath};
@@ -34,6 +34,8 @@ pub struct ActiveLayer {
     dir: OwnedFd,
     /// `layers/<id>/fs`.
     fs: OwnedFd,
+    /// What it is made on.
+    base: Option<LayerId>,
     committed: bool,
 }
 
@@ -54,6 +56,7 @@ impl ActiveLayer {
                 id,
                 dir,
                 fs,
+                base: None,
                 committed: false,
             }),
             Err(error) => {
@@ -61,6 +64,13 @@ impl ActiveLayer {
                 Err(io_error("make the directory", id)(error.into()))
             }
         }
+    }
+
+    /// Notes what the layer is made on. Default: nothing.
+    #[must_use]
+    pub fn on(mut self, base: &Stack) -> Self {
+        self.base = base.top().map(Layer::id);
+        self
     }
 
     /// Its id.
@@ -165,6 +175,8 @@ impl ActiveLayer {
         bytes.extend_from_slice(text);
         bytes.extend_from_slice(&description.created.seconds.to_le_bytes());
         bytes.extend_from_slice(&description.created.nanoseconds.to_le_bytes());
+        let base = self.base.map_or(NO_BASE, LayerId::bits);
+        bytes.extend_from_slice(&base.to_le_bytes());
         bytes.extend_from_slice(&index.encode());
         let write = || -> io::Result<()> {
             match crate::root::remove_tree(self.dir.as_fd(), "work") {
@@ -179,7 +191,8 @@ impl ActiveLayer {
         write().map_err(io_error("write the index", self.id))?;
         self.committed = true;
         let layer = Layer::new(self.store.clone(), self.id, while_held);
-        let _first = layer.0.content.set(Arc::new((index, description.clone())));
+        let content = Arc::new((index, description.clone()));
+        let _first = layer.0.content.set((content, self.base));
         Ok(self.store.remember(layer))
     }
 }
@@ -200,6 +213,12 @@ fn cut(text: &str, most: usize) -> &str {
     &text[..end]
 }
 
+/// What the index of a layer holds, and what the layer was made on.
+type Content = (Arc<(Index, LayerDescription)>, Option<LayerId>);
+
+/// Written for a layer that was made on nothing; no id has so many bits.
+const NO_BASE: u64 = u64::MAX;
+
 /// A committed layer. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Layer(Arc<Inner>);
@@ -208,7 +227,7 @@ pub struct Layer(Arc<Inner>);
 pub(super) struct Inner {
     store: LayerStore,
     id: LayerId,
-    content: OnceLock<Arc<(Index, LayerDescription)>>,
+    content: OnceLock<Content>,
     /// The directory, with a shared lock: whoever wants to remove the layer needs an exclusive
     /// one. Only for the top layer of a loaded stack. Layers below are held by the rows of what
     /// stands on them, and new ones by the session of the process that made them.
@@ -311,14 +330,27 @@ impl Layer {
     /// # Errors
     /// [`SnapshotError::Gone`], [`SnapshotError::Index`], [`SnapshotError::Io`].
     pub fn content(&self) -> Result<Arc<(Index, LayerDescription)>, SnapshotError> {
-        if let Some(content) = self.0.content.get() {
-            return Ok(content.clone());
-        }
-        let content = Arc::new(self.read()?);
-        Ok(self.0.content.get_or_init(|| content).clone())
+        Ok(self.whole()?.0.clone())
     }
 
-    fn read(&self) -> Result<(Index, LayerDescription), SnapshotError> {
+    /// The layer that it was made on; `None` if there was none. Stacks that a merge made have it on
+    /// others. Blocks as [`Layer::content`].
+    ///
+    /// # Errors
+    /// As for [`Layer::content`].
+    pub fn base(&self) -> Result<Option<LayerId>, SnapshotError> {
+        Ok(self.whole()?.1)
+    }
+
+    fn whole(&self) -> Result<&Content, SnapshotError> {
+        if let Some(content) = self.0.content.get() {
+            return Ok(content);
+        }
+        let content = self.read()?;
+        Ok(self.0.content.get_or_init(|| content))
+    }
+
+    fn read(&self) -> Result<Content, SnapshotError> {
         let id = self.0.id;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let opened = openat(
@@ -335,11 +367,11 @@ impl Layer {
         File::from(file)
             .read_to_end(&mut bytes)
             .map_err(io_error("read the index", id))?;
-        let (description, rest) =
+        let (description, base, rest) =
             read_description(&bytes).ok_or_else(|| SnapshotError::Gone { layer: id })?;
         let index = Index::decode(rest)
             .map_err(|source: IndexError| SnapshotError::Index { layer: id, source })?;
-        Ok((index, description))
+        Ok((Arc::new((index, description)), base))
     }
 }
 
@@ -365,12 +397,17 @@ pub(super) fn pin(
     Ok(dir)
 }
 
-fn read_description(bytes: &[u8]) -> Option<(LayerDescription, &[u8])> {
+fn read_description(bytes: &[u8]) -> Option<(LayerDescription, Option<LayerId>, &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
     let (text, rest) = rest.split_at_checked(length)?;
     let (seconds, rest) = rest.split_first_chunk::<8>()?;
     let (nanoseconds, rest) = rest.split_first_chunk::<4>()?;
+    let (base, rest) = rest.split_first_chunk::<8>()?;
+    let base = match u64::from_le_bytes(*base) {
+        NO_BASE => None,
+        bits => Some(LayerId::from_bits(bits)),
+    };
     let created = Timestamp {
         seconds: i64::from_le_bytes(*seconds),
         nanoseconds: u32::from_le_bytes(*nanoseconds),
@@ -380,6 +417,7 @@ fn read_description(bytes: &[u8]) -> Option<(LayerDescription, &[u8])> {
             text: String::from_utf8_lossy(text).into_owned(),
             created,
         },
+        base,
         rest,
     ))
 }

@@ -80,7 +80,7 @@ impl ImageLayers {
                 text: self.text(),
                 created: self.image.created(),
             };
-            let committed = active.commit(normalized.index, &description)?;
+            let committed = active.on(&stack).commit(normalized.index, &description)?;
             let id = committed.id();
             stack = stack.push(committed);
             self.engine.meta.put_layer_blob(id, &blob_of(layer))?;
