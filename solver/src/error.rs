@@ -101,6 +101,22 @@ impl fmt::Debug for Failure {
     }
 }
 
+/// A [`Failure`] as the source of another error.
+#[derive(Debug, Clone)]
+pub struct FailureSource(pub Failure);
+
+impl fmt::Display for FailureSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for FailureSource {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.as_error().source()
+    }
+}
+
 /// Why an operation ended without a result.
 #[derive(Debug, Clone, thiserror::Error)]
 #[expect(

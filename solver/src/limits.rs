@@ -14,6 +14,8 @@ pub struct Limits {
     pub image_layers: usize,
     /// Entries of one local directory. 10 million.
     pub local_entries: u64,
+    /// Builds inside of builds: how often a definition may lead to a definition. 16.
+    pub build_depth: usize,
 }
 
 impl Default for Limits {
@@ -24,6 +26,7 @@ impl Default for Limits {
             manifest_bytes: 8 << 20,
             image_layers: 4096,
             local_entries: 10_000_000,
+            build_depth: 16,
         }
     }
 }

@@ -1,14 +1,19 @@
 //! The engine seam: what the scheduler asks of an op, generic over the result type `T`.
 //!
 //! Owns [`Operation`] (how one vertex is keyed and run), [`CacheMap`] (what its key is made of),
-//! [`Context`] (what a call may use) and [`Results`] (how results outlive a solve). Knows nothing
-//! of file systems: the scheduler is tested with operations on numbers.
+//! [`Context`] (what a call may use), [`SubSolve`] (how an op has a definition solved that it found)
+//! and [`Results`] (how results outlive a solve). Knows nothing of file systems: the scheduler is
+//! tested with operations on numbers.
 //!
 //! Invariant: two operations whose cache maps and input keys are equal may stand in for each
 //! other. Everything that decides the result is therefore in the cache map or in the inputs.
 
 use std::fmt::Debug;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ashlar_llb::Definition;
 use async_trait::async_trait;
 
 use crate::cancel::Cancel;
@@ -76,12 +81,28 @@ pub struct Context {
     pub cancel: Cancel,
     /// Progress of this vertex.
     pub reporter: Reporter,
+    confined: Arc<AtomicBool>,
 }
 
 impl Context {
     /// Puts a context together.
     pub fn new(cancel: Cancel, reporter: Reporter) -> Self {
-        Self { cancel, reporter }
+        Self {
+            cancel,
+            reporter,
+            confined: Arc::default(),
+        }
+    }
+
+    /// Says that the result of this run is good for this solve alone, because it depends on
+    /// something that is not in the key: it is not stored, and the next solve runs the op again.
+    pub fn confine(&self) {
+        self.confined.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Context::confine`] was called.
+    pub fn is_confined(&self) -> bool {
+        self.confined.load(Ordering::Relaxed)
     }
 }
 
@@ -158,12 +179,52 @@ pub trait Operation<T>: Send + Sync + Debug {
         false
     }
 
+    /// Whether equal runs that are wanted at the same time happen once. False for an op that waits
+    /// for runs of others (build): two of them could wait for each other for ever. What it waits
+    /// for is shared all the same. Default: true.
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     /// Whether a run takes one of the scheduler's permits. True for ops that use a processor or
     /// the disk (BuildKit: source, exec, file), false for those that only arrange layers or that
     /// wait for other vertices (merge, diff, build, passthrough). Default: true.
     fn takes_permit(&self) -> bool {
         true
     }
+}
+
+/// How an op has a definition solved that it found in one of its inputs. Implemented at the top,
+/// by the solver; by doubles in tests.
+#[async_trait]
+pub trait SubSolve<T>: Send + Sync + Debug {
+    /// Solves `definition` with what the solve of the asking op was lent and is allowed, for the
+    /// vertex that `context` belongs to. Takes no permit. May be called from many tasks.
+    ///
+    /// # Errors
+    /// The definition is malformed, nested too deep, or one of its vertices failed.
+    ///
+    /// # Cancellation
+    /// Ends with the flag of `context`; dropping the future ends it as well.
+    async fn sub_solve(
+        &self,
+        definition: Definition,
+        context: &Context,
+    ) -> Result<SubSolved<T>, OperationError>;
+}
+
+/// What came of a definition that an op found.
+#[derive(Debug, Clone)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "doubles of the seam build it as a literal"
+)]
+pub struct SubSolved<T> {
+    /// The value of its one output.
+    pub value: T,
+    /// Whether the definition alone decides the value: nothing in it has to be looked at to know
+    /// whether it changed.
+    pub fixed: bool,
 }
 
 /// How results outlive a solve. Implemented over layers, and by a double over numbers.

@@ -5,6 +5,7 @@
 //! Leaves to others: in which order they run and what of them is cached (`scheduler`), how sources
 //! are fetched (`source`).
 
+pub mod build;
 mod cdi;
 mod content;
 pub mod diff;
@@ -18,8 +19,8 @@ pub mod source;
 
 use std::sync::Arc;
 
+use ashlar_llb::Vertex;
 use ashlar_llb::pb::op::Op;
-use ashlar_llb::{Vertex, pb};
 
 pub use cdi::DEFAULT_DIRECTORIES as DEFAULT_CDI_DIRECTORIES;
 pub use content::InputError;
@@ -37,12 +38,6 @@ use crate::refs::Ref;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnsupportedOp {
-    /// The kind of op is not supported yet.
-    #[error("{kind} ops are not supported yet")]
-    Kind {
-        /// The kind, in LLB's words.
-        kind: &'static str,
-    },
     /// The op needs a platform and has none.
     #[error("the op has no platform")]
     NoPlatform,
@@ -63,7 +58,6 @@ pub fn operation(
     engine: &Arc<Engine>,
 ) -> Result<Arc<dyn Operation<Ref>>, OperationError> {
     let inputs = vertex.inputs().len();
-    let unsupported = |kind| Err(UnsupportedOp::Kind { kind }.into());
     match vertex.op() {
         Op::File(op) => Ok(Arc::new(file::FileOperation::new(
             op,
@@ -73,7 +67,7 @@ pub fn operation(
         )?)),
         Op::Exec(op) => {
             let platform = vertex.platform().ok_or(UnsupportedOp::NoPlatform)?;
-            let operation = exec::ExecOperation::new(op, platform, inputs, vertex.name(), engine)?;
+            let operation = exec::ExecOperation::new(op, platform, inputs, engine)?;
             let resources = vertex.metadata().linux_resources.as_ref();
             Ok(Arc::new(operation.limited(resources)))
         }
@@ -85,7 +79,12 @@ pub fn operation(
             vertex.name(),
             engine,
         )?)),
-        Op::Build(pb::BuildOp { .. }) => unsupported("build"),
+        Op::Build(op) => Ok(Arc::new(build::BuildOperation::new(
+            op,
+            inputs,
+            vertex.name(),
+            engine,
+        )?)),
         Op::Source(op) => source::operation(op, vertex, engine),
     }
 }

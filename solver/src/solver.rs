@@ -13,6 +13,7 @@ mod durability;
 mod error;
 mod events;
 mod handle;
+mod nested;
 mod record;
 mod request;
 mod results;
@@ -33,6 +34,7 @@ pub use crate::ops::exec::failed::{FailedStep, OpenError};
 pub use crate::ops::exec::rerun::{Rerun, StepExit, StepInput, StepOutput, StepProcess};
 
 use ashlar_llb::digest::ChainId;
+use nested::{Given, SubSolver};
 
 use crate::cancel::Cancel;
 use crate::executor::{Capabilities, Executor, ExecutorKind, Network, NetworkProvider};
@@ -42,8 +44,6 @@ use crate::progress::Sink;
 use crate::refs::Ref;
 use crate::result::Store;
 use crate::scheduler::Scheduler;
-use crate::session::Session;
-use crate::source::image::ResolveMode;
 use crate::source::local::LocalCache;
 use crate::turns::Turns;
 
@@ -88,15 +88,15 @@ impl Solver {
         SolveHandle::new(events, self.0.runtime.spawn(task), cancel)
     }
 
-    /// What the operations of one solve are lent.
-    fn engine(&self, session: Session, resolve: ResolveMode) -> Arc<Engine> {
+    /// What the operations of one solve are lent, or of a build `depth` deep inside of it.
+    fn engine(&self, given: &Arc<Given>, depth: usize) -> Arc<Engine> {
         let inner = &self.0;
         Arc::new(Engine {
             layers: inner.store.layers().clone(),
             executor: inner.executor.clone(),
             clock: inner.store.clock().clone(),
             limits: inner.limits.clone(),
-            session,
+            session: given.session.clone(),
             entitlements: inner.entitlements.clone(),
             cdi_directories: inner.cdi_directories.clone(),
             network: inner.network,
@@ -104,12 +104,13 @@ impl Solver {
             blobs: inner.store.blobs().clone(),
             meta: inner.store.meta().clone(),
             unpacking: inner.unpacking.clone(),
-            resolve,
+            resolve: given.resolve,
             #[cfg(feature = "registry")]
             registry: inner.registry.clone(),
             locals: inner.locals.clone(),
-            scanned: Mutex::default(),
+            scanned: given.scanned.clone(),
             sources: Mutex::default(),
+            sub_solve: Arc::new(SubSolver::new(self, given, depth)),
         })
     }
 

@@ -22,6 +22,7 @@ mod guest;
 mod kill_nine;
 mod leaks;
 mod limits;
+mod nested;
 mod network;
 mod push;
 mod registry;

@@ -13,7 +13,9 @@ use crate::error::{Blame, Fault, OperationError};
 use crate::executor::{Executor, Network};
 use crate::limits::Limits;
 use crate::meta::Meta;
+use crate::operation::SubSolve;
 use crate::provenance::ResolvedSource;
+use crate::refs::Ref;
 use crate::root::Tier;
 use crate::session::Session;
 use crate::snapshot::LayerStore;
@@ -156,10 +158,12 @@ pub struct Engine {
     pub registry: crate::registry::Registry,
     /// What is remembered of local directories.
     pub locals: Arc<LocalCache>,
-    /// The local directories that this solve looked at.
-    pub scanned: Mutex<Vec<Arc<LocalTree>>>,
+    /// The local directories that this solve looked at, builds inside of it included.
+    pub scanned: Arc<Mutex<Vec<Arc<LocalTree>>>>,
     /// What the sources of this solve led to.
     pub sources: Mutex<HashMap<OpDigest, ResolvedSource>>,
+    /// Solves definitions that are found in the course of this solve.
+    pub sub_solve: Arc<dyn SubSolve<Ref>>,
 }
 
 impl Engine {

@@ -51,7 +51,6 @@ pub struct ExecOperation {
     platform: Arc<pb::Platform>,
     meta: pb::Meta,
     key: OpKey,
-    name: Arc<str>,
     engine: Arc<Engine>,
     resources: Resources,
 }
@@ -67,7 +66,7 @@ struct Run {
 }
 
 impl ExecOperation {
-    /// Checks the op of a vertex that has `inputs` inputs and is shown as `name`.
+    /// Checks the op of a vertex that has `inputs` inputs.
     ///
     /// # Errors
     /// [`ExecError`] if the op is not valid or not allowed; [`keys::KeyError`].
@@ -75,7 +74,6 @@ impl ExecOperation {
         op: &pb::ExecOp,
         platform: &pb::Platform,
         inputs: usize,
-        name: &str,
         engine: &Arc<Engine>,
     ) -> Result<Self, OperationError> {
         let invalid = |reason: &str| ExecError::Invalid {
@@ -105,7 +103,6 @@ impl ExecOperation {
             platform: Arc::new(platform.clone()),
             meta,
             key,
-            name: name.into(),
             engine: engine.clone(),
             resources: Resources::default(),
         })
@@ -220,10 +217,10 @@ impl Operation<Ref> for ExecOperation {
             code if valid.is_empty() => code == 0,
             code => valid.contains(&code),
         });
-        let (engine, name) = (self.engine.clone(), self.name.clone());
+        let (engine, op) = (self.engine.clone(), self.op.clone());
         let keep = if success { Keep::Outputs } else { Keep::All };
         let committed = unblock(&context.cancel, move |cancel| {
-            commit(mounts, &engine, &name, keep, &cancel)
+            commit(mounts, &engine, &op, keep, &cancel)
         })
         .await;
         if success {
@@ -273,11 +270,19 @@ struct Committed {
     states: Vec<(usize, Ref)>,
 }
 
+/// What the history of an image says of a layer, in the words of BuildKit.
+fn described(op: &pb::ExecOp, mount: usize) -> String {
+    let destination = op.mounts.get(mount).map_or("", |mount| &mount.dest);
+    let args = op.meta.iter().flat_map(|meta| &meta.args);
+    let command: Vec<&str> = args.map(String::as_str).collect();
+    format!("mount {destination} from exec {}", command.join(" "))
+}
+
 /// Makes layers of what the process wrote. Blocks.
 fn commit(
     mounts: Mounts,
     engine: &Engine,
-    name: &str,
+    op: &pb::ExecOp,
     keep: Keep,
     cancel: &Cancel,
 ) -> Result<Committed, OperationError> {
@@ -304,8 +309,9 @@ fn commit(
             ..CaptureOptions::default()
         };
         let index = capture(layer.fs_handle()?, &view, &options).map_err(captured)?;
+        let layer = layer.on(&base);
         let description = LayerDescription {
-            text: name.to_owned(),
+            text: described(op, mount),
             created,
         };
         let layer = match keep {

@@ -236,6 +236,30 @@ pub(super) fn operation(
     .map_err(OperationError::from)
 }
 
+/// Whether the op alone decides what the source is, so that it need not be looked at to know
+/// whether it changed.
+pub(crate) fn is_fixed(op: &pb::SourceOp) -> bool {
+    let Some((scheme, rest)) = op.identifier.split_once("://") else {
+        return false;
+    };
+    let checksum = match scheme {
+        "docker-image" | "oci-layout" => {
+            let reference = ashlar_llb::reference::Reference::parse(rest);
+            if reference.is_ok_and(|reference| reference.digest().is_some()) {
+                return true;
+            }
+            "image.checksum"
+        }
+        "docker-image+blob" | "oci-layout+blob" => return true,
+        "http" | "https" => "http.checksum",
+        "git" => "git.checksum",
+        _ => return false,
+    };
+    op.attrs
+        .get(checksum)
+        .is_some_and(|value| !value.is_empty())
+}
+
 /// The platform that an image is wanted for.
 fn platform_of(vertex: &Vertex) -> Platform {
     vertex

@@ -120,6 +120,8 @@ pub(super) enum Event<T> {
         /// The contents of inputs that were not known before.
         contents: Vec<(usize, ContentDigest)>,
         shared: bool,
+        /// The values are good for this solve only.
+        confined: bool,
     },
 }
 
@@ -242,7 +244,15 @@ impl<T: Clone> Build<T> {
                 values,
                 contents,
                 shared,
-            } => self.ran(vertex, values, &contents, shared),
+                confined,
+            } => {
+                let fate = match (shared, confined) {
+                    (true, _) => Fate::Shared,
+                    (false, true) => Fate::Looked,
+                    (false, false) => Fate::Ran,
+                };
+                self.ran(vertex, values, &contents, fate);
+            }
         }
     }
 
@@ -525,6 +535,7 @@ impl<T: Clone> Build<T> {
                 _ if !state.reachable => VertexStatus::Unreachable,
                 Fate::Open | Fate::Loaded => VertexStatus::Cached,
                 Fate::Shared => VertexStatus::Shared,
+                Fate::Looked => VertexStatus::Looked,
                 Fate::Ran if state.map.as_ref().is_some_and(|map| map.volatile) => {
                     VertexStatus::Looked
                 }

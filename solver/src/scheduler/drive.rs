@@ -306,9 +306,12 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
         match result {
             Ok(event) => {
                 match &event {
-                    Event::Ran { shared: false, .. } => {
-                        let looked = self.build.is_volatile(vertex);
-                        let outcome = if looked {
+                    Event::Ran {
+                        shared: false,
+                        confined,
+                        ..
+                    } => {
+                        let outcome = if *confined || self.build.is_volatile(vertex) {
                             Outcome::Looked
                         } else {
                             Outcome::Ran

@@ -57,8 +57,8 @@ pub enum VertexStatus {
     Cached,
     /// An equal vertex of this or another solve ran for it.
     Shared,
-    /// It is a source that every solve has to look at, such as a local directory, and it was
-    /// looked at.
+    /// It is something that every solve has to look at, such as a local directory or a nested build
+    /// that uses one, and it was looked at.
     Looked,
     /// It ran.
     Ran(MissReason),

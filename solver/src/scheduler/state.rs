@@ -153,6 +153,8 @@ pub(super) enum Fate {
     Open,
     Loaded,
     Ran,
+    /// It ran, and what it made is good for this solve only.
+    Looked,
     Shared,
 }
 

@@ -318,10 +318,10 @@ impl<T: Clone> Build<T> {
         vertex: usize,
         values: Vec<Option<T>>,
         contents: &[(usize, ContentDigest)],
-        shared: bool,
+        fate: Fate,
     ) {
         let state = &mut self.vertices[vertex];
-        state.fate = if shared { Fate::Shared } else { Fate::Ran };
+        state.fate = fate;
         let Some(ready) = state.run.as_mut().and_then(|run| run.ready.as_mut()) else {
             return;
         };
@@ -329,13 +329,18 @@ impl<T: Clone> Build<T> {
             state.inputs[input].content = Content::Known(digest);
             ready.parts[input] = Some(InputPart::by_content(digest));
         }
-        let volatile = ready.volatile;
+        let volatile = ready.volatile || fate == Fate::Looked;
         let Some(parts) = ready.parts.iter().copied().collect::<Option<Vec<_>>>() else {
             return;
         };
         let Some(digest) = state.map.as_ref().map(|map| map.digest) else {
             return;
         };
+        if volatile {
+            // Keys that were good as long as the result seemed to follow from them.
+            let keys = state.edges.iter_mut().flat_map(|edge| &mut edge.keys);
+            keys.for_each(|key| key.volatile = true);
+        }
         for (slot, value) in values.into_iter().enumerate() {
             let Some(value) = value else { continue };
             let edge = &mut self.vertices[vertex].edges[slot];

@@ -81,10 +81,13 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
             let inputs = self.request.inputs.clone();
             self.ask_contents(&inputs).await?;
         }
+        if !self.operation.is_shared() {
+            return self.own(None, started).await;
+        }
         let key = RunKey::new(self.request.digest, &self.parts());
         loop {
             match self.join(key) {
-                Role::Owner(owner) => return self.own(owner, started).await,
+                Role::Owner(owner) => return self.own(Some(owner), started).await,
                 Role::Waiter(waiter) => match self.landing(waiter).await? {
                     Some(Ok(values)) => {
                         let stored = vec![None; values.len()];
@@ -169,7 +172,7 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
 
     async fn own(
         &mut self,
-        owner: Owner<T>,
+        owner: Option<Owner<T>>,
         started: impl FnOnce() + Send,
     ) -> Result<Event<T>, OperationError> {
         if let Some(values) = self.stored().await {
@@ -179,21 +182,23 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
                 values,
                 contents: std::mem::take(&mut self.contents),
                 shared: true,
+                confined: false,
             });
         }
-        let result = self.execute(started).await;
-        match result {
+        match self.execute(started).await {
             Ok(values) => {
                 let stored = self.keep(&values).await;
                 self.record(&stored);
-                owner.land(Ok(values.clone()));
+                if let Some(owner) = owner.filter(|_| !self.context.is_confined()) {
+                    owner.land(Ok(values.clone()));
+                }
                 self.event(values, false)
             }
             // A failure after the cancellation may be its effect: the waiters try for themselves.
             Err(_) if self.context.cancel.is_cancelled() => Err(OperationError::Cancelled),
             Err(OperationError::Cancelled) => Err(OperationError::Cancelled),
             Err(OperationError::Failed(failure)) => {
-                if !self.operation.is_personal() {
+                if let Some(owner) = owner.filter(|_| !self.operation.is_personal()) {
                     owner.land(Err(failure.clone()));
                 }
                 Err(failure.into())
@@ -241,11 +246,12 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
             values: of_edges,
             contents: std::mem::take(&mut self.contents),
             shared,
+            confined: self.context.is_confined(),
         })
     }
 
     fn may_store(&self) -> bool {
-        !self.request.volatile
+        !self.request.volatile && !self.context.is_confined()
     }
 
     /// The wanted values, if somebody stored them since the vertex was looked up.

@@ -1,11 +1,13 @@
 //! Why there is no solver or no result.
 
-use std::fmt;
 use std::sync::Arc;
 
 use ashlar_llb::{LoadError, OpDigest};
 
+pub use crate::error::FailureSource;
+
 use crate::error::{Blame, Failure, Fault};
+use crate::ops::build::NestedError;
 use crate::ops::exec::ExecError;
 use crate::ops::exec::failed::FailedStep;
 
@@ -22,22 +24,6 @@ pub enum BuildError {
     /// The store cannot be opened, or the sandbox not started.
     #[error("cannot open the solver")]
     Store(#[source] FailureSource),
-}
-
-/// A [`Failure`] as the source of another error.
-#[derive(Debug, Clone)]
-pub struct FailureSource(pub Failure);
-
-impl fmt::Display for FailureSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl std::error::Error for FailureSource {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.as_error().source()
-    }
 }
 
 impl Blame for BuildError {
@@ -103,7 +89,14 @@ impl SolveError {
     /// The step that failed, with all it left behind, if a step of the build failed.
     pub fn failed_step(&self) -> Option<&FailedStep> {
         match self {
-            Self::Vertex { failure, .. } => failure.downcast_ref::<ExecError>()?.failed_step(),
+            Self::Vertex { failure, .. } => {
+                // It may have failed in a build inside of the build.
+                let mut failure = failure;
+                while let Some(inner) = failure.downcast_ref().and_then(NestedError::inner) {
+                    failure = inner;
+                }
+                failure.downcast_ref::<ExecError>()?.failed_step()
+            }
             _ => None,
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ashlar_llb::pb::{NetMode, op::Op};
 use ashlar_llb::{Graph, OpDigest, Platform};
 
+use super::nested::Given;
 use super::record;
 use super::{Durability, SolveError, SolveRequest, Solver, SourceLocation};
 use crate::cancel::Cancel;
@@ -22,7 +23,7 @@ use crate::scheduler::{self, Edge, SolveContext, Vertex, VertexStatus};
 pub struct Solved {
     /// The result, ready to be exported.
     pub result: BuildResult,
-    /// What happened to each vertex, inputs first.
+    /// What happened to each vertex, inputs first; those of nested builds follow.
     pub vertices: Vec<VertexReport>,
     /// What was read of each local directory that was looked at.
     pub locals: Vec<LocalReport>,
@@ -72,18 +73,27 @@ pub(super) async fn solve(
 ) -> Result<Solved, SolveError> {
     let graph = Graph::load(&request.definition)
         .map_err(|error| SolveError::Definition(Arc::new(error)))?;
-    if graph.vertices().iter().any(takes_default_network) {
-        let network = solver.network();
-        sink.control(Event::DefaultNetwork { network });
-    }
-    let engine = solver.engine(request.session, request.resolve);
     let clock = solver.store().clock().clone();
     let started = clock.now();
     let recorder = Arc::new(Recorder::new(sink.clone()));
+    let telling: Arc<dyn Sink> = recorder.clone();
+    let given = Given::new(
+        request.session,
+        request.resolve,
+        request.no_cache,
+        &telling,
+    );
+    let given = Arc::new(given);
+    given.tell_network(&solver, &graph, &*sink);
+    let engine = solver.engine(&given, 0);
     let ran = match graph.head() {
         Some(_) => {
-            let sink = recorder.clone();
-            run(&solver, &graph, &engine, request.no_cache, cancel, sink).await?
+            let solving = Solving {
+                no_cache: request.no_cache,
+                cancel,
+                sink: telling,
+            };
+            run(&solver, &graph, &engine, solving).await?
         }
         None => Ran::nothing(),
     };
@@ -96,9 +106,10 @@ pub(super) async fn solve(
     };
     let Ran {
         reference,
-        vertices,
+        mut vertices,
         ..
     } = ran;
+    vertices.extend(given.take_reports());
     let mut locals = Vec::new();
     for (name, files, bytes) in engine.locals_read() {
         let name: Arc<str> = name.into();
@@ -126,7 +137,7 @@ pub(super) async fn solve(
 }
 
 /// Whether a step leaves it to the solver which network it gets.
-fn takes_default_network(vertex: &ashlar_llb::Vertex) -> bool {
+pub(super) fn takes_default_network(vertex: &ashlar_llb::Vertex) -> bool {
     matches!(vertex.op(), Op::Exec(exec) if exec.network == NetMode::Unset as i32)
 }
 
@@ -139,21 +150,28 @@ fn platform_of(graph: &Graph) -> Platform {
         })
 }
 
-async fn run(
+/// How a graph is solved.
+pub(super) struct Solving {
+    /// Run every vertex.
+    pub(super) no_cache: bool,
+    pub(super) cancel: Cancel,
+    pub(super) sink: Arc<dyn Sink>,
+}
+
+/// Solves the head of a graph. Waits for all it started, unless dropped.
+pub(super) async fn run(
     solver: &Solver,
     graph: &Graph,
     engine: &Arc<Engine>,
-    no_cache: bool,
-    cancel: Cancel,
-    sink: Arc<dyn Sink>,
+    solving: Solving,
 ) -> Result<Ran, SolveError> {
-    let vertices = operations(graph, engine, no_cache)?;
+    let vertices = operations(graph, engine, solving.no_cache)?;
     let head = graph.head().expect("BUG: only graphs with a head run");
     let outputs = [Edge {
         vertex: head.vertex.index(),
         output: head.output,
     }];
-    let context = SolveContext::new(cancel, sink, solver.store().clock().clone());
+    let context = SolveContext::new(solving.cancel, solving.sink, solver.store().clock().clone());
     let work = scheduler::Graph { vertices };
     let solved = solver.0.scheduler.solve(&work, &outputs, &context).await;
     let mut solved = solved.map_err(|error| located(graph, error))?;
@@ -178,7 +196,7 @@ async fn run(
 
 /// What running a graph gave.
 pub(super) struct Ran {
-    reference: Ref,
+    pub(super) reference: Ref,
     /// By index in the graph.
     pub(super) vertices: Vec<VertexReport>,
     pub(super) outputs: Vec<scheduler::Output<Ref>>,

@@ -46,7 +46,7 @@ fn exec(mounts: impl IntoIterator<Item = pb::Mount>) -> pb::ExecOp {
 
 /// Why an op is refused; the executor has no script and would say so.
 fn refused(kit: &Kit, op: &pb::ExecOp) -> String {
-    let operation = ExecOperation::new(op, &platform(), 1, "test", &kit.engine);
+    let operation = ExecOperation::new(op, &platform(), 1, &kit.engine);
     let run = |operation: ExecOperation| {
         let context = kit.context();
         let running = operation.run(vec![Ref::scratch()], &context);

@@ -135,7 +135,7 @@ pub(crate) fn run_in(
         architecture: "amd64".into(),
         ..pb::Platform::default()
     };
-    let operation = ExecOperation::new(op, &platform, inputs.len(), "test", &kit.engine)?;
+    let operation = ExecOperation::new(op, &platform, inputs.len(), &kit.engine)?;
     kit.runtime.block_on(operation.run(inputs, context))
 }
 

@@ -48,6 +48,8 @@ pub(super) enum Kind {
     Sum,
     /// Two outputs: the sum and the product of the inputs.
     SumAndProduct,
+    /// A number that its key does not tell.
+    Hidden(i64),
     /// Fails.
     Fail,
     /// Panics.
@@ -74,6 +76,8 @@ pub(super) struct Number {
     /// A further key, for constants.
     pub(super) further: Option<String>,
     pub(super) gate: Gate,
+    /// Its result depends on something that is not in its key.
+    pub(super) confined: bool,
     /// Taken one by one by runs, which wait for it until they are cancelled.
     pub(super) wait: Option<Arc<Semaphore>>,
     pub(super) log: Arc<Log>,
@@ -112,7 +116,7 @@ impl Number {
             .iter()
             .fold(0_i64, |sum, value| sum.wrapping_add(*value));
         match self.kind {
-            Kind::Const(value) => vec![value],
+            Kind::Const(value) | Kind::Hidden(value) => vec![value],
             Kind::Sum | Kind::Fail | Kind::Panic => vec![sum],
             Kind::SumAndProduct => {
                 vec![
@@ -193,6 +197,9 @@ impl Operation<i64> for Number {
             for _ in 0..times {
                 tokio::task::yield_now().await;
             }
+        }
+        if self.confined {
+            context.confine();
         }
         match self.kind {
             Kind::Fail => Err(Failure::new(Impossible {
@@ -341,6 +348,7 @@ impl Plan {
             volatile: false,
             further: None,
             gate: Gate::Open,
+            confined: false,
             wait: None,
             log: Arc::clone(&self.log),
         }

@@ -360,3 +360,45 @@ async fn a_much_used_input_still_matches() {
         assert_eq!(bench.log.ran(), ["local"]);
     }
 }
+
+/// A result that depends on what is not in its key is made in every solve, and nothing that was
+/// made of it is found by it.
+#[tokio::test]
+async fn confined_results_hold_for_one_solve() {
+    let bench = Bench::new();
+    let plan_of = |hidden, confined| {
+        let mut plan = bench.plan();
+        let base = plan.constant("base", 1000);
+        let look = Number {
+            confined,
+            ..plan.number("look", Kind::Hidden(hidden))
+        };
+        let look = plan.add(look, &[base]);
+        let by_content = plan.tens("content", &[look], &[true]);
+        let by_definition = plan.sum("definition", &[look]);
+        let all = plan.sum("all", &[by_content, by_definition]);
+        (plan, all, look)
+    };
+    let (plan, all, look) = plan_of(10, true);
+    let solved = bench.solve(&plan, &[all]).await.unwrap();
+    assert_eq!(solved.values, [20]);
+    assert_eq!(solved.report[look.vertex].status, VertexStatus::Looked);
+    assert!(solved.report[look.vertex].volatile);
+    assert_eq!(
+        bench.log.ran(),
+        ["all", "base", "content", "definition", "look"]
+    );
+    // The same: what is keyed by content is found.
+    assert_eq!(bench.value(&plan, all).await, 20);
+    assert_eq!(bench.log.ran(), ["all", "definition", "look"]);
+    // Another result of the same key.
+    let (plan, all, _) = plan_of(20, true);
+    assert_eq!(bench.value(&plan, all).await, 40);
+    assert_eq!(bench.log.ran(), ["all", "content", "definition", "look"]);
+    // Once it follows from its key, it is kept.
+    let (plan, all, _) = plan_of(30, false);
+    assert_eq!(bench.value(&plan, all).await, 60);
+    bench.log.take_runs();
+    assert_eq!(bench.value(&plan, all).await, 60);
+    assert_eq!(bench.log.ran(), [] as [&str; 0]);
+}
