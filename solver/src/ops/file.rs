@@ -9,6 +9,7 @@
 //!
 //! Leaves to others: how a layer is written (`tree::writer`), and where it is kept (`snapshot`).
 
+mod archive;
 mod copy;
 mod error;
 mod graph;
@@ -302,6 +303,7 @@ impl Run {
         };
         let layer = open
             .layer
+            .on(&open.base)
             .commit(index, &description)
             .map_err(OperationError::from)?;
         for copy in open.copies {
@@ -347,8 +349,19 @@ impl Run {
         let copy = copy::Copy::new(action, settings)?;
         let mut pending: Option<copy::CopyPlan> = None;
         for from in copy.sources(source, open.writer.view())? {
-            if action.attempt_unpack_docker_compatibility {
-                unpack::refuse_archive(source, &from.path)?;
+            let limits = &self.engine.limits;
+            if action.attempt_unpack_docker_compatibility
+                && let Some(archive) = unpack::find(source, &from.path, limits, &self.cancel)?
+            {
+                if let Some(plan) = pending.take() {
+                    self.write(open, plan.steps())?;
+                }
+                let (dest, view) = (action.dest.as_bytes(), open.writer.view());
+                let (steps, dest) = archive.destination(view, dest, &settings)?;
+                self.write(open, steps)?;
+                let writer = &mut open.writer;
+                archive.unpack(writer, &dest, settings.owner, limits, &self.cancel)?;
+                continue;
             }
             let plan = copy.plan(source, &from, open.writer.view(), &self.cancel)?;
             let Some(mut joined) = pending.take() else {

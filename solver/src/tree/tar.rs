@@ -91,6 +91,13 @@ pub struct Header {
     pub sparse: bool,
 }
 
+/// Whether a block is the header of an entry. What an archive begins with tells it from other
+/// files.
+pub fn is_header(block: &[u8; 512]) -> bool {
+    let block = block::Block(block);
+    !block.is_zero() && block.checksum_holds()
+}
+
 /// A tar stream cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

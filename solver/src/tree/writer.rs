@@ -134,6 +134,21 @@ impl LayerWriter {
         })
     }
 
+    /// What is at `path` in base and layer together; no link is followed. Costs the length of the
+    /// path, unlike a look at [`LayerWriter::view`] after each change.
+    pub fn entry(&self, path: &TreePath) -> Option<&Entry> {
+        match self.root.find(path)? {
+            Found::Directory(directory) => Some(&directory.entry),
+            Found::Leaf(leaf) => Some(leaf.node.entry()),
+            Found::Base(node) => Some(node.entry()),
+        }
+    }
+
+    /// The time that directories get when something is made or removed in them.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
     /// Makes a directory, or gives an existing one these attributes and keeps what is in it.
     /// Something else at `path` is replaced.
     ///

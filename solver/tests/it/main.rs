@@ -12,6 +12,7 @@ mod kernel_view;
 mod ops_build;
 mod ops_file;
 mod ops_kit;
+mod ops_unpack;
 mod overlay;
 mod pack_golden;
 mod provenance;

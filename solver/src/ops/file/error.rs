@@ -7,6 +7,7 @@ use crate::cancel::Cancelled;
 use crate::error::{Blame, Failure, Fault, OperationError};
 use crate::executor::AccountError;
 use crate::tree::TreePath;
+use crate::tree::tar::TarError;
 use crate::tree::view::ResolveError;
 use crate::tree::writer::WriteError;
 
@@ -145,13 +146,29 @@ pub enum FileProblem {
         /// The number of the input.
         input: i64,
     },
-    /// The source is an archive, to be unpacked.
-    #[error("{path}: unpacking a {format} archive is not supported yet")]
+    /// The source is an archive, and cannot be unpacked.
+    #[error("cannot unpack {archive}")]
     Unpack {
         /// The archive.
-        path: TreePath,
-        /// What it is.
-        format: &'static str,
+        archive: TreePath,
+        /// Why not.
+        #[source]
+        problem: Box<Self>,
+    },
+    /// An archive is malformed, or its compression is.
+    #[error(transparent)]
+    Tar(TarError),
+    /// An archive inflates to more than may be.
+    #[error("it inflates to more than {limit} bytes")]
+    TooLarge {
+        /// The ceiling, [`Limits::layer_bytes`](crate::limits::Limits::layer_bytes).
+        limit: u64,
+    },
+    /// An archive has more entries than may be.
+    #[error("it has more than {limit} entries")]
+    TooMany {
+        /// The ceiling, [`Limits::layer_entries`](crate::limits::Limits::layer_entries).
+        limit: u64,
     },
     /// A file of an input cannot be read.
     #[error("cannot read {path}")]
@@ -196,24 +213,18 @@ impl From<ResolveError> for FileProblem {
 impl Blame for FileError {
     fn fault(&self) -> Fault {
         match self {
-            Self::Action {
-                problem: FileProblem::Write(error),
-                ..
-            } => error.fault(),
-            Self::Action {
-                problem: FileProblem::Read { .. },
-                ..
-            } => Fault::Environment,
+            Self::Action { problem, .. } => match problem.write_error() {
+                Some(error) => error.fault(),
+                None if matches!(problem, FileProblem::Read { .. }) => Fault::Environment,
+                None => Fault::Input,
+            },
             _ => Fault::Input,
         }
     }
 
     fn remedy(&self) -> Option<String> {
         match self {
-            Self::Action {
-                problem: FileProblem::Write(error),
-                ..
-            } => error.remedy(),
+            Self::Action { problem, .. } => problem.write_error()?.remedy(),
             _ => None,
         }
     }
