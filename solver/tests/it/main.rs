@@ -9,6 +9,7 @@ mod golden_cache_keys;
 mod golden_checksum;
 mod hostile;
 mod kernel_view;
+mod key_mutations;
 mod ops_build;
 mod ops_file;
 mod ops_kit;
