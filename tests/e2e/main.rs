@@ -18,6 +18,7 @@ mod contexts;
 mod devices;
 mod export;
 mod failed_step;
+mod golden_mergediff;
 mod guest;
 mod kill_nine;
 mod leaks;

@@ -77,12 +77,7 @@ pub(super) async fn solve(
     let started = clock.now();
     let recorder = Arc::new(Recorder::new(sink.clone()));
     let telling: Arc<dyn Sink> = recorder.clone();
-    let given = Given::new(
-        request.session,
-        request.resolve,
-        request.no_cache,
-        &telling,
-    );
+    let given = Given::new(request.session, request.resolve, request.no_cache, &telling);
     let given = Arc::new(given);
     given.tell_network(&solver, &graph, &*sink);
     let engine = solver.engine(&given, 0);
