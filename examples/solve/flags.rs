@@ -11,7 +11,8 @@ solve: solves a definition read from standard input
 
   --local NAME=DIR         lends a directory to the build
   --oci-layout NAME=DIR    lends an OCI image layout to the build
-  --output, -o OUTPUT      type=oci[,dest=FILE][,tar=false][,name=…] or type=local,dest=DIR
+  --output, -o OUTPUT      type=oci|docker|tar[,dest=FILE][,…], type=local,dest=DIR[,…],
+                           type=image|registry,name=NAME[,…], type=cacheonly; may be given several times
   --secret SECRET          id=NAME[,src=FILE][,env=VARIABLE], lends a secret
   --ssh AGENT              default|ID[=SOCKET[,raw=true]], lends an ssh agent
   --allow ENTITLEMENT      network.host, security.insecure, device[=NAME[,alias=OTHER]]

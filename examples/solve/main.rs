@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Like buildctl it reads the definition on standard input, shows progress on standard error,
-//! writes an image without `dest` to standard output, and ends with status 1 and a line
+//! writes an image or an archive without `dest` to standard output, and ends with status 1 and a line
 //! `error: failed to solve: …` on failure. `--root` says where the state is kept. Images of
 //! registries are pulled with the credentials of `docker login` or `podman login`, through the proxy
 //! that `HTTPS_PROXY` names.
@@ -15,13 +15,13 @@ mod lent;
 mod progress;
 
 use std::error::Error;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ashlar_exporters::{Exported, Output};
+use ashlar_exporters::{Exported, Output, export_all};
 use ashlar_llb::Definition;
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::registry::{DockerConfig, HostConfig, Password, RegistryConfig};
@@ -116,7 +116,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     if solved.is_err() {
         progress.failed()?;
     }
-    let exported = export(&solved?, &flags).await?;
+    let exported = export(&solver, &solved?, &flags).await?;
     if let Some(path) = &flags.metadata_file {
         write_metadata(path, &exported)?;
     }
@@ -143,32 +143,26 @@ fn proxied() -> RegistryConfig {
     config
 }
 
-async fn export(solved: &Solved, flags: &Flags) -> Result<Vec<Exported>, Box<dyn Error>> {
-    let mut all = Vec::new();
+async fn export(
+    solver: &Solver,
+    solved: &Solved,
+    flags: &Flags,
+) -> Result<Vec<Exported>, Box<dyn Error>> {
+    let mut outputs = Vec::new();
     for output in &flags.outputs {
-        if output.contains("dest=") {
-            let output = Output::parse(output)?;
-            all.push(
-                output
-                    .exporter()
-                    .export(&solved.result, &Cancel::new())
-                    .await?,
-            );
-        } else {
-            let file = tempfile::NamedTempFile::new()?;
-            let output = Output::parse(&format!("{output},\"dest={}\"", file.path().display()))?;
-            all.push(
-                output
-                    .exporter()
-                    .export(&solved.result, &Cancel::new())
-                    .await?,
-            );
-            let mut from = std::fs::File::open(file.path())?;
-            io::copy(&mut from, &mut io::stdout().lock())?;
-            io::stdout().lock().flush()?;
-        }
+        let is_stream = ["oci", "docker", "tar"].iter().any(|kind| {
+            output
+                .split(',')
+                .any(|field| field == format!("type={kind}"))
+        });
+        let output = match is_stream && !output.contains("dest=") {
+            true => Output::parse(&format!("{output},dest=-"))?,
+            false => Output::parse(output)?,
+        };
+        outputs.push(output.with_registry(solver.registry()));
     }
-    Ok(all)
+    let exporters: Vec<_> = outputs.iter().map(Output::exporter).collect();
+    Ok(export_all(&exporters, &solved.result, &Cancel::new()).await?)
 }
 
 /// Writes what the exporters answered as JSON; values that are JSON themselves become part of it.

@@ -1,18 +1,20 @@
-//! Image layouts as one tar file.
+//! Image layouts as one tar.
 //!
 //! Members are those of containerd's archive exporter, which BuildKit uses: directories with mode
-//! 0755, files with mode 0444, owner 0, time 0, in the order of their names.
+//! 0755, blobs with mode 0444, indexes with 0644, owner 0, time 0, in the order of their names.
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::path::Path;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 
+use ashlar_llb::BlobDigest;
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::oci::Descriptor;
+use sha2::{Digest as _, Sha256};
 
+use crate::destination::Sink;
 use crate::image::{BlobContent, Image, Index};
 use crate::layout::LAYOUT;
-use crate::target::Target;
 use crate::{ExportError, json};
 
 /// Bytes of a tar block.
@@ -21,92 +23,95 @@ const BLOCK: u64 = 512;
 /// Largest size that fits into the eleven octal digits of a header.
 const OCTAL_LIMIT: u64 = 1 << 33;
 
-/// Bytes copied between two looks at the cancel flag.
-const CHUNK: u64 = 8 << 20;
-
-/// Writes an image layout as one file, complete but not in its place.
+/// Writes an image layout whose index has these entries. `docker` is what Docker wants to know
+/// (`manifest.json`).
 pub(crate) fn write(
-    path: &Path,
+    sink: &mut Sink<'_>,
     image: &Image,
     entries: Vec<Descriptor>,
+    docker: Option<&[u8]>,
     cancel: &Cancel,
-) -> Result<Target, ExportError> {
-    let mut target = Target::create(path)?;
+) -> Result<(), ExportError> {
     let index = json::compact(&Index::new(entries)).map_err(ExportError::json)?;
-    let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::Interrupted if cancel.is_cancelled() => ExportError::Cancelled,
-        _ => ExportError::io("write", path)(error),
-    };
-    let out = target.file();
-    directory(out, "blobs/").map_err(failed)?;
-    directory(out, "blobs/sha256/").map_err(failed)?;
-    let mut blobs: Vec<_> = image.blobs.iter().collect();
-    blobs.sort_by_key(|blob| blob.descriptor.digest);
-    for blob in blobs {
+    sink.put(&header("blobs/", 0, 0o755, b'5')?)?;
+    sink.put(&header("blobs/sha256/", 0, 0o755, b'5')?)?;
+    for blob in sorted(image) {
+        cancel.check()?;
         let digest = blob.descriptor.digest;
         let name = format!("blobs/{}", digest.to_string().replace(':', "/"));
         match &blob.content {
-            BlobContent::Text(text) => bytes(out, &name, text).map_err(failed)?,
+            BlobContent::Text(text) => bytes(sink, &name, text, 0o444)?,
             BlobContent::Stored => {
                 let mut from = image.open(&digest)?;
                 let size = blob.descriptor.size;
-                file(out, &name, &mut from, size, cancel).map_err(failed)?;
+                sink.put(&header(&name, size, 0o444, b'0')?)?;
+                let copied = sink.append(&mut from, size, cancel)?;
+                copied.map_err(|source| image.damaged(&digest, source))?;
+                sink.put(padding(size))?;
             }
         }
     }
-    bytes(out, "index.json", &index).map_err(failed)?;
-    bytes(out, "oci-layout", LAYOUT).map_err(failed)?;
-    end(out).map_err(failed)?;
-    Ok(target)
-}
-
-/// Writes a directory member; `name` ends with `/`.
-fn directory(out: &mut impl Write, name: &str) -> io::Result<()> {
-    out.write_all(&header(name, 0, 0o755, b'5')?)
-}
-
-/// Writes a file member of bytes in memory.
-fn bytes(out: &mut impl Write, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let size = bytes.len() as u64;
-    out.write_all(&header(name, size, 0o444, b'0')?)?;
-    out.write_all(bytes)?;
-    pad(out, size)
-}
-
-/// Writes a file member from a file that has `size` bytes.
-fn file(out: &mut File, name: &str, from: &mut File, size: u64, cancel: &Cancel) -> io::Result<()> {
-    out.write_all(&header(name, size, 0o444, b'0')?)?;
-    let mut left = size;
-    while left > 0 {
-        if cancel.is_cancelled() {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        let mut part = io::Read::take(&mut *from, left.min(CHUNK));
-        let copied = io::copy(&mut part, out)?;
-        if copied == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        left -= copied;
+    bytes(sink, "index.json", &index, 0o644)?;
+    if let Some(docker) = docker {
+        bytes(sink, "manifest.json", docker, 0o644)?;
     }
-    pad(out, size)
+    bytes(sink, "oci-layout", LAYOUT, 0o444)?;
+    sink.put(&[0; 1024])
 }
 
-/// Ends the archive.
-fn end(out: &mut impl Write) -> io::Result<()> {
-    out.write_all(&[0; 1024])
+/// Reads the blobs in an archive that [`write`] wrote, and compares them with their digests.
+pub(crate) fn verify(archive: &File, image: &Image, cancel: &Cancel) -> Result<(), ExportError> {
+    let failed = |error: io::Error| ExportError::io("read", "the archive")(error);
+    let mut at = 2 * BLOCK;
+    let mut buffer = vec![0; 1 << 20];
+    for blob in sorted(image) {
+        let (digest, size) = (blob.descriptor.digest, blob.descriptor.size);
+        at += BLOCK;
+        let end = at + size;
+        let mut hasher = Sha256::new();
+        while at < end {
+            cancel.check()?;
+            let wanted = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let part = &mut buffer[..wanted.min(1 << 20)];
+            archive.read_exact_at(part, at).map_err(failed)?;
+            hasher.update(&*part);
+            at += part.len() as u64;
+        }
+        let found: [u8; 32] = hasher.finalize().into();
+        if BlobDigest::from_bytes(found) != digest {
+            return Err(ExportError::Verify {
+                what: digest.to_string(),
+            });
+        }
+        at = at.next_multiple_of(BLOCK);
+    }
+    Ok(())
 }
 
-fn pad(out: &mut impl Write, size: u64) -> io::Result<()> {
+fn sorted(image: &Image) -> Vec<&crate::image::ImageBlob> {
+    let mut blobs: Vec<_> = image.blobs.iter().collect();
+    blobs.sort_by_key(|blob| blob.descriptor.digest);
+    blobs
+}
+
+/// Writes a member of bytes in memory.
+fn bytes(sink: &mut Sink<'_>, name: &str, bytes: &[u8], mode: u32) -> Result<(), ExportError> {
+    let size = bytes.len() as u64;
+    sink.put(&header(name, size, mode, b'0')?)?;
+    sink.put(bytes)?;
+    sink.put(padding(size))
+}
+
+fn padding(size: u64) -> &'static [u8] {
     let rest = usize::try_from(size.next_multiple_of(BLOCK) - size).unwrap_or(0);
-    out.write_all(&[0; 512][..rest])
+    &[0; 512][..rest]
 }
 
-fn header(name: &str, size: u64, mode: u32, kind: u8) -> io::Result<[u8; 512]> {
+fn header(name: &str, size: u64, mode: u32, kind: u8) -> Result<[u8; 512], ExportError> {
     if name.len() > 100 {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "archive member name too long",
-        ));
+        let path = name.to_owned();
+        let reason = "the name is too long for an archive member";
+        return Err(ExportError::Unsupported { path, reason });
     }
     let mut header = [0; 512];
     let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
@@ -134,11 +139,9 @@ fn header(name: &str, size: u64, mode: u32, kind: u8) -> io::Result<[u8; 512]> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn a_header_has_the_right_sum_and_size() {
-        let header = header("oci-layout", 30, 0o444, b'0').unwrap();
+        let header = super::header("oci-layout", 30, 0o444, b'0').unwrap();
         let sum: u32 = header
             .iter()
             .enumerate()

@@ -53,6 +53,14 @@ pub enum ExportError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Something that is attested of the result cannot be written.
+    #[error("invalid attestation `{path}`: {reason}")]
+    Attestation {
+        /// Where it comes from.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A name of the image is not a reference.
     #[error("invalid image name `{name}`")]
     Name {
@@ -85,6 +93,12 @@ pub enum ExportError {
         /// What went wrong.
         #[source]
         source: io::Error,
+    },
+    /// What was written is not what was to be written.
+    #[error("{what} is damaged in the output that was just written")]
+    Verify {
+        /// Which part of the output.
+        what: String,
     },
     /// The store failed, or a lazy result cannot be read.
     #[error("{}", .0.chain())]
@@ -149,11 +163,13 @@ impl Blame for ExportError {
             | Self::Option { .. }
             | Self::Annotation { .. }
             | Self::Metadata { .. }
+            | Self::Attestation { .. }
             | Self::Name { .. } => Fault::Input,
             Self::Convert { source, .. } if source.raw_os_error().is_none() => Fault::Input,
             Self::Io { .. }
             | Self::Unsupported { .. }
             | Self::Convert { .. }
+            | Self::Verify { .. }
             | Self::Blob { .. } => Fault::Environment,
             Self::Store(failure) | Self::Push { failure, .. } => failure.fault(),
         }

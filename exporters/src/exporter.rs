@@ -7,7 +7,7 @@ use ashlar_llb::{BlobDigest, Reference};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::result::BuildResult;
 use async_trait::async_trait;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::{BoxFuture, join_all};
 
 use crate::ExportError;
 
@@ -48,8 +48,8 @@ pub trait Exporter: Send + Sync + fmt::Debug {
 /// in its place before all are complete.
 ///
 /// # Errors
-/// Of the first that failed. If it failed before all were complete, every destination is as it
-/// was.
+/// Of the first that failed; the others are ended then. If it failed before all were complete,
+/// every destination is as it was.
 ///
 /// # Cancellation
 /// As [`Exporter::export`].
@@ -71,11 +71,31 @@ pub async fn export_all(
     result: &BuildResult,
     cancel: &Cancel,
 ) -> Result<Vec<Exported>, ExportError> {
-    let all = exporters
-        .iter()
-        .map(|exporter| exporter.prepare(result, cancel));
-    let prepared = try_join_all(all).await?;
-    try_join_all(prepared.into_iter().map(|each| each.finalize(cancel))).await
+    let others = cancel.child();
+    let prepared = exporters.iter().map(|exporter| async {
+        let prepared = exporter.prepare(result, &others).await;
+        if prepared.is_err() {
+            others.cancel();
+        }
+        prepared
+    });
+    // All are waited for, so that none goes on behind the back of the caller.
+    let prepared = all_or_first_error(join_all(prepared).await)?;
+    let finalized = prepared.into_iter().map(|each| each.finalize(cancel));
+    all_or_first_error(join_all(finalized).await)
+}
+
+/// The values, or the first error that is not just the end of what another error ended.
+fn all_or_first_error<T>(all: Vec<Result<T, ExportError>>) -> Result<Vec<T>, ExportError> {
+    let (mut values, mut first) = (Vec::new(), None);
+    for one in all {
+        match (one, &first) {
+            (Ok(value), _) => values.push(value),
+            (Err(error), None | Some(ExportError::Cancelled)) => first = Some(error),
+            (Err(_), Some(_)) => {}
+        }
+    }
+    first.map_or(Ok(values), Err)
 }
 
 /// An output that is complete and not in its place yet. Dropping it removes it.

@@ -12,15 +12,17 @@
 //! Leaves to others: where images go (`oci`, `docker`, …) and how layers become blobs (`layer`).
 
 mod assemble;
+mod attest;
 mod config;
 mod manifest;
+mod purl;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use ashlar_llb::{BlobDigest, Reference};
+use ashlar_llb::{BlobDigest, DiffId, Reference};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::Failure;
 use ashlar_solver::oci::Descriptor;
@@ -28,6 +30,7 @@ use ashlar_solver::oci::Descriptor;
 use ashlar_solver::refs::LazyLayer;
 use ashlar_solver::refs::Ref;
 use ashlar_solver::result::Store;
+use ashlar_solver::tree::Timestamp;
 use base64::Engine as _;
 
 use crate::exporter::Exported;
@@ -45,10 +48,16 @@ pub(crate) struct Image {
     pub(crate) config: Option<BlobDigest>,
     /// When it was created, in the text of its configs: of several the last.
     pub(crate) created: Option<String>,
+    /// The layers in their order, if there is just one image. One may be there twice.
+    pub(crate) layers: Vec<BlobDigest>,
+    /// The diff ids of the layers of each platform.
+    pub(crate) diff_ids: Vec<Vec<DiffId>>,
     /// All blobs: layers, configs, manifests, the index.
     pub(crate) blobs: Vec<ImageBlob>,
     /// What it is called, complete with registry and tag.
     pub(crate) names: Vec<Reference>,
+    /// The names as they were given.
+    pub(crate) told: Vec<String>,
     /// Where the bytes of layers are.
     pub(crate) store: Store,
     /// Images that nothing changed, whose layers may not be in the store yet.
@@ -74,13 +83,16 @@ pub(crate) enum BlobContent {
 }
 
 impl Image {
-    fn new(store: Store, names: Vec<Reference>) -> Self {
+    fn new(store: Store, told: Vec<String>, names: Vec<Reference>) -> Self {
         Self {
             root: Descriptor::new("", BlobDigest::of(b""), 0),
             config: None,
             created: None,
+            layers: Vec::new(),
+            diff_ids: Vec::new(),
             blobs: Vec::new(),
             names,
+            told,
             store,
             lazy: Vec::new(),
         }
@@ -95,6 +107,14 @@ impl Image {
             content: BlobContent::Text(text.into()),
         });
         descriptor
+    }
+
+    /// Notes when one of its images was created.
+    fn dated(&mut self, created: Option<String>) {
+        let parse = |text: &String| text.parse::<Timestamp>().ok();
+        if created.as_ref().and_then(parse) > self.created.as_ref().and_then(parse) {
+            self.created = created;
+        }
     }
 
     /// Leaves out what is there already.
@@ -126,6 +146,13 @@ impl Image {
             let path = self.store.layers().root().path().join("blobs");
             ExportError::io("find a blob below", path)(io::ErrorKind::NotFound.into())
         })
+    }
+
+    /// The error of a blob of the store that is not what it was.
+    pub(crate) fn damaged(&self, digest: &BlobDigest, source: io::Error) -> ExportError {
+        let blobs = self.store.layers().root().path().join("blobs");
+        let path = blobs.join(digest.to_string().replace(':', "/"));
+        ExportError::io("read", path)(source)
     }
 
     /// What an export of it gives, if its root is described by `root` at the destination.

@@ -5,6 +5,7 @@
 use std::io;
 
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 
 /// Writes `value` without white space.
@@ -49,6 +50,97 @@ pub(crate) fn squeeze(text: &str) -> String {
         escaped = !escaped && letter == '\\';
     }
     out
+}
+
+/// Spreads compact JSON over lines, with two spaces of indentation; as Go's `json.Indent`.
+pub(crate) fn indent(compact: &str) -> String {
+    let mut out = String::with_capacity(compact.len() * 2);
+    let mut depth = 0_usize;
+    let (mut in_string, mut escaped) = (false, false);
+    let line = |out: &mut String, depth: usize| {
+        out.push('\n');
+        (0..depth).for_each(|_| out.push_str("  "));
+    };
+    let mut letters = compact.chars().peekable();
+    while let Some(letter) = letters.next() {
+        if in_string {
+            out.push(letter);
+            in_string = escaped || letter != '"';
+            escaped = !escaped && letter == '\\';
+            continue;
+        }
+        match letter {
+            '{' | '[' => {
+                out.push(letter);
+                let end = letters.next_if(|next| matches!(next, '}' | ']'));
+                match end {
+                    Some(end) => out.push(end),
+                    None => {
+                        depth += 1;
+                        line(&mut out, depth);
+                    }
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                line(&mut out, depth);
+                out.push(letter);
+            }
+            ',' => {
+                out.push(letter);
+                line(&mut out, depth);
+            }
+            ':' => out.push_str(": "),
+            _ => {
+                in_string = letter == '"';
+                out.push(letter);
+            }
+        }
+    }
+    out
+}
+
+/// Writes a value as Go does that was read into an `any`: members sorted, numbers as 64-bit
+/// floating point.
+pub(crate) fn go_value(value: &Value) -> String {
+    match value {
+        Value::Number(number) => go_number(number.as_f64().unwrap_or(0.0)),
+        Value::Array(values) => {
+            let values: Vec<String> = values.iter().map(go_value).collect();
+            format!("[{}]", values.join(","))
+        }
+        Value::Object(members) => {
+            let mut members: Vec<_> = members.iter().collect();
+            members.sort_by_key(|(name, _)| *name);
+            let members: Vec<String> = members
+                .into_iter()
+                .map(|(name, value)| {
+                    let name = Value::String(name.clone());
+                    format!("{}:{}", go_value(&name), go_value(value))
+                })
+                .collect();
+            format!("{{{}}}", members.join(","))
+        }
+        Value::String(text) => {
+            let mut out = String::new();
+            ashlar_llb::go_json::string(&mut out, text);
+            out
+        }
+        Value::Null | Value::Bool(_) => value.to_string(),
+    }
+}
+
+/// The shortest text that reads back as this number; with an exponent from 1e21 and below 1e-6.
+fn go_number(number: f64) -> String {
+    let size = number.abs();
+    if size == 0.0 || (1e-6..1e21).contains(&size) {
+        return format!("{number}");
+    }
+    let text = format!("{number:e}");
+    match text.split_once('e') {
+        Some((digits, exponent)) if !exponent.starts_with('-') => format!("{digits}e+{exponent}"),
+        _ => text,
+    }
 }
 
 fn escape(letter: char) -> Option<&'static str> {
@@ -125,5 +217,34 @@ mod tests {
     fn squeezing_keeps_order_and_numbers() {
         let text = " { \"z\" : 1.50 ,\n \"a\\\" b\" : \"x < \\\\ \" , \"q\": [ ] } ";
         assert_eq!(squeeze(text), r#"{"z":1.50,"a\" b":"x \u003c \\ ","q":[]}"#);
+    }
+
+    #[test]
+    fn indentation_is_gos() {
+        let text = r#"{"a":[],"b":{"c":[1,"x:{,"],"d":{}}}"#;
+        let spread = "{\n  \"a\": [],\n  \"b\": {\n    \"c\": [\n      1,\n      \"x:{,\"\n    ],\n    \"d\": {}\n  }\n}";
+        assert_eq!(indent(text), spread);
+        assert_eq!(squeeze(spread), text);
+    }
+
+    #[test]
+    fn values_are_gos() {
+        for (text, written) in [
+            ("1.50", "1.5"),
+            ("-0.0", "-0"),
+            ("100", "100"),
+            ("12345678901234567890", "12345678901234567000"),
+            ("1e21", "1e+21"),
+            ("1.5e300", "1.5e+300"),
+            ("0.00000012", "1.2e-7"),
+            ("0.000001", "0.000001"),
+            (
+                r#"{"b":[1,null,true],"a":"<"}"#,
+                r#"{"a":"\u003c","b":[1,null,true]}"#,
+            ),
+        ] {
+            let value: Value = serde_json::from_str(text).unwrap();
+            assert_eq!(go_value(&value), written, "{text}");
+        }
     }
 }

@@ -5,15 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
+use ashlar_llb::BlobDigest;
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::oci::Descriptor;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
 
+use crate::destination::Sink;
 use crate::image::{BlobContent, Image, Index};
 use crate::oci::{IMAGE_NAME, REF_NAME};
 use crate::target::Target;
@@ -43,10 +46,41 @@ pub(crate) fn write_blobs(path: &Path, image: &Image, cancel: &Cancel) -> Result
             BlobContent::Text(text) => Target::write(&place, text)?,
             BlobContent::Stored => {
                 let mut target = Target::create(&place)?;
-                io::copy(&mut image.open(&digest)?, target.file())
-                    .map_err(ExportError::io("write", &place))?;
+                let mut sink = Sink::file(target.file(), &place);
+                let size = blob.descriptor.size;
+                let copied = sink.append(&mut image.open(&digest)?, size, cancel)?;
+                copied.map_err(|source| image.damaged(&digest, source))?;
+                sink.flush().map_err(|error| sink.failed(error))?;
+                drop(sink);
                 target.complete()?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Reads the blobs of an image in a layout and compares them with their digests. Those that are
+/// damaged are removed, so that the next export writes them anew.
+pub(crate) fn verify(path: &Path, image: &Image, cancel: &Cancel) -> Result<(), ExportError> {
+    let mut buffer = vec![0; 1 << 20];
+    for blob in &image.blobs {
+        let text = blob.descriptor.digest.to_string();
+        let place = path.join("blobs").join(text.replace(':', "/"));
+        let mut file = File::open(&place).map_err(ExportError::io("open", &place))?;
+        let mut hasher = Sha256::new();
+        loop {
+            cancel.check()?;
+            match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => hasher.update(&buffer[..length]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(ExportError::io("read", &place)(error)),
+            }
+        }
+        let found: [u8; 32] = hasher.finalize().into();
+        if BlobDigest::from_bytes(found) != blob.descriptor.digest {
+            std::fs::remove_file(&place).map_err(ExportError::io("remove", &place))?;
+            return Err(ExportError::Verify { what: text });
         }
     }
     Ok(())
@@ -95,7 +129,8 @@ fn merge_index(path: &Path, entries: Vec<Descriptor>) -> Result<(), ExportError>
     let old = match File::open(path) {
         Ok(file) => {
             let mut text = Vec::new();
-            io::Read::read_to_end(&mut io::Read::take(file, INDEX_LIMIT), &mut text)
+            file.take(INDEX_LIMIT)
+                .read_to_end(&mut text)
                 .map_err(ExportError::io("read", path))?;
             text
         }

@@ -1,14 +1,21 @@
-//! Turns build results into things other tools take: OCI images and directories.
+//! Turns build results into things other tools take: images, archives and directories.
 //!
-//! An [`Exporter`] takes a [`BuildResult`] and gives an [`Exported`]. There are three so far:
+//! An [`Exporter`] takes a [`BuildResult`] and gives an [`Exported`]:
 //!
-//! - [`Oci`] writes an OCI image, as one archive file or as an image layout directory;
-//! - `Push` pushes an image to a registry (feature `registry`, which is on by default);
-//! - [`Local`] writes the files of the result into a directory.
+//! | exporter | writes |
+//! |---|---|
+//! | [`Oci`] | an OCI image, as one archive or as an image layout directory |
+//! | [`Docker`] | an archive for `docker load` |
+//! | [`Image`] | an image into the store of the solver, under its names |
+//! | `Push` | an image to a registry (feature `registry`, which is on by default) |
+//! | [`Local`] | the files into a directory |
+//! | [`Tar`] | the files into one archive |
+//! | [`CacheOnly`] | nothing |
 //!
-//! [`sbom`] tells which packages a result contains.
-//!
-//! [`Output::parse`] reads the `type=…,dest=…` strings of `buildctl build --output`.
+//! [`export_all`] runs several at once; they share the work on layers. [`ImageOptions`] and
+//! [`FileOptions`] hold what can be asked of an image or of files; [`Output::parse`] reads the
+//! `type=…,dest=…` strings of `buildctl build --output`. [`sbom`] tells which packages a result
+//! contains.
 //!
 //! ```no_run
 //! # async fn example(result: ashlar_solver::result::BuildResult)
@@ -27,9 +34,13 @@
 mod annotations;
 mod archive;
 mod blocks;
+mod cache_only;
 mod compression;
+mod destination;
+mod docker;
 mod error;
 mod exporter;
+mod files;
 mod image;
 mod json;
 mod layer;
@@ -39,21 +50,30 @@ mod oci;
 mod options;
 mod output;
 mod packages;
+mod platforms;
 mod purl;
 #[cfg(feature = "registry")]
 mod push;
 mod redact;
 mod rpm;
 pub mod sbom;
+mod statement;
+mod store;
+mod tar;
 mod target;
 
 pub use annotations::{AnnotationKind, Annotations};
+pub use cache_only::CacheOnly;
 pub use compression::Compression;
+pub use docker::Docker;
 pub use error::ExportError;
 pub use exporter::{Exported, Exporter, Prepared, export_all};
-pub use local::Local;
+pub use files::FileOptions;
+pub use local::{Local, LocalMode};
 pub use oci::Oci;
 pub use options::{Compatibility, Epoch, ImageOptions, MediaTypes};
 pub use output::{Output, OutputError};
 #[cfg(feature = "registry")]
 pub use push::Push;
+pub use store::Image;
+pub use tar::Tar;

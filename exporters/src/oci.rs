@@ -1,12 +1,16 @@
 //! OCI images: an archive file or an image layout directory.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::oci::Descriptor;
 use ashlar_solver::result::BuildResult;
+use ashlar_solver::tree::Timestamp;
 use async_trait::async_trait;
 
+use crate::destination::Destination;
 use crate::exporter::{Exporter, Prepared, blocking};
 use crate::image::{Defaults, Image, assemble};
 use crate::options::image_options;
@@ -19,9 +23,10 @@ pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Annotation with the full name of an image.
 pub(crate) const IMAGE_NAME: &str = "io.containerd.image.name";
 
+/// What is written.
 #[derive(Debug, Clone)]
-enum Destination {
-    Archive(PathBuf),
+enum Form {
+    Archive(Destination),
     Directory(PathBuf),
 }
 
@@ -33,28 +38,45 @@ enum Destination {
 /// exporting the same image twice gives the same bytes.
 #[derive(Debug, Clone)]
 pub struct Oci {
-    destination: Destination,
-    options: ImageOptions,
+    form: Form,
+    verify: bool,
+    pub(crate) options: ImageOptions,
 }
 
 impl Oci {
     /// Writes one tar file, which `skopeo`, `podman load` and others take as `oci-archive`. An
-    /// existing file is replaced once the new one is complete.
+    /// existing file is replaced once the new one is complete; a pipe or a device is written to.
     pub fn archive(path: impl Into<PathBuf>) -> Self {
-        Self::new(Destination::Archive(path.into()))
+        Self::new(Form::Archive(Destination::File(path.into())))
+    }
+
+    /// Writes the tar to a stream, which `open` opens once per export, when all else is done.
+    pub fn writer(
+        open: impl Fn() -> io::Result<Box<dyn Write + Send>> + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(Form::Archive(Destination::Writer(Arc::new(open))))
     }
 
     /// Writes into an image layout directory, which is made if it is missing. Blobs that are there
     /// are not written again; images of other names stay.
     pub fn directory(path: impl Into<PathBuf>) -> Self {
-        Self::new(Destination::Directory(path.into()))
+        Self::new(Form::Directory(path.into()))
     }
 
-    fn new(destination: Destination) -> Self {
+    fn new(form: Form) -> Self {
         Self {
-            destination,
+            form,
+            verify: false,
             options: ImageOptions::default(),
         }
+    }
+
+    /// Sets whether blobs are read again and compared with their digests before the output is put
+    /// in its place, those that a layout had already included. Streams are not read. Default: no.
+    #[must_use]
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.verify = verify;
+        self
     }
 
     image_options!();
@@ -78,20 +100,30 @@ impl Oci {
             media_types: Some(MediaTypes::Oci),
             inline_attestations: false,
         };
-        let image = assemble(result, &self.options, defaults, cancel)?;
+        let image = Arc::new(assemble(result, &self.options, defaults, cancel)?);
         image.fetch(cancel)?;
         let root = dated(&image);
         let exported = image.exported(&root)?;
         let entries = index_entries(&image, &root);
-        match &self.destination {
-            Destination::Archive(path) => {
-                let target = archive::write(path, &image, entries, cancel)?;
-                Ok(Prepared::new(exported, |_| {
-                    blocking(move || target.complete())
-                }))
+        let verify = self.verify;
+        match &self.form {
+            Form::Archive(destination) => {
+                let written = image.clone();
+                destination.write(
+                    exported,
+                    cancel,
+                    move |sink, cancel| archive::write(sink, &written, entries, None, cancel),
+                    |file, cancel| match verify {
+                        true => archive::verify(file, &image, cancel),
+                        false => Ok(()),
+                    },
+                )
             }
-            Destination::Directory(path) => {
+            Form::Directory(path) => {
                 layout::write_blobs(path, &image, cancel)?;
+                if verify {
+                    layout::verify(path, &image, cancel)?;
+                }
                 let path = path.clone();
                 Ok(Prepared::new(exported, move |_| {
                     blocking(move || layout::add(&path, entries))
@@ -108,9 +140,21 @@ pub(crate) fn dated(image: &Image) -> Descriptor {
         let annotations = &mut root.annotations;
         annotations
             .entry(CREATED.to_owned())
-            .or_insert_with(|| created.clone());
+            .or_insert_with(|| whole_seconds(created));
     }
     root
+}
+
+/// The text of a time without fractions of a second.
+fn whole_seconds(text: &str) -> String {
+    match text.parse::<Timestamp>() {
+        Ok(time) => Timestamp {
+            nanoseconds: 0,
+            ..time
+        }
+        .to_string(),
+        Err(_) => text.to_owned(),
+    }
 }
 
 /// What `index.json` says of an image: an entry for each name.

@@ -77,7 +77,13 @@ impl Epoch {
         let seconds = match self {
             Self::None => return Ok(None),
             Self::At(seconds) => seconds,
-            Self::OfResult => match result.metadata_of(EPOCH_KEY, id) {
+            // As in BuildKit, that of the whole result wins.
+            Self::OfResult => match result
+                .metadata
+                .get(EPOCH_KEY)
+                .map(Vec::as_slice)
+                .or_else(|| result.metadata_of(EPOCH_KEY, id))
+            {
                 None | Some(b"") => return Ok(None),
                 Some(text) => {
                     let parsed = std::str::from_utf8(text).ok().and_then(|t| t.parse().ok());
@@ -134,26 +140,30 @@ pub struct ImageOptions {
 }
 
 impl ImageOptions {
-    /// The complete names.
-    pub(crate) fn references(&self, result: &BuildResult) -> Result<Vec<Reference>, ExportError> {
+    /// The names one by one, with that of the frontend for `*`.
+    pub(crate) fn told_names(&self, result: &BuildResult) -> Vec<String> {
         let told = result.metadata.get(IMAGE_NAME_KEY);
         let told = told.map(|names| String::from_utf8_lossy(names).into_owned());
-        let mut complete = Vec::new();
-        for name in &self.names {
-            let names = match (name.as_str(), &told) {
-                ("*", Some(told)) => told,
-                _ => name,
-            };
-            for name in names.split(',').filter(|name| !name.is_empty()) {
-                let parsed = Reference::parse(name).map_err(|source| ExportError::Name {
-                    name: name.to_owned(),
-                    source,
-                })?;
-                complete.push(parsed.with_default_tag());
-            }
-        }
-        Ok(complete)
+        let names = self.names.iter().map(|name| match (name.as_str(), &told) {
+            ("*", Some(told)) => told,
+            _ => name,
+        });
+        let names = names.flat_map(|names| names.split(',').map(str::trim));
+        let names = names.filter(|name| !name.is_empty());
+        names.map(str::to_owned).collect()
     }
+}
+
+/// Names completed as Docker does.
+pub(crate) fn references(names: &[String]) -> Result<Vec<Reference>, ExportError> {
+    let complete = names.iter().map(|name| {
+        let parsed = Reference::parse(name).map_err(|source| ExportError::Name {
+            name: name.clone(),
+            source,
+        })?;
+        Ok(parsed.with_default_tag())
+    });
+    complete.collect()
 }
 
 /// The methods of an exporter of images that fill its field `options`.

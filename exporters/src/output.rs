@@ -1,20 +1,46 @@
-//! `--output` strings.
+//! `--output` strings and attributes: texts become exporters here, and nowhere else.
+
+mod attributes;
+mod fields;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 
-use crate::{Compression, Exporter, Local, Oci};
+use crate::{CacheOnly, Docker, Epoch, Exporter, Image, Local, LocalMode, Oci, Tar};
+use attributes::{file_options, image_options};
+use fields::{Fields, split};
 
 /// An output as `buildctl build --output` takes it: `type=oci,dest=image.tar,name=app:v1`.
+///
+/// Fields are separated by `,`; a field in double quotes may contain commas. A path alone is
+/// `type=local,dest=PATH`, and `-` is `type=tar,dest=-`, as in buildx; `dest=-` is standard output.
+///
+/// ```
+/// use ashlar_exporters::Output;
+///
+/// let output = Output::parse("type=oci,dest=app.tar,\"name=app:v1,app:latest\",compression=zstd")?;
+/// assert!(matches!(output, Output::Oci(_)));
+/// let error = Output::parse("type=oci,dest=app.tar,compresion=zstd").unwrap_err();
+/// assert!(error.to_string().contains("did you mean `compression`"));
+/// # Ok::<(), ashlar_exporters::OutputError>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Output {
-    /// `type=oci`. Keys: `dest`, `tar` (default true), `name` (several with `,` in quotes),
-    /// `compression` ([`Compression::named`]), `compression-level`, `force-compression`,
-    /// `source-date-epoch`.
+    /// `type=image`: into the store of the solver, and with `push` into registries;
+    /// `type=registry`: into registries alone. What pushes needs [`Output::with_registry`].
+    Image(Box<Image>),
+    /// `type=oci`.
     Oci(Oci),
-    /// `type=local`. Keys: `dest`.
+    /// `type=docker`.
+    Docker(Docker),
+    /// `type=local`.
     Local(Local),
+    /// `type=tar`.
+    Tar(Tar),
+    /// `type=cacheonly`.
+    CacheOnly(CacheOnly),
 }
 
 /// An output string cannot be used.
@@ -27,6 +53,12 @@ pub enum OutputError {
         /// The field.
         field: String,
     },
+    /// A quote is where none may be, or is not closed.
+    #[error("invalid quotes in `{text}`: a field with commas is quoted as a whole, \"key=a,b\"")]
+    Quotes {
+        /// The string.
+        text: String,
+    },
     /// A key is missing.
     #[error("output needs `{key}`")]
     Missing {
@@ -34,18 +66,22 @@ pub enum OutputError {
         key: &'static str,
     },
     /// There is no such output.
-    #[error("unknown output type `{kind}`; there are: oci, local")]
+    #[error("unknown output type `{kind}`; there are: {known}")]
     Type {
         /// The type that was asked for.
         kind: String,
+        /// Those that there are.
+        known: String,
     },
     /// The output has no such key.
-    #[error("output type `{kind}` has no key `{key}`; it has: {valid}")]
+    #[error("output type `{kind}` has no key `{key}`{hint}; it has: {valid}")]
     Key {
         /// The output.
         kind: &'static str,
         /// The key.
         key: String,
+        /// Which one was perhaps meant, as a part of a sentence; or nothing.
+        hint: String,
         /// All its keys.
         valid: String,
     },
@@ -53,227 +89,314 @@ pub enum OutputError {
     #[error("invalid value `{value}` for `{key}`: expected {expected}")]
     Value {
         /// The key.
-        key: &'static str,
+        key: String,
         /// The value.
         value: String,
         /// What would fit.
-        expected: &'static str,
+        expected: String,
+    },
+    /// Two values do not go together.
+    #[error("`{one}` conflicts with `{other}`")]
+    Conflict {
+        /// One of them.
+        one: String,
+        /// The other.
+        other: String,
     },
 }
 
-const OCI_KEYS: [&str; 7] = [
-    "dest",
+/// What `type` can be.
+const TYPES: [&str; 7] = [
+    "image",
+    "registry",
+    "oci",
+    "docker",
+    "local",
     "tar",
+    "cacheonly",
+];
+
+/// Keys of outputs that are images.
+const IMAGE_KEYS: [&str; 13] = [
     "name",
     "compression",
     "compression-level",
     "force-compression",
+    "oci-mediatypes",
+    "oci-artifact",
+    "attestation-inline",
+    "prefer-nondist-layers",
     "source-date-epoch",
+    "rewrite-timestamp",
+    "compatibility-version",
+    "annotation[-KIND][[PLATFORM]].KEY",
+    "verify",
 ];
-const LOCAL_KEYS: [&str; 1] = ["dest"];
+/// Keys of images in the store. One is spelt as BuildKit spells it.
+const STORE_KEYS: [&str; 6] = [
+    "push",
+    "store",
+    "unpack",
+    "name-canonical",
+    "dangling-name-prefix",
+    "danging-name-empty-only",
+];
+/// Keys of images that are pushed.
+const PUSH_KEYS: [&str; 2] = ["push-by-digest", "registry.insecure"];
+const OCI_KEYS: [&str; 2] = ["dest", "tar"];
+const DOCKER_KEYS: [&str; 1] = ["dest"];
+/// Keys of outputs that are files.
+const FILE_KEYS: [&str; 5] = [
+    "dest",
+    "source-date-epoch",
+    "attestation-prefix",
+    "platform-split",
+    "verify",
+];
+const LOCAL_KEYS: [&str; 1] = ["mode"];
 
 impl Output {
-    /// Reads an output string. Fields are separated by `,`; a field in double quotes may contain
-    /// commas.
+    /// Reads an output string.
     ///
     /// # Errors
     /// [`OutputError`]; for a misspelt key it lists the valid ones.
     pub fn parse(text: &str) -> Result<Self, OutputError> {
-        let mut fields = BTreeMap::new();
-        for field in split(text) {
+        if text == "-" {
+            return Ok(Self::Tar(Tar::writer(standard_output)));
+        }
+        let fields = split(text)?;
+        // A path alone.
+        if let [path] = &fields[..]
+            && path == text
+            && !path.is_empty()
+            && !path.contains('=')
+        {
+            return Ok(Self::Local(Local::new(path)));
+        }
+        let mut attributes = BTreeMap::new();
+        for field in fields {
             let (key, value) = field.split_once('=').ok_or_else(|| OutputError::Field {
                 field: field.clone(),
             })?;
-            fields.insert(key.trim().to_lowercase(), value.to_owned());
+            let mut key = key.trim().to_owned();
+            // The key of an annotation keeps its letters.
+            if !key.starts_with("annotation") {
+                key = key.to_lowercase();
+            }
+            attributes.insert(key, value.to_owned());
         }
-        let kind = fields
+        let kind = attributes
             .remove("type")
             .ok_or(OutputError::Missing { key: "type" })?;
-        match kind.as_str() {
-            "oci" => oci(Fields {
-                kind: "oci",
-                fields,
-                valid: &OCI_KEYS,
+        Self::from_attributes(&kind, attributes)
+    }
+
+    /// The output of a type with BuildKit's attributes; where it goes is the attribute `dest`.
+    ///
+    /// # Errors
+    /// [`OutputError`]; for a misspelt key it lists the valid ones.
+    pub fn from_attributes(
+        kind: &str,
+        attributes: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, OutputError> {
+        let attributes = attributes.into_iter().collect();
+        let known = TYPES.iter().find(|known| **known == kind);
+        let Some(kind) = known else {
+            return Err(OutputError::Type {
+                kind: kind.to_owned(),
+                known: TYPES.join(", "),
+            });
+        };
+        let fields = |valid: &[&[&'static str]]| Fields::new(kind, attributes, valid.concat());
+        match *kind {
+            "image" => image(fields(&[&IMAGE_KEYS, &STORE_KEYS, &PUSH_KEYS])),
+            "registry" => registry(fields(&[&IMAGE_KEYS, &PUSH_KEYS])),
+            "oci" => oci(fields(&[&OCI_KEYS, &IMAGE_KEYS])),
+            "docker" => docker(fields(&[&DOCKER_KEYS, &IMAGE_KEYS])),
+            "local" => local(fields(&[&FILE_KEYS, &LOCAL_KEYS])),
+            "tar" => tar(fields(&[&FILE_KEYS])),
+            _ => {
+                fields(&[]).end()?;
+                Ok(Self::CacheOnly(CacheOnly))
             }
-            .checked()?),
-            "local" => {
-                let mut fields = Fields {
-                    kind: "local",
-                    fields,
-                    valid: &LOCAL_KEYS,
-                }
-                .checked()?;
-                Ok(Self::Local(Local::new(fields.destination()?)))
-            }
-            _ => Err(OutputError::Type { kind }),
         }
     }
 
     /// The exporter that it describes.
     pub fn exporter(&self) -> &dyn Exporter {
         match self {
+            Self::Image(image) => &**image,
             Self::Oci(oci) => oci,
+            Self::Docker(docker) => docker,
             Self::Local(local) => local,
+            Self::Tar(tar) => tar,
+            Self::CacheOnly(none) => none,
         }
+    }
+
+    /// Gives the client through which images are pushed, such as that of the solver. Other outputs
+    /// stay as they are.
+    #[cfg(feature = "registry")]
+    #[must_use]
+    pub fn with_registry(self, registry: &ashlar_solver::registry::Registry) -> Self {
+        match self {
+            Self::Image(image) => Self::Image(Box::new(image.registry(registry))),
+            other => other,
+        }
+    }
+
+    /// Sets `SOURCE_DATE_EPOCH` to these seconds since 1970 unless the output says what it is: what
+    /// a build argument of this name does.
+    #[must_use]
+    pub fn with_default_epoch(mut self, seconds: i64) -> Self {
+        let epoch = match &mut self {
+            Self::Image(image) => &mut image.options.epoch,
+            Self::Oci(oci) => &mut oci.options.epoch,
+            Self::Docker(docker) => &mut docker.options.epoch,
+            Self::Local(local) => &mut local.options.epoch,
+            Self::Tar(tar) => &mut tar.options.epoch,
+            Self::CacheOnly(_) => return self,
+        };
+        if *epoch == Epoch::OfResult {
+            *epoch = Epoch::At(seconds);
+        }
+        self
     }
 }
 
-/// The fields of an output that are not used up yet.
-struct Fields {
-    kind: &'static str,
-    fields: BTreeMap<String, String>,
-    valid: &'static [&'static str],
+/// What `dest=-` is.
+fn standard_output() -> std::io::Result<Box<dyn Write + Send>> {
+    Ok(Box::new(std::io::stdout()))
+}
+
+/// Where an output of one stream goes.
+enum Stream {
+    File(PathBuf),
+    StandardOutput,
 }
 
 impl Fields {
-    fn checked(self) -> Result<Self, OutputError> {
-        match self
-            .fields
-            .keys()
-            .find(|key| !self.valid.contains(&key.as_str()))
-        {
-            Some(key) => Err(OutputError::Key {
-                kind: self.kind,
-                key: key.clone(),
-                valid: self.valid.join(", "),
-            }),
-            None => Ok(self),
-        }
-    }
-
-    fn destination(&mut self) -> Result<PathBuf, OutputError> {
-        self.fields
-            .remove("dest")
-            .map(PathBuf::from)
-            .ok_or(OutputError::Missing { key: "dest" })
-    }
-
-    fn number(&mut self, key: &'static str) -> Result<Option<i64>, OutputError> {
-        let Some(value) = self.fields.remove(key).filter(|value| !value.is_empty()) else {
-            return Ok(None);
-        };
-        let expected = "a whole number";
-        value.parse().map(Some).map_err(|_| OutputError::Value {
-            key,
-            value,
-            expected,
+    fn stream(&mut self) -> Result<Stream, OutputError> {
+        Ok(match self.needed("dest")?.as_str() {
+            "-" => Stream::StandardOutput,
+            path => Stream::File(path.into()),
         })
     }
+}
 
-    /// Reads what Go's `strconv.ParseBool` reads.
-    fn switch(&mut self, key: &'static str, default: bool) -> Result<bool, OutputError> {
-        let Some(value) = self.fields.remove(key) else {
-            return Ok(default);
-        };
-        match value.as_str() {
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-            _ => Err(OutputError::Value {
-                key,
-                value,
-                expected: "true or false",
-            }),
+fn image(mut fields: Fields) -> Result<Output, OutputError> {
+    let mut image = Image::new();
+    for (key, set) in [
+        ("store", Image::store as fn(Image, bool) -> Image),
+        ("unpack", Image::unpack),
+        ("danging-name-empty-only", Image::dangling_only_if_unnamed),
+        ("verify", Image::verify),
+    ] {
+        if let Some(value) = fields.flag(key)? {
+            image = set(image, value);
         }
+    }
+    // Whether it is asked for or not, the store finds an image by its digest.
+    let _canonical = fields.flag("name-canonical")?;
+    if let Some(prefix) = fields.take("dangling-name-prefix") {
+        image = image.dangling_prefix(prefix);
+    }
+    let is_pushed = fields.flag("push")?.unwrap_or(false);
+    let image = pushed(image, is_pushed, &mut fields)?;
+    let image = image.options(image_options(&mut fields)?);
+    fields.end()?;
+    Ok(Output::Image(Box::new(image)))
+}
+
+fn registry(mut fields: Fields) -> Result<Output, OutputError> {
+    let verify = fields.flag("verify")?.unwrap_or(false);
+    let image = Image::new().store(false).verify(verify);
+    let image = pushed(image, true, &mut fields)?;
+    let image = image.options(image_options(&mut fields)?);
+    fields.end()?;
+    Ok(Output::Image(Box::new(image)))
+}
+
+/// An image that is pushed, if it is to be.
+#[cfg(feature = "registry")]
+fn pushed(image: Image, push: bool, fields: &mut Fields) -> Result<Image, OutputError> {
+    let by_digest = fields.flag("push-by-digest")?.unwrap_or(false);
+    let insecure = fields.flag("registry.insecure")?.unwrap_or(false);
+    Ok(image
+        .push(push)
+        .push_by_digest(by_digest)
+        .insecure(insecure))
+}
+
+/// Without the feature `registry` nothing can be pushed.
+#[cfg(not(feature = "registry"))]
+fn pushed(image: Image, push: bool, fields: &mut Fields) -> Result<Image, OutputError> {
+    let _by_digest = fields.flag("push-by-digest")?;
+    let _insecure = fields.flag("registry.insecure")?;
+    match push {
+        true => Err(OutputError::value(
+            "push",
+            "true",
+            "no push: there is no client of registries",
+        )),
+        false => Ok(image),
     }
 }
 
 fn oci(mut fields: Fields) -> Result<Output, OutputError> {
-    let destination = fields.destination()?;
-    let mut oci = if fields.switch("tar", true)? {
-        Oci::archive(destination)
-    } else {
-        Oci::directory(destination)
+    let is_archive = fields.flag("tar")?.unwrap_or(true);
+    let mut oci = match fields.stream()? {
+        Stream::File(path) if is_archive => Oci::archive(path),
+        Stream::File(path) => Oci::directory(path),
+        Stream::StandardOutput if is_archive => Oci::writer(standard_output),
+        Stream::StandardOutput => {
+            return Err(OutputError::Conflict {
+                one: "dest=-".to_owned(),
+                other: "tar=false".to_owned(),
+            });
+        }
     };
-    for name in fields
-        .fields
-        .remove("name")
-        .iter()
-        .flat_map(|names| names.split(','))
-    {
-        oci = oci.name(name.trim());
-    }
-    if let Some(seconds) = fields.number("source-date-epoch")? {
-        oci = oci.source_date_epoch(seconds);
-    }
-    let name = fields.fields.remove("compression");
-    let mut compression = Compression::default();
-    if let Some(value) = name {
-        compression = Compression::named(&value).ok_or(OutputError::Value {
-            key: "compression",
-            value,
-            expected: "uncompressed, gzip, estargz, zstd or gzip-stream",
-        })?;
-    }
-    if let Some(level) = fields.number("compression-level")? {
-        let fitting = u8::try_from(level)
-            .ok()
-            .and_then(|level| compression.with_level(level));
-        compression = fitting.ok_or(OutputError::Value {
-            key: "compression-level",
-            value: level.to_string(),
-            expected: match compression {
-                Compression::Zstd { .. } => "0 to 22",
-                _ => "0 to 9",
-            },
-        })?;
-    }
-    let force = fields.switch("force-compression", false)?;
-    let oci = oci.compression(compression).force_compression(force);
+    oci = oci.verify(fields.flag("verify")?.unwrap_or(false));
+    let oci = oci.options(image_options(&mut fields)?);
+    fields.end()?;
     Ok(Output::Oci(oci))
 }
 
-fn split(text: &str) -> Vec<String> {
-    let mut fields = vec![String::new()];
-    let mut quoted = false;
-    for letter in text.chars() {
-        match letter {
-            '"' => quoted = !quoted,
-            ',' if !quoted => fields.push(String::new()),
-            _ => fields
-                .last_mut()
-                .expect("BUG: there is always a field")
-                .push(letter),
-        }
-    }
-    fields.retain(|field| !field.is_empty());
-    fields
+fn docker(mut fields: Fields) -> Result<Output, OutputError> {
+    let mut docker = match fields.stream()? {
+        Stream::File(path) => Docker::archive(path),
+        Stream::StandardOutput => Docker::writer(standard_output),
+    };
+    docker = docker.verify(fields.flag("verify")?.unwrap_or(false));
+    let docker = docker.options(image_options(&mut fields)?);
+    fields.end()?;
+    Ok(Output::Docker(docker))
+}
+
+fn local(mut fields: Fields) -> Result<Output, OutputError> {
+    let mut local = Local::new(fields.needed("dest")?);
+    let mode = fields.take("mode").unwrap_or_default();
+    local = local.mode(match mode.trim().to_lowercase().as_str() {
+        "" | "copy" => LocalMode::Copy,
+        "delete" => LocalMode::Delete,
+        _ => return Err(OutputError::value("mode", mode, "copy or delete")),
+    });
+    local = local.verify(fields.flag("verify")?.unwrap_or(false));
+    let local = local.options(file_options(&mut fields)?);
+    fields.end()?;
+    Ok(Output::Local(local))
+}
+
+fn tar(mut fields: Fields) -> Result<Output, OutputError> {
+    let mut tar = match fields.stream()? {
+        Stream::File(path) => Tar::file(path),
+        Stream::StandardOutput => Tar::writer(standard_output),
+    };
+    tar = tar.verify(fields.flag("verify")?.unwrap_or(false));
+    let tar = tar.options(file_options(&mut fields)?);
+    fields.end()?;
+    Ok(Output::Tar(tar))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_buildctl_takes() {
-        for good in [
-            "type=oci,dest=x.tar",
-            "type=oci,dest=x,tar=false,compression=uncompressed",
-            "type=oci,dest=x,\"name=a:1,b:2\",compression=gzip,compression-level=9",
-            "type=oci,dest=x,compression=zstd,compression-level=22,force-compression=true",
-            "type=local,dest=out",
-        ] {
-            assert!(Output::parse(good).is_ok(), "{good}");
-        }
-    }
-
-    #[test]
-    fn errors_say_what_would_be_right() {
-        for (bad, part) in [
-            ("type=oci,dest=x,tarr=false", "it has: dest, tar, name"),
-            ("type=oci", "needs `dest`"),
-            ("dest=x", "needs `type`"),
-            ("type=image,name=x", "there are: oci, local"),
-            ("type=oci,dest=x,tar=maybe", "true or false"),
-            ("type=oci,dest=x,compression=lzma", "estargz, zstd or"),
-            ("type=oci,dest=x,compression-level=10", "0 to 9"),
-            (
-                "type=oci,dest=x,compression=zstd,compression-level=23",
-                "0 to 22",
-            ),
-            ("type", "key=value"),
-        ] {
-            let error = Output::parse(bad).unwrap_err().to_string();
-            assert!(error.contains(part), "{bad}: {error}");
-        }
-    }
-}
+mod tests;

@@ -17,7 +17,7 @@ use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::Failure;
 use ashlar_solver::oci::media_type::{is_index, is_manifest};
 use ashlar_solver::registry::{HostConfig, Pushed, Registry, RegistryError, Repository, Upload};
-use ashlar_solver::result::{BuildResult, IMAGE_NAME_KEY};
+use ashlar_solver::result::BuildResult;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -111,8 +111,7 @@ impl Exporter for Push {
                 ..Defaults::default()
             };
             // Before the work.
-            let told = &this.options.references(&result)?;
-            check_names(&this.options, &result, told, this.push)?;
+            check_names(&this.options, &result, this.push)?;
             let image = assemble(&result, &this.options, defaults, &cancel)?;
             let mut exported = image.exported(&image.root)?;
             exported.references = references(&image, this.push);
@@ -130,24 +129,14 @@ impl Exporter for Push {
 pub(crate) fn check_names(
     options: &ImageOptions,
     result: &BuildResult,
-    names: &[Reference],
     push: PushOptions,
 ) -> Result<(), ExportError> {
     let invalid = |reason: String| Err(ExportError::Option { reason });
-    if names.is_empty() {
+    let told = options.told_names(result);
+    if told.is_empty() {
         return invalid("pushing an image needs a name".to_owned());
     }
-    let frontend = result.metadata.get(IMAGE_NAME_KEY);
-    let frontend = frontend.map(|names| String::from_utf8_lossy(names).into_owned());
-    let told = options
-        .names
-        .iter()
-        .map(|name| match (&name[..], &frontend) {
-            ("*", Some(names)) => names,
-            _ => name,
-        });
-    let told = told.flat_map(|names| names.split(','));
-    for name in told.filter_map(|name| Reference::parse(name).ok()) {
+    for name in told.iter().filter_map(|name| Reference::parse(name).ok()) {
         if name.digest().is_some() {
             return invalid(format!("{name} has a digest; only a tag can be pushed"));
         }

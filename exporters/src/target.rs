@@ -2,47 +2,55 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+
 use crate::ExportError;
 
-/// A file that is being written beside its place and moved there when it is complete. Dropping it
-/// removes it.
+/// A file that is being written and moved to its place when it is complete. Dropping it removes
+/// it. Where the file system allows it has no name until then, so that a killed process leaves
+/// nothing.
 #[derive(Debug)]
 pub(crate) struct Target {
     file: File,
-    temporary: PathBuf,
+    /// The name that it has already.
+    temporary: Option<PathBuf>,
     path: PathBuf,
-    complete: bool,
 }
 
 impl Target {
     pub(crate) fn create(path: &Path) -> Result<Self, ExportError> {
         let failed = ExportError::io("create", path);
-        let name = path
-            .file_name()
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput));
-        let name = match name {
-            Ok(name) => name.to_string_lossy(),
-            Err(error) => return Err(failed(error)),
+        if path.file_name().is_none() {
+            return Err(failed(io::ErrorKind::InvalidInput.into()));
+        }
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
         };
-        let mut random = [0; 8];
-        let temporary = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-            .map(|_| format!(".{name}.{:016x}.partial", u64::from_le_bytes(random)))
-            .map_err(|error| ExportError::io("create", path)(error.into()))?;
-        let temporary = path.with_file_name(temporary);
-        let opened = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o666)
-            .open(&temporary);
-        let file = opened.map_err(failed)?;
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o666);
+        let (file, temporary) = match rustix::fs::openat(CWD, folder, flags, mode) {
+            Ok(file) => (File::from(file), None),
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => {
+                let temporary = beside(path).map_err(ExportError::io("create", path))?;
+                let opened = OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o666)
+                    .open(&temporary);
+                (opened.map_err(failed)?, Some(temporary))
+            }
+            Err(error) => return Err(failed(error.into())),
+        };
         Ok(Self {
             file,
             temporary,
             path: path.to_path_buf(),
-            complete: false,
         })
     }
 
@@ -52,9 +60,21 @@ impl Target {
 
     /// Moves the file to its place, replacing what is there.
     pub(crate) fn complete(mut self) -> Result<(), ExportError> {
-        std::fs::rename(&self.temporary, &self.path)
-            .map_err(ExportError::io("write", &self.path))?;
-        self.complete = true;
+        let failed = ExportError::io("write", self.path.clone());
+        self.place().map_err(failed)
+    }
+
+    fn place(&mut self) -> io::Result<()> {
+        if self.temporary.is_none() {
+            let name = beside(&self.path)?;
+            let descriptor = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            rustix::fs::linkat(CWD, descriptor, CWD, &name, AtFlags::SYMLINK_FOLLOW)?;
+            self.temporary = Some(name);
+        }
+        if let Some(temporary) = &self.temporary {
+            std::fs::rename(temporary, &self.path)?;
+        }
+        self.temporary = None;
         Ok(())
     }
 
@@ -71,8 +91,21 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        if !self.complete {
-            let _gone = std::fs::remove_file(&self.temporary);
+        if let Some(temporary) = &self.temporary {
+            let _gone = std::fs::remove_file(temporary);
         }
     }
+}
+
+/// A name that nobody has, in the same directory.
+fn beside(path: &Path) -> io::Result<PathBuf> {
+    let random = random()?;
+    Ok(path.with_file_name(format!(".{random}.partial")))
+}
+
+/// A word that nobody else has.
+pub(crate) fn random() -> io::Result<String> {
+    let mut random = [0; 8];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    Ok(format!("{:016x}", u64::from_le_bytes(random)))
 }

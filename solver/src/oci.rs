@@ -160,6 +160,9 @@ pub struct Descriptor {
     /// Notes, in the order of their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// Its bytes in base64, where they are so few that they need not be fetched.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub data: String,
     /// For whom the manifest is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
@@ -177,6 +180,7 @@ impl Descriptor {
             size,
             urls: Vec::new(),
             annotations: BTreeMap::new(),
+            data: String::new(),
             platform: None,
             artifact_type: String::new(),
         }

@@ -4,6 +4,7 @@
 
 mod attestation;
 mod blobs;
+pub(crate) mod chains;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

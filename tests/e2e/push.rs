@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ashlar_exporters::{Compression, ExportError, Exported, Exporter as _, Push};
-use ashlar_llb::{self as llb, State, mkfile};
+use ashlar_exporters::{Compression, ExportError, Exported, Exporter as _, Output, Push};
+use ashlar_llb::{self as llb, Reference, State, mkfile};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::{Blame as _, Fault};
 use ashlar_solver::registry::{HostConfig, RegistryConfig, StaticCredentials};
@@ -159,6 +159,66 @@ async fn pushing_by_digest_moves_no_tag() {
         .await
         .unwrap_err();
     assert!(error.to_string().contains("needs a name"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_push_if_their_attributes_say_so() {
+    let name = "outputs_push_if_their_attributes_say_so";
+    if skipped(name, &TOOLS) {
+        return;
+    }
+    let folder = temp();
+    let registry = Registry::start(folder.path(), &folder.path().join("store"), "");
+    let solver = solver(folder.path(), RegistryConfig::default(), nobody());
+    let solved = app(&solver, "hi").await;
+    let parse = |text: String| Output::parse(&text).unwrap();
+    for (at, (attributes, is_stored)) in [
+        ("type=image,push=true", true),
+        ("type=image,push=true,store=false", false),
+        ("type=registry,oci-mediatypes=true", false),
+        ("type=image,push=true,push-by-digest=true", true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let reference = format!("{}/app{at}", registry.host());
+        let output = parse(format!("{attributes},name={reference}"));
+        let unable = output
+            .exporter()
+            .export(&solved.result, &Cancel::new())
+            .await;
+        let error = unable.unwrap_err();
+        assert!(
+            error.to_string().contains("client of registries"),
+            "{error}"
+        );
+        let output = output.with_registry(solver.registry());
+        let exported = output
+            .exporter()
+            .export(&solved.result, &Cancel::new())
+            .await;
+        let exported = good(exported);
+        let by_digest = format!("{reference}@{}", exported.digest.unwrap());
+        says(folder.path(), &by_digest, "hi").await;
+        if !attributes.contains("push-by-digest") {
+            says(folder.path(), &reference, "hi").await;
+        }
+        let reference = Reference::parse(&reference).unwrap();
+        let stored = solver.store().images().get(&reference).unwrap();
+        assert_eq!(stored.is_some(), is_stored, "{attributes}");
+        assert_eq!(exported.references.len(), 1);
+    }
+    let nameless = parse("type=registry".to_owned()).with_registry(solver.registry());
+    let exported = nameless
+        .exporter()
+        .export(&solved.result, &Cancel::new())
+        .await;
+    assert!(
+        exported
+            .unwrap_err()
+            .to_string()
+            .contains("pushing an image needs a name")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

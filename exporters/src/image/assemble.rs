@@ -1,6 +1,6 @@
 //! From a result to an image.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use ashlar_llb::Platform;
 use ashlar_solver::cancel::Cancel;
@@ -8,17 +8,21 @@ use ashlar_solver::error::Failure;
 use ashlar_solver::meta::LayerBlob;
 use ashlar_solver::oci::{Descriptor, media_type};
 use ashlar_solver::result::{
-    BASE_CONFIG_KEY, BuildResult, IMAGE_CONFIG_KEY, INLINE_CACHE_KEY, PlatformRef, SOURCE_BLOB,
+    BASE_CONFIG_KEY, BuildResult, IMAGE_CONFIG_KEY, INLINE_CACHE_KEY, SOURCE_BLOB,
 };
 use ashlar_solver::tree::Timestamp;
-use serde::Deserialize;
 
+use super::attest::attest;
 use super::config::{BaseConfig, ConfigInput, HistoryLayer, image_config};
 use super::manifest::{Index, Manifest};
-use super::{BlobContent, Image, ImageBlob};
+use super::{BlobContent, Image, ImageBlob, purl};
 use crate::layer::{LayerOptions, LayerRequest, LayerSource, layer_blobs};
+use crate::options::references;
+use crate::platforms::{Target, targets};
+use crate::statement::{StatementSubject, predicates};
 use crate::{
-    AnnotationKind, Annotations, Compatibility, ExportError, ImageOptions, MediaTypes, json,
+    AnnotationKind, Annotations, Compatibility, Compression, ExportError, ImageOptions, MediaTypes,
+    json,
 };
 
 /// What an exporter decides where nobody asked for anything.
@@ -39,38 +43,46 @@ pub(crate) fn assemble(
 ) -> Result<Image, ExportError> {
     let mut result = result.clone();
     result.metadata.extend(options.metadata.clone());
-    let plan = Plan::new(&result, options, defaults)?;
-    let mut image = Image::new(result.store.clone(), options.references(&result)?);
+    let targets = targets(&result)?;
+    let plan = Plan::new(&result, &targets, options, defaults)?;
+    let told = options.told_names(&result);
+    let names = references(&told)?;
+    let mut image = Image::new(result.store.clone(), told, names);
     let mut trees = plan.layers(&mut image, cancel)?;
     match trees.pop() {
-        Some(only) if !plan.is_index => plan.single(&mut image, only)?,
+        Some(only) if !plan.is_index => plan.single(&mut image, &only)?,
         last => {
             trees.extend(last);
-            plan.index(&mut image, trees)?;
+            plan.index(&mut image, &trees, cancel)?;
         }
     }
     image.each_once();
+    // With an epoch an index outside of the image is dated by it, as BuildKit has it.
+    if let Some(epoch) = options.epoch.moment(&result, "")? {
+        image.created = Some(epoch.to_string());
+    }
     Ok(image)
 }
 
 /// Options with everything decided.
 struct Plan<'a> {
     result: &'a BuildResult,
+    targets: &'a [Target<'a>],
     options: &'a ImageOptions,
     annotations: Annotations,
     is_oci: bool,
     is_index: bool,
+    /// Attestations are artifacts.
+    is_artifact: bool,
 }
 
 impl<'a> Plan<'a> {
     fn new(
         result: &'a BuildResult,
+        targets: &'a [Target<'a>],
         options: &'a ImageOptions,
         defaults: Defaults,
     ) -> Result<Self, ExportError> {
-        let invalid = |reason: &str| ExportError::Option {
-            reason: reason.to_owned(),
-        };
         let mut annotations = options.annotations.clone();
         let mut told = Annotations::default();
         for (key, value) in &result.metadata {
@@ -82,72 +94,103 @@ impl<'a> Plan<'a> {
         let is_oci = wanted.map_or(is_new || !result.attestations.is_empty(), |types| {
             types == MediaTypes::Oci
         });
-        if options.artifact == Some(true) && !is_oci {
-            return Err(invalid("attestations as artifacts need OCI media types"));
+        // A single image becomes an index if there is something to be said beside it.
+        let inline = options.inline_attestations;
+        let inline = inline.unwrap_or(defaults.inline_attestations);
+        let is_attested = targets.iter().any(|target| {
+            let attested = result.attestations.get(&target.id);
+            let mut attested = attested.into_iter().flatten();
+            attested.any(|each| inline || !each.is_inline_only())
+        });
+        let plan = Self {
+            result,
+            targets,
+            options,
+            annotations,
+            is_oci,
+            is_index: result.is_map() || is_attested,
+            is_artifact: options.artifact.unwrap_or(is_new && is_oci),
+        };
+        plan.check()?;
+        Ok(plan)
+    }
+
+    /// What does not go together.
+    fn check(&self) -> Result<(), ExportError> {
+        let invalid = |reason: &str| {
+            Err(ExportError::Option {
+                reason: reason.to_owned(),
+            })
+        };
+        let compression = self.options.compression;
+        if !self.is_oci && matches!(compression, Compression::Estargz { .. }) {
+            return invalid("compression by eStargz needs OCI media types");
         }
-        for platform in annotations.platforms() {
-            let found = !result.is_map()
-                || result.refs().len() == 1
-                || result.refs().iter().any(|each| each.id == platform);
-            if !found {
+        if !self.is_oci && self.is_artifact {
+            return invalid("attestations as artifacts need OCI media types");
+        }
+        if !self.is_oci && self.is_index && !self.result.attestations.is_empty() {
+            return invalid("attestations need OCI media types");
+        }
+        let is_oldest = self.options.compatibility == Compatibility::V10;
+        if is_oldest && matches!(compression, Compression::Zstd { .. }) {
+            return invalid("compression by zstd needs compatibility level 20 or later");
+        }
+        for platform in self.annotations.platforms() {
+            let [first, more @ ..] = self.targets else {
+                continue;
+            };
+            let named = |target: &Target<'_>| target.id == platform;
+            if !more.is_empty() && !named(first) && !more.iter().any(named) {
                 return Err(ExportError::Option {
                     reason: format!("an annotation is for {platform}, which the result is not"),
                 });
             }
         }
-        let beyond_docker = [
-            AnnotationKind::Index,
-            AnnotationKind::IndexDescriptor,
-            AnnotationKind::ManifestDescriptor,
-        ];
-        if !is_oci && annotations.has(&beyond_docker) {
-            let reason = "annotations of indexes and descriptors need OCI media types";
-            return Err(invalid(reason));
-        }
-        let attested = result.attestations.values().flatten();
-        let mut attested =
-            attested.filter(|each| defaults.inline_attestations || !each.is_inline_only());
-        if attested.next().is_some() {
-            return Err(invalid("attestations are not written into images yet"));
-        }
-        let plan = Self {
-            result,
-            options,
-            annotations,
-            is_oci,
-            is_index: result.is_map(),
-        };
         let of_index = [AnnotationKind::Index, AnnotationKind::IndexDescriptor];
-        if !plan.is_index && plan.annotations.has(&of_index) {
-            let reason = "annotations of an index need one: the result has a single platform";
-            return Err(invalid(reason));
+        let beyond_docker = [&of_index[..], &[AnnotationKind::ManifestDescriptor]].concat();
+        if !self.is_oci && self.annotations.has(&beyond_docker) {
+            return invalid("annotations of indexes and descriptors need OCI media types");
         }
-        Ok(plan)
-    }
-
-    fn single(&self, image: &mut Image, layers: TreeLayers<'_>) -> Result<(), ExportError> {
-        let tree = layers.tree;
-        let config = self.result.metadata_of(IMAGE_CONFIG_KEY, &tree.id);
-        // The config tells the platform, unless somebody named it.
-        let platform = match config.filter(|_| tree.id.is_empty()) {
-            Some(config) => platform_of(config)?.normalised(),
-            None => tree.platform.clone().normalised(),
-        };
-        let (mut manifest, config) = self.manifest(image, layers, None)?;
-        manifest.platform = Some((&platform).into());
-        image.root = manifest;
-        image.config = Some(config.digest);
+        if !self.is_index && self.annotations.has(&of_index) {
+            return invalid("annotations of an index need one: the result has a single platform");
+        }
         Ok(())
     }
 
-    fn index(&self, image: &mut Image, trees: Vec<TreeLayers<'_>>) -> Result<(), ExportError> {
-        let mut manifests = Vec::new();
+    fn single(&self, image: &mut Image, layers: &TreeLayers<'_>) -> Result<(), ExportError> {
+        let (mut manifest, config) = self.manifest(image, layers, None)?;
+        manifest.platform = Some((&layers.target.platform).into());
+        image.root = manifest;
+        image.config = Some(config.digest);
+        image.layers = layers.blobs.iter().map(|blob| blob.digest).collect();
+        Ok(())
+    }
+
+    fn index(
+        &self,
+        image: &mut Image,
+        trees: &[TreeLayers<'_>],
+        cancel: &Cancel,
+    ) -> Result<(), ExportError> {
+        let (mut manifests, mut attested) = (Vec::new(), Vec::new());
         for layers in trees {
-            let platform = &layers.tree.platform;
+            let Target { id, platform, .. } = layers.target;
             let (mut manifest, _) = self.manifest(image, layers, Some(platform))?;
             manifest.platform = Some(platform.into());
+            if let Some(attestations) = self.result.attestations.get(id) {
+                let predicates = predicates(attestations, cancel)?;
+                let names = image.names.iter();
+                let subjects = names.map(|name| purl::image(name, platform));
+                let subjects: Vec<StatementSubject> = subjects
+                    .map(|name| StatementSubject::new(name, &manifest.digest))
+                    .collect();
+                let artifact = self.is_artifact;
+                attested.push(attest(image, &manifest, &predicates, &subjects, artifact)?);
+            }
             manifests.push(manifest);
         }
+        manifests.append(&mut attested);
         let mut index = Index::new(manifests);
         if !self.is_oci {
             index = index.of_docker();
@@ -163,27 +206,24 @@ impl<'a> Plan<'a> {
     fn manifest(
         &self,
         image: &mut Image,
-        layers: TreeLayers<'_>,
+        layers: &TreeLayers<'_>,
         platform: Option<&Platform>,
     ) -> Result<(Descriptor, Descriptor), ExportError> {
-        let tree = layers.tree;
-        let of = |key| self.result.metadata_of(key, &tree.id);
+        let target = layers.target;
+        let of = |key| self.result.metadata_of(key, &target.id);
         let config = image_config(&ConfigInput {
             given: of(IMAGE_CONFIG_KEY).filter(|text| !text.is_empty()),
-            platform: &tree.platform,
+            platform: &target.platform,
             layers: &layers.history(),
             epoch: layers.epoch,
             base: layers.base.as_ref(),
             inline_cache: of(INLINE_CACHE_KEY),
         })?;
-        // Written with an epoch this is the epoch, as BuildKit has it.
-        let created = match self.options.epoch.moment(self.result, "")? {
-            Some(epoch) => Some(epoch.to_string()),
-            None => config.created,
-        };
-        image.created = image.created.take().max(created);
+        image.dated(config.created);
+        let diff_ids = layers.blobs.iter().map(|blob| blob.diff_id);
+        image.diff_ids.push(diff_ids.collect());
         let mut described = Vec::new();
-        for layer in layers.blobs {
+        for layer in &layers.blobs {
             let descriptor = self.describe(layer);
             image.blobs.push(ImageBlob {
                 descriptor: descriptor.clone(),
@@ -213,7 +253,7 @@ impl<'a> Plan<'a> {
         Ok((manifest, config))
     }
 
-    /// The layers of all platforms as blobs, made at the same time.
+    /// The layers of all platforms as blobs, made at the same time and each once.
     fn layers(
         &self,
         image: &mut Image,
@@ -223,40 +263,51 @@ impl<'a> Plan<'a> {
             compression: self.options.compression,
             force: self.options.force_compression,
         };
-        let (mut trees, mut requests) = (Vec::new(), Vec::new());
-        for tree in self.result.refs() {
-            let (layers, wanted) = self.requests(tree, options, image, cancel)?;
-            trees.push(layers);
-            requests.extend(wanted);
+        let mut trees = Vec::new();
+        let mut unique = Vec::new();
+        let mut places: HashMap<String, usize> = HashMap::new();
+        for target in self.targets {
+            let (layers, wanted) = self.requests(target, options, image, cancel)?;
+            let mut at = Vec::new();
+            for request in wanted {
+                let next = unique.len();
+                let place = *places.entry(key(&request)).or_insert(next);
+                if place == next {
+                    unique.push(request);
+                }
+                at.push(place);
+            }
+            trees.push((layers, at));
         }
-        let mut blobs = layer_blobs(&self.result.store, options, &requests, cancel)?.into_iter();
-        for tree in &mut trees {
-            tree.blobs = blobs.by_ref().take(tree.made.len()).collect();
-        }
-        Ok(trees)
+        let blobs = layer_blobs(&self.result.store, options, &unique, cancel)?;
+        let filled = trees.into_iter().map(|(mut layers, at)| {
+            layers.blobs = at.into_iter().map(|place| blobs[place].clone()).collect();
+            layers
+        });
+        Ok(filled.collect())
     }
 
     /// What is wanted of the layers of one platform.
     fn requests(
         &self,
-        tree: &'a PlatformRef,
+        target: &'a Target<'a>,
         options: LayerOptions,
         image: &mut Image,
         cancel: &Cancel,
     ) -> Result<(TreeLayers<'a>, Vec<LayerRequest>), ExportError> {
-        let base = self.result.metadata_of(BASE_CONFIG_KEY, &tree.id);
+        let base = self.result.metadata_of(BASE_CONFIG_KEY, &target.id);
         let base = base.filter(|text| !text.is_empty());
         let base = base.map(BaseConfig::parse).transpose()?;
-        let epoch = self.options.epoch.moment(self.result, &tree.id)?;
+        let epoch = self.options.epoch.moment(self.result, &target.id)?;
         let latest = epoch.filter(|_| self.options.rewrite_timestamp);
         let mut made = Vec::new();
         let mut requests = Vec::new();
-        if let Some(lazy) = tree.reference.lazy_layers() {
+        if let Some(lazy) = target.reference.lazy_layers() {
             // An image that nothing changed: its blobs are all it takes.
             if options.force || latest.is_some() {
-                tree.reference.fetch(cancel)?;
+                target.reference.fetch(cancel)?;
             } else {
-                image.lazy.push(tree.reference.clone());
+                image.lazy.push(target.reference.clone());
             }
             for layer in lazy {
                 made.push((layer.text, layer.created));
@@ -264,7 +315,7 @@ impl<'a> Plan<'a> {
                 requests.push(LayerRequest { source, latest });
             }
         } else {
-            for layer in tree.reference.stack(cancel)?.layers() {
+            for layer in target.reference.stack(cancel)?.layers() {
                 let content = layer.content().map_err(Failure::from)?;
                 made.push((content.1.text.clone(), content.1.created));
                 let source = LayerSource::Stored(layer);
@@ -275,7 +326,7 @@ impl<'a> Plan<'a> {
             self.keep_base(base.as_ref(), &mut requests)?;
         }
         let layers = TreeLayers {
-            tree,
+            target,
             base,
             epoch,
             made,
@@ -308,12 +359,12 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn describe(&self, layer: LayerBlob) -> Descriptor {
+    fn describe(&self, layer: &LayerBlob) -> Descriptor {
         let keep = self.options.prefer_nondistributable;
         let media_type = layer_media_type(&layer.media_type, self.is_oci, keep);
         let mut descriptor = Descriptor::new(media_type, layer.digest, layer.size);
         if self.is_oci {
-            descriptor.annotations = layer.annotations;
+            descriptor.annotations.clone_from(&layer.annotations);
         }
         descriptor
     }
@@ -321,7 +372,7 @@ impl<'a> Plan<'a> {
 
 /// The layers of one platform.
 struct TreeLayers<'a> {
-    tree: &'a PlatformRef,
+    target: &'a Target<'a>,
     base: Option<BaseConfig>,
     epoch: Option<Timestamp>,
     /// What made each layer, and when.
@@ -341,26 +392,13 @@ impl TreeLayers<'_> {
     }
 }
 
-/// The platform that an image config names.
-fn platform_of(config: &[u8]) -> Result<Platform, ExportError> {
-    #[derive(Deserialize, Default)]
-    struct Names {
-        #[serde(default)]
-        os: String,
-        #[serde(default)]
-        architecture: String,
-        #[serde(default)]
-        variant: String,
-        #[serde(default, rename = "os.version")]
-        os_version: String,
-        #[serde(default, rename = "os.features")]
-        os_features: Vec<String>,
+/// What tells a wanted blob from others.
+fn key(request: &LayerRequest) -> String {
+    let latest = request.latest.map(|latest| latest.seconds);
+    match &request.source {
+        LayerSource::Stored(layer) => format!("{} {latest:?}", layer.id()),
+        LayerSource::Blob(blob) => format!("{} {latest:?}", blob.digest),
     }
-    let names: Names = serde_json::from_slice(config).map_err(ExportError::json)?;
-    let mut platform = Platform::new(names.os, names.architecture).with_variant(names.variant);
-    platform.os_version = names.os_version;
-    platform.os_features = names.os_features;
-    Ok(platform)
 }
 
 /// The media type of a layer in the words of OCI or of Docker, and, unless that is preferred,

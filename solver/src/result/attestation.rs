@@ -6,8 +6,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use ashlar_llb::BlobDigest;
-
 use crate::cancel::Cancel;
 use crate::error::OperationError;
 use crate::refs::Ref;
@@ -61,8 +59,8 @@ pub enum Subject {
     Raw {
         /// What it is called; empty is written as `_`.
         name: String,
-        /// Its digests.
-        digests: Vec<BlobDigest>,
+        /// Its digests in hexadecimal, by algorithm (`sha256`).
+        digests: BTreeMap<String, String>,
     },
 }
 
@@ -121,7 +119,8 @@ impl Attestation {
         self
     }
 
-    /// Says that it goes into images only that are stored or pushed with it, not into archives.
+    /// Says that alone it is no reason to make an index of an image that is written to a file, and
+    /// that it is not written beside files. Stored and pushed images have it.
     #[must_use]
     pub fn inline_only(mut self) -> Self {
         self.metadata

@@ -16,7 +16,7 @@ use super::plan::{Settings, Step, make_directories, missing_directories};
 use super::resolve::{matches, nearest, root_path};
 use crate::cancel::Cancel;
 use crate::tree::writer::CopyItem;
-use crate::tree::{Attributes, Entry, Kind, Node, TreePath, View, Xattrs};
+use crate::tree::{Attributes, Entry, Kind, Node, Timestamp, TreePath, View, Xattrs};
 
 /// A copy action, its options read.
 #[derive(Debug)]
@@ -277,8 +277,14 @@ impl<'a> Copy<'a> {
     }
 
     /// The attributes of a copy of `source`.
-    fn attributes(&self, source: &Entry) -> Attributes {
+    fn attributes(&self, source: &Entry, is_root: bool) -> Attributes {
         let old = &source.attributes;
+        // The root of a tree that nobody gave a time counts as made now: BuildKit's is the
+        // directory into which the tree was just written.
+        let own = match old.mtime {
+            time if is_root && time == Timestamp::default() => self.settings.now,
+            time => time,
+        };
         let mode = match &self.mode {
             _ if source.kind == Kind::Symlink => old.mode,
             Mode::Keep => old.mode,
@@ -289,7 +295,7 @@ impl<'a> Copy<'a> {
             mode,
             uid: self.settings.owner.map_or(old.uid, |owner| owner.uid),
             gid: self.settings.owner.map_or(old.gid, |owner| owner.gid),
-            mtime: self.settings.time.unwrap_or(old.mtime),
+            mtime: self.settings.time.unwrap_or(own),
             xattrs: old.xattrs.clone(),
         }
     }
@@ -475,7 +481,9 @@ impl<'v> Walk<'_, 'v> {
                 path: object.target.clone(),
             });
         }
-        let mut attributes = self.copy.attributes(object.node.entry());
+        let mut attributes = self
+            .copy
+            .attributes(object.node.entry(), object.path.is_root());
         let old = &existing.entry().attributes;
         attributes = if object.below.is_root() {
             // The destination itself keeps all but its time.
@@ -532,7 +540,8 @@ impl<'v> Walk<'_, 'v> {
             let next = u64::try_from(self.links.len()).unwrap_or(u64::MAX);
             *self.links.entry((layer, entry.link_group)).or_insert(next)
         });
-        let attributes = self.copy.attributes(entry);
+        let is_root = source_path.is_root();
+        let attributes = self.copy.attributes(entry, is_root);
         let source = node.clone();
         self.plan.items.push(CopyItem {
             source,

@@ -12,19 +12,15 @@ use ashlar_llb::digest::BlobDigest;
 use crate::cancel::Cancel;
 use crate::content::{BlobWriter, ContentError, Verify};
 use crate::error::OperationError;
-use crate::id::StackId;
 use crate::meta::LayerBlob;
 use crate::ops::Engine;
 use crate::progress::Reporter;
 use crate::refs::{Lazy, LazyLayer};
-use crate::result::{SOURCE_BLOB, put_repository};
+use crate::result::{SOURCE_BLOB, chains, put_repository};
 use crate::snapshot::{ActiveLayer, LayerDescription, Stack};
 use crate::source::image::{ImageError, ImageLayer, ResolvedImage, unpack};
 use crate::tree::View;
 use crate::tree::apply::{ApplyOptions, RawLayer};
-
-/// Where the database notes which stack an image's layers were unpacked to, by chain id.
-const CHAINS: &str = "chain";
 
 /// Layers that are downloaded and unpacked at the same time. Each uses two threads.
 const WORKERS: usize = 3;
@@ -86,10 +82,7 @@ impl ImageLayers {
             self.engine.meta.put_layer_blob(id, &blob_of(layer))?;
             self.note_repository(layer)?;
             let row = self.engine.layers.save(&stack)?;
-            let chain = layer.chain_id.as_bytes();
-            self.engine
-                .meta
-                .put_name(CHAINS, chain, &row.0.to_le_bytes())?;
+            chains::put(&*self.engine.meta, &layer.chain_id, row)?;
         }
         Ok(stack)
     }
@@ -101,13 +94,10 @@ impl ImageLayers {
     /// The longest part of the image that is stored, and how many layers it has.
     pub(super) fn known(&self) -> Result<(Stack, usize), OperationError> {
         for (at, layer) in self.image.layers.iter().enumerate().rev() {
-            let Some(row) = self.engine.meta.name(CHAINS, layer.chain_id.as_bytes())? else {
+            let Some(row) = chains::find(&*self.engine.meta, &layer.chain_id)? else {
                 continue;
             };
-            let Ok(row) = <[u8; 8]>::try_from(&row[..]) else {
-                continue;
-            };
-            match self.engine.layers.stack(StackId(i64::from_le_bytes(row))) {
+            match self.engine.layers.stack(row) {
                 Ok(Some(stack)) if stack.depth() == at + 1 => return Ok((stack, at + 1)),
                 Ok(_) => {}
                 Err(error) if error.is_gone() => {}

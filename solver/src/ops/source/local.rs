@@ -176,7 +176,7 @@ impl Lazy for LazyLocal {
         materialize(&self.tree, &mut writer, cancel)?;
         let (index, origins) = writer.finish_with_origins()?;
         layer.note_origins(&origins)?;
-        let text = format!("local://{}", self.name);
+        let text = format!("local source for {}", self.name);
         let layer = layer.commit(index, &LayerDescription { text, created })?;
         if let Some(copy) = copy {
             copy.remember(&self.engine, layer.id())?;

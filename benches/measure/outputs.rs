@@ -1,0 +1,112 @@
+//! Results as files and archives: a root of 503 MB, as a step of a build would leave it.
+
+use std::time::{Duration, Instant};
+
+use ashlar_exporters::{Compression, Exporter, Local, Oci, Tar};
+use ashlar_solver::cancel::Cancel;
+use ashlar_solver::result::BuildResult;
+use ashlar_solver::solver::SolveRequest;
+
+use crate::child::copy_of_files;
+use crate::sample::{Times, definition, runtime, shell, solve, solver};
+use crate::space::Space;
+use crate::table::Row;
+use crate::{Outcome, Size, trees};
+
+/// Times until the result returns, and until it is on disk.
+#[derive(Default)]
+struct Both {
+    returned: Times,
+    durable: Times,
+}
+
+impl Both {
+    fn add(&mut self, returned: Duration, synced: Duration) {
+        self.returned.add(returned);
+        self.durable.add(returned + synced);
+    }
+
+    fn print(&self, what: &str, target: &str, peer: &str, theirs: &Self) {
+        for (moment, ours, theirs) in [
+            ("until it returns", &self.returned, &theirs.returned),
+            ("until durable", &self.durable, &theirs.durable),
+        ] {
+            Row::times(&format!("{what}, {moment}"), ours)
+                .target(target)
+                .peer(peer, ours, theirs)
+                .print();
+        }
+    }
+}
+
+pub(crate) fn measure(size: Size) -> Outcome {
+    let samples = size.pick(5, 1);
+    let megabytes = size.pick(503, 60);
+    let gigabytes = size.pick(3, 1);
+    let runtime = runtime()?;
+    let source = Space::new(gigabytes)?;
+    source.announce();
+    let files = source.path().join("files");
+    trees::root(&files, megabytes)?;
+    let request = SolveRequest::new(definition(&copy_of_files())?).local("files", &files);
+
+    let [mut local, mut copy, mut tar, mut tar_peer] = [(); 4].map(|()| Both::default());
+    let [mut layout, mut archive] = [(); 2].map(|()| Times::default());
+    let mut unchanged = Times::default();
+    for _ in 0..samples {
+        let space = Space::new(gigabytes)?;
+        let at = |name: &str| space.path().join(name);
+        let solver = solver(&runtime, &at("state"))?;
+        let result = solve(&runtime, &solver, request.clone())?.1.result;
+        let export = |exporter: &dyn Exporter, result: &BuildResult| -> Outcome<Duration> {
+            let start = Instant::now();
+            runtime.block_on(exporter.export(result, &Cancel::new()))?;
+            Ok(start.elapsed())
+        };
+        let sync = || shell(&format!("sync -f {}", space.path().display()));
+        sync()?;
+        let returned = export(&Local::new(at("local")), &result)?;
+        local.add(returned, sync()?);
+        unchanged.add(export(&Local::new(at("local")), &result)?);
+        shell(&format!("rm -rf {}", at("local").display()))?;
+        sync()?;
+        let returned = export(&Tar::file(at("files.tar")), &result)?;
+        tar.add(returned, sync()?);
+        shell(&format!("rm {}", at("files.tar").display()))?;
+        let image = |oci: Oci| oci.name("app:v1").compression(Compression::Uncompressed);
+        export(&image(Oci::directory(at("layout"))), &result)?;
+        layout.add(export(&image(Oci::directory(at("layout"))), &result)?);
+        sync()?;
+        archive.add(export(&image(Oci::archive(at("image.tar"))), &result)?);
+
+        // The peers have their source on the file system that they write to, as we do.
+        drop(result);
+        drop(solver);
+        drop(space);
+        let space = Space::new(gigabytes)?;
+        let at = |name: &str| space.path().join(name).display().to_string();
+        let sync = || shell(&format!("sync -f {}", space.path().display()));
+        shell(&format!("cp -a {} {}", files.display(), at("files")))?;
+        sync()?;
+        let returned = shell(&format!("cp -a {} {}", at("files"), at("copy")))?;
+        copy.add(returned, sync()?);
+        shell(&format!("rm -rf {}", at("copy")))?;
+        sync()?;
+        let returned = shell(&format!("tar -C {} -cf {} .", at("files"), at("peer.tar")))?;
+        tar_peer.add(returned, sync()?);
+    }
+    let what = |what: &str| format!("{what}, {megabytes} MB");
+    local.print(&what("local"), "1.1 cp", "cp -a", &copy);
+    Row::times(&what("local again, unchanged"), &unchanged)
+        .peer("cp -a", &unchanged, &copy.returned)
+        .print();
+    tar.print(&what("tar"), "0.9 s", "tar", &tar_peer);
+    Row::times(&what("image layout again, unchanged"), &layout)
+        .target("20 ms")
+        .print();
+    Row::times(&what("image archive again, unchanged"), &archive)
+        .target("one copy")
+        .peer("tar", &archive, &tar_peer.returned)
+        .print();
+    Ok(())
+}

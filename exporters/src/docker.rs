@@ -1,0 +1,137 @@
+//! Docker archives: image layouts that `docker load` understands.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ashlar_solver::cancel::Cancel;
+use ashlar_solver::result::BuildResult;
+use async_trait::async_trait;
+use serde::Serialize;
+
+use crate::destination::Destination;
+use crate::exporter::{Exporter, Prepared, blocking};
+use crate::image::{Defaults, Image, assemble};
+use crate::oci::{dated, index_entries};
+use crate::options::image_options;
+use crate::{ExportError, ImageOptions, archive, json};
+
+/// Exports an image as an archive for `docker load`: an image layout, and beside it what Docker
+/// wants to know (`manifest.json`).
+///
+/// As in BuildKit, results in map form are refused, even those of one platform, and an image with
+/// attestations is an index that only Docker's containerd image store takes. Docker wants names to
+/// find the image again.
+#[derive(Debug, Clone)]
+pub struct Docker {
+    destination: Destination,
+    verify: bool,
+    pub(crate) options: ImageOptions,
+}
+
+impl Docker {
+    /// Writes one tar file. An existing file is replaced once the new one is complete; a pipe or a
+    /// device is written to.
+    pub fn archive(path: impl Into<PathBuf>) -> Self {
+        Self::new(Destination::File(path.into()))
+    }
+
+    /// Writes the tar to a stream, which `open` opens once per export, when all else is done.
+    pub fn writer(
+        open: impl Fn() -> io::Result<Box<dyn Write + Send>> + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(Destination::Writer(Arc::new(open)))
+    }
+
+    fn new(destination: Destination) -> Self {
+        Self {
+            destination,
+            verify: false,
+            options: ImageOptions::default(),
+        }
+    }
+
+    /// Sets whether the archive is read again, and its blobs compared with their digests, before it
+    /// replaces an old one. Streams are not read. Default: no.
+    #[must_use]
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    image_options!();
+}
+
+#[async_trait]
+impl Exporter for Docker {
+    async fn prepare(
+        &self,
+        result: &BuildResult,
+        cancel: &Cancel,
+    ) -> Result<Prepared, ExportError> {
+        let (this, result, cancel) = (self.clone(), result.clone(), cancel.clone());
+        blocking(move || this.run(&result, &cancel)).await
+    }
+}
+
+impl Docker {
+    fn run(&self, result: &BuildResult, cancel: &Cancel) -> Result<Prepared, ExportError> {
+        if result.is_map() {
+            return Err(ExportError::Option {
+                reason: "a docker archive has one image, the result is for several platforms"
+                    .to_owned(),
+            });
+        }
+        let image = Arc::new(assemble(
+            result,
+            &self.options,
+            Defaults::default(),
+            cancel,
+        )?);
+        image.fetch(cancel)?;
+        let root = dated(&image);
+        let exported = image.exported(&root)?;
+        let entries = index_entries(&image, &root);
+        let manifest = docker_manifest(&image)?;
+        let (written, verify) = (image.clone(), self.verify);
+        self.destination.write(
+            exported,
+            cancel,
+            move |sink, cancel| {
+                archive::write(sink, &written, entries, manifest.as_deref(), cancel)
+            },
+            |file, cancel| match verify {
+                true => archive::verify(file, &image, cancel),
+                false => Ok(()),
+            },
+        )
+    }
+}
+
+/// An entry of `manifest.json`.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerManifest {
+    config: String,
+    /// Null if there are none.
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+/// The text of `manifest.json`; none for an index.
+pub(crate) fn docker_manifest(image: &Image) -> Result<Option<Vec<u8>>, ExportError> {
+    let Some(config) = image.config else {
+        return Ok(None);
+    };
+    let path = |digest: String| format!("blobs/{}", digest.replace(':', "/"));
+    let layers = image.layers.iter().map(|layer| path(layer.to_string()));
+    let tags: Vec<String> = image.names.iter().map(|name| name.familiar()).collect();
+    let manifest = [DockerManifest {
+        config: path(config.to_string()),
+        repo_tags: Some(tags).filter(|tags| !tags.is_empty()),
+        layers: layers.collect(),
+    }];
+    json::compact(&manifest)
+        .map(Some)
+        .map_err(ExportError::json)
+}

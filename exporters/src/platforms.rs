@@ -1,0 +1,54 @@
+//! Whom the trees of a result are for, as exporters see it.
+
+use ashlar_llb::Platform;
+use ashlar_solver::refs::Ref;
+use ashlar_solver::result::{BuildResult, IMAGE_CONFIG_KEY};
+use serde::Deserialize;
+
+use crate::ExportError;
+
+/// A tree whose id and platform are settled.
+#[derive(Debug, Clone)]
+pub(crate) struct Target<'a> {
+    /// The name by which metadata and attestations speak of it; never empty.
+    pub(crate) id: String,
+    pub(crate) platform: Platform,
+    pub(crate) reference: &'a Ref,
+}
+
+/// The trees of a result. Where nobody told the platform of a single one, its image config does.
+pub(crate) fn targets(result: &BuildResult) -> Result<Vec<Target<'_>>, ExportError> {
+    let mut targets = Vec::new();
+    for tree in result.refs() {
+        let config = result.metadata.get(IMAGE_CONFIG_KEY);
+        let mut platform = tree.platform.clone();
+        if tree.id.is_empty()
+            && let Some(config) = config.filter(|config| !config.is_empty())
+        {
+            platform = platform_of(config)?;
+        }
+        let platform = platform.normalised();
+        let id = if tree.id.is_empty() {
+            platform.to_string()
+        } else {
+            tree.id.clone()
+        };
+        targets.push(Target {
+            id,
+            platform,
+            reference: &tree.reference,
+        });
+    }
+    Ok(targets)
+}
+
+/// The platform that an image config names.
+fn platform_of(config: &[u8]) -> Result<Platform, ExportError> {
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(flatten)]
+        platform: ashlar_solver::oci::Platform,
+    }
+    let config: Config = serde_json::from_slice(config).map_err(ExportError::json)?;
+    Ok((&config.platform).into())
+}

@@ -1,0 +1,243 @@
+//! In-toto statements: what is attested, with subjects.
+//!
+//! Owns [`Statement`] and the way there: bundles are opened, contents read, subjects filled in. The
+//! bytes are BuildKit's; where they go is up to the exporters.
+//!
+//! Invariant: **only the engine attests provenance.** Content out of the tree of a frontend is
+//! refused as a provenance predicate.
+
+mod bundle;
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+
+use ashlar_llb::BlobDigest;
+use ashlar_solver::cancel::Cancel;
+use ashlar_solver::refs::Ref;
+use ashlar_solver::result::{Attestation, AttestationContent, AttestationKind, Subject};
+use ashlar_solver::tree::View;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::{ExportError, json};
+
+/// The type of a statement.
+const STATEMENT: &str = "https://in-toto.io/Statement/v1";
+
+/// How predicates of provenance are called.
+const PROVENANCE: &str = "https://slsa.dev/provenance/";
+
+/// Bytes that the content of an attestation may have, as in BuildKit.
+const LIMIT: u64 = 40 << 20;
+
+/// A statement without subjects, its content read.
+#[derive(Debug, Clone)]
+pub(crate) struct Predicate {
+    /// Where the content was; its last component names files.
+    pub(crate) path: String,
+    pub(crate) predicate_type: String,
+    subjects: Vec<Subject>,
+    content: Vec<u8>,
+}
+
+/// Something that a statement is about.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct StatementSubject {
+    name: String,
+    digest: BTreeMap<String, String>,
+}
+
+impl StatementSubject {
+    pub(crate) fn new(name: impl Into<String>, digest: &BlobDigest) -> Self {
+        let text = digest.to_string();
+        let (algorithm, hex) = text.split_once(':').unwrap_or(("sha256", &text));
+        Self {
+            name: name.into(),
+            digest: BTreeMap::from([(algorithm.to_owned(), hex.to_owned())]),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Statement<'a> {
+    #[serde(rename = "_type")]
+    kind: &'a str,
+    predicate_type: &'a str,
+    subject: Vec<StatementSubject>,
+    predicate: &'a RawValue,
+}
+
+/// Opens bundles and reads contents; those that a bill of materials is mainly made of come first.
+/// Blocks.
+pub(crate) fn predicates<'a>(
+    attestations: impl IntoIterator<Item = &'a Attestation>,
+    cancel: &Cancel,
+) -> Result<Vec<Predicate>, ExportError> {
+    let (mut core, mut rest) = (Vec::new(), Vec::new());
+    for attestation in attestations {
+        let read = match attestation.kind {
+            AttestationKind::Bundle => bundle::open(attestation, cancel)?,
+            _ => vec![predicate(attestation, cancel)?],
+        };
+        for predicate in read {
+            let name = attestation.metadata.get("sbom-core");
+            let stem = predicate.path.split('.').next().unwrap_or_default();
+            match name {
+                Some(name) if name == stem.as_bytes() => core.push(predicate),
+                _ => rest.push(predicate),
+            }
+        }
+    }
+    core.append(&mut rest);
+    Ok(core)
+}
+
+fn invalid(attestation: &Attestation, reason: impl Into<String>) -> ExportError {
+    ExportError::Attestation {
+        path: attestation.path.clone(),
+        reason: reason.into(),
+    }
+}
+
+fn predicate(attestation: &Attestation, cancel: &Cancel) -> Result<Predicate, ExportError> {
+    if attestation.path.is_empty() {
+        return Err(invalid(attestation, "it has no path"));
+    }
+    let content = match &attestation.content {
+        AttestationContent::Bytes(bytes) => bytes.to_vec(),
+        AttestationContent::Made(make) => make(cancel)?,
+        AttestationContent::File(tree) => {
+            if attestation.predicate_type.starts_with(PROVENANCE) {
+                return Err(invalid(attestation, "frontends may not attest provenance"));
+            }
+            read(
+                attestation,
+                &view(tree, cancel)?,
+                attestation.path.as_bytes(),
+            )?
+        }
+        _ => {
+            return Err(invalid(
+                attestation,
+                "its content is of a kind not known here",
+            ));
+        }
+    };
+    Ok(Predicate {
+        path: attestation.path.clone(),
+        predicate_type: attestation.predicate_type.clone(),
+        subjects: attestation.subjects.clone(),
+        content,
+    })
+}
+
+fn view(tree: &Ref, cancel: &Cancel) -> Result<View, ExportError> {
+    Ok(tree.view_until(cancel)?)
+}
+
+/// Reads a regular file of a tree; links are followed inside of it.
+fn read(attestation: &Attestation, view: &View, path: &[u8]) -> Result<Vec<u8>, ExportError> {
+    let name = String::from_utf8_lossy(path).into_owned();
+    let failed = |reason: String| invalid(attestation, format!("cannot read {name}: {reason}"));
+    let (at, node) = view
+        .resolve(path, true)
+        .map_err(|error| failed(error.to_string()))?;
+    if node.entry().size > LIMIT {
+        return Err(failed(format!("it has more than {LIMIT} bytes")));
+    }
+    let files = node
+        .files()
+        .filter(|_| node.entry().kind == ashlar_solver::tree::Kind::File);
+    let files = files.ok_or_else(|| failed("it is no regular file".to_owned()))?;
+    let file = files.open(&at).map_err(|error| failed(error.to_string()))?;
+    let mut content = Vec::new();
+    file.take(LIMIT)
+        .read_to_end(&mut content)
+        .map_err(|error| failed(error.to_string()))?;
+    Ok(content)
+}
+
+impl Predicate {
+    /// The statement as compact JSON. `exported` is what it is about unless it says otherwise.
+    pub(crate) fn compact(&self, exported: &[StatementSubject]) -> Result<Vec<u8>, ExportError> {
+        let text = json::compact(&self.statement(exported, &self.raw()?)).map_err(Self::bug)?;
+        Ok(text)
+    }
+
+    /// The statement as JSON for people.
+    pub(crate) fn indented(&self, exported: &[StatementSubject]) -> Result<Vec<u8>, ExportError> {
+        let compact = self.compact(exported)?;
+        Ok(json::indent(&String::from_utf8_lossy(&compact)).into_bytes())
+    }
+
+    fn bug(error: serde_json::Error) -> ExportError {
+        ExportError::json(error)
+    }
+
+    /// The predicate without white space.
+    fn raw(&self) -> Result<Box<RawValue>, ExportError> {
+        let wrong = |reason: String| ExportError::Attestation {
+            path: self.path.clone(),
+            reason: format!("the predicate is no JSON: {reason}"),
+        };
+        let text = match &self.content[..] {
+            // Go writes nothing as null.
+            b"" => "null",
+            text => std::str::from_utf8(text).map_err(|error| wrong(error.to_string()))?,
+        };
+        let checked: &RawValue =
+            serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        let squeezed = json::squeeze(checked.get());
+        RawValue::from_string(squeezed).map_err(|error| wrong(error.to_string()))
+    }
+
+    fn statement<'a>(
+        &'a self,
+        exported: &[StatementSubject],
+        predicate: &'a RawValue,
+    ) -> Statement<'a> {
+        let itself = [Subject::Itself {
+            name: String::new(),
+        }];
+        let wanted = match &self.subjects[..] {
+            [] => &itself[..],
+            subjects => subjects,
+        };
+        let mut subject = Vec::new();
+        for each in wanted {
+            match each {
+                Subject::Itself { name } => {
+                    for one in exported {
+                        subject.push(one.clone());
+                        if !matches!(name.as_str(), "" | "_") {
+                            let name = name.clone();
+                            let digest = one.digest.clone();
+                            subject.push(StatementSubject { name, digest });
+                        }
+                    }
+                }
+                Subject::Raw { name, digests } => {
+                    let name = match name.as_str() {
+                        "" => "_",
+                        name => name,
+                    };
+                    subject.push(StatementSubject {
+                        name: name.to_owned(),
+                        digest: digests.clone(),
+                    });
+                }
+                _ => {}
+            }
+        }
+        Statement {
+            kind: STATEMENT,
+            predicate_type: &self.predicate_type,
+            subject,
+            predicate,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

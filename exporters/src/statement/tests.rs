@@ -1,0 +1,80 @@
+use std::collections::BTreeMap;
+
+use super::*;
+
+fn text(attestation: Attestation, exported: &[StatementSubject]) -> Result<String, ExportError> {
+    let read = predicates([&attestation], &Cancel::new())?;
+    let [only] = &read[..] else {
+        panic!("{read:?}");
+    };
+    let compact = String::from_utf8(only.compact(exported)?).unwrap();
+    let indented = String::from_utf8(only.indented(exported)?).unwrap();
+    assert_eq!(json::squeeze(&indented), compact);
+    Ok(compact)
+}
+
+fn attested(predicate: &str) -> Attestation {
+    Attestation::in_toto("https://example.com/p", "p.json", predicate)
+}
+
+#[test]
+fn a_predicate_keeps_its_numbers_and_order() {
+    let written = text(attested("{\"k\": \"<v>\",  \"a\": 1.50}\n"), &[]).unwrap();
+    assert_eq!(
+        written,
+        r#"{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://example.com/p","subject":[],"predicate":{"k":"\u003cv\u003e","a":1.50}}"#
+    );
+    assert!(
+        text(attested(""), &[])
+            .unwrap()
+            .ends_with(r#""predicate":null}"#)
+    );
+    for bad in ["not json", "{} {}", "{", "\u{0}"] {
+        let error = text(attested(bad), &[]).unwrap_err().to_string();
+        assert!(error.contains("p.json"), "{error}");
+    }
+}
+
+#[test]
+fn subjects_are_what_is_exported_or_what_is_named() {
+    let exported = [
+        StatementSubject::new("pkg:docker/app@v1", &BlobDigest::of(b"image")),
+        StatementSubject::new("pkg:docker/app@v2", &BlobDigest::of(b"image")),
+    ];
+    let names = |attestation: Attestation| -> Vec<String> {
+        let written = text(attestation, &exported).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&written).unwrap();
+        let subjects = value["subject"].as_array().unwrap();
+        let name = |subject: &serde_json::Value| subject["name"].as_str().unwrap().to_owned();
+        subjects.iter().map(name).collect()
+    };
+    let itself = |name: &str| Subject::Itself {
+        name: name.to_owned(),
+    };
+    let both = ["pkg:docker/app@v1", "pkg:docker/app@v2"];
+    assert_eq!(names(attested("1")), both);
+    assert_eq!(names(attested("1").subject(itself("_"))), both);
+    assert_eq!(
+        names(attested("1").subject(itself("x"))),
+        ["pkg:docker/app@v1", "x", "pkg:docker/app@v2", "x"]
+    );
+    let raw = Subject::Raw {
+        name: String::new(),
+        digests: BTreeMap::from([("sha512".to_owned(), "ab".to_owned())]),
+    };
+    assert_eq!(names(attested("1").subject(raw)), ["_"]);
+}
+
+#[test]
+fn frontends_attest_no_provenance_and_nothing_without_a_path() {
+    let provenance = format!("{PROVENANCE}v1");
+    let of_frontend = Attestation::new(
+        AttestationKind::InToto,
+        provenance.as_str(),
+        "p",
+        AttestationContent::File(Ref::scratch()),
+    );
+    assert!(text(of_frontend, &[]).is_err());
+    assert!(text(Attestation::in_toto(provenance, "p", "{}"), &[]).is_ok());
+    assert!(text(Attestation::in_toto("x", "", "{}"), &[]).is_err());
+}

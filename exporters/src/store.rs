@@ -1,0 +1,254 @@
+//! Images into the store of the solver.
+
+use ashlar_llb::BlobDigest;
+use ashlar_solver::cancel::Cancel;
+use ashlar_solver::content::{ContentError, Verify};
+use ashlar_solver::error::Failure;
+#[cfg(feature = "registry")]
+use ashlar_solver::registry::Registry;
+use ashlar_solver::result::BuildResult;
+use async_trait::async_trait;
+
+use crate::exporter::{Exporter, Prepared, blocking};
+use crate::image::{BlobContent, Defaults, Image as Assembled, assemble};
+use crate::options::image_options;
+#[cfg(feature = "registry")]
+use crate::push::{self, PushOptions};
+use crate::{ExportError, ImageOptions};
+
+/// Exports an image into the store of the solver, under its names. `llb::image` finds it there
+/// with `ResolveMode::IfMissing` or `Offline`, by name or by digest, and `Store::images` tells what a
+/// name leads to.
+///
+/// A name that led elsewhere leads to the new image, in one step, when all of it is there. Blobs of
+/// the old one stay.
+#[derive(Debug, Clone)]
+pub struct Image {
+    pub(crate) options: ImageOptions,
+    dangling_prefix: Option<String>,
+    dangling_only_if_unnamed: bool,
+    store: bool,
+    unpack: bool,
+    verify: bool,
+    #[cfg(feature = "registry")]
+    push: Push,
+}
+
+/// Whether and how the image is pushed too.
+#[cfg(feature = "registry")]
+#[derive(Debug, Clone, Default)]
+struct Push {
+    wanted: bool,
+    registry: Option<Registry>,
+    options: PushOptions,
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Image {
+    /// Stores an image.
+    pub fn new() -> Self {
+        Self {
+            options: ImageOptions::default(),
+            dangling_prefix: None,
+            dangling_only_if_unnamed: false,
+            store: true,
+            unpack: false,
+            verify: false,
+            #[cfg(feature = "registry")]
+            push: Push::default(),
+        }
+    }
+
+    /// Also calls the image by this prefix, `@` and its digest. Default: no.
+    #[must_use]
+    pub fn dangling_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.dangling_prefix = Some(prefix.into()).filter(|prefix| !prefix.is_empty());
+        self
+    }
+
+    /// Sets whether the dangling name is used only if there is no other. Default: no.
+    #[must_use]
+    pub fn dangling_only_if_unnamed(mut self, only: bool) -> Self {
+        self.dangling_only_if_unnamed = only;
+        self
+    }
+
+    /// Sets whether names are written. Without them the image is there by its digest. Default: yes.
+    #[must_use]
+    pub fn store(mut self, store: bool) -> Self {
+        self.store = store;
+        self
+    }
+
+    /// Sets whether layers that were not unpacked yet are unpacked, so that a build that starts
+    /// from the image need not do so. Goes not together with rewritten times. Default: no.
+    #[must_use]
+    pub fn unpack(mut self, unpack: bool) -> Self {
+        self.unpack = unpack;
+        self
+    }
+
+    /// Sets whether all blobs are read and compared with their digests before the names are
+    /// written. Default: no.
+    #[must_use]
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// Sets whether the image is pushed under its names, through the client given with
+    /// [`Image::registry`] (feature `registry`). [`Push`](crate::Push) does that alone. Default: no.
+    #[cfg(feature = "registry")]
+    #[must_use]
+    pub fn push(mut self, push: bool) -> Self {
+        self.push.wanted = push;
+        self
+    }
+
+    /// Sets whether it is pushed under its digest alone, so that no tag is moved. Default: no.
+    #[cfg(feature = "registry")]
+    #[must_use]
+    pub fn push_by_digest(mut self, by_digest: bool) -> Self {
+        self.push.options.by_digest = by_digest;
+        self
+    }
+
+    /// Sets whether registries may have any certificate, or speak plain text. Default: no.
+    #[cfg(feature = "registry")]
+    #[must_use]
+    pub fn insecure(mut self, insecure: bool) -> Self {
+        self.push.options.insecure = insecure;
+        self
+    }
+
+    /// Gives the client that pushes: that of the solver, or another.
+    #[cfg(feature = "registry")]
+    #[must_use]
+    pub fn registry(mut self, registry: &Registry) -> Self {
+        self.push.registry = Some(registry.clone());
+        self
+    }
+
+    image_options!();
+
+    /// How it is called besides its names.
+    fn dangling_name(&self, digest: &BlobDigest) -> Option<String> {
+        let prefix = self.dangling_prefix.as_ref()?;
+        let wanted = !self.dangling_only_if_unnamed || self.options.names.is_empty();
+        wanted.then(|| format!("{prefix}@{digest}"))
+    }
+
+    fn run(&self, result: &BuildResult, cancel: &Cancel) -> Result<Prepared, ExportError> {
+        if self.unpack && self.options.rewrite_timestamp {
+            return Err(ExportError::Option {
+                reason: "an image with rewritten times is not what is unpacked here".to_owned(),
+            });
+        }
+        #[cfg(feature = "registry")]
+        let registry = self.pushed_through(result)?;
+        let defaults = Defaults {
+            media_types: None,
+            inline_attestations: true,
+        };
+        let image = assemble(result, &self.options, defaults, cancel)?;
+        image.fetch(cancel)?;
+        for blob in &image.blobs {
+            if let BlobContent::Text(text) = &blob.content {
+                cancel.check()?;
+                image.store.blobs().put(text).map_err(Failure::from)?;
+            }
+        }
+        if self.verify {
+            verify(&image, cancel)?;
+        }
+        if self.unpack {
+            for (tree, diff_ids) in result.refs().iter().zip(&image.diff_ids) {
+                let stack = tree.reference.stack(cancel)?;
+                image.store.note_chain(diff_ids, &stack)?;
+            }
+        }
+        let root = image.root.clone();
+        let mut exported = image.exported(&root)?;
+        let mut names = image.told.clone();
+        names.extend(self.dangling_name(&root.digest));
+        exported.response.remove("image.name");
+        if !names.is_empty() {
+            let response = &mut exported.response;
+            response.insert("image.name".to_owned(), names.join(","));
+        }
+        let (images, mut names) = (image.store.images(), image.names.clone());
+        // A name with a digest needs no record.
+        names.retain(|name| self.store && name.digest().is_none());
+        let named = move || {
+            for name in &names {
+                images.set(name, &root).map_err(Failure::from)?;
+            }
+            Ok(())
+        };
+        #[cfg(feature = "registry")]
+        if let Some(registry) = registry {
+            let options = self.push.options;
+            exported.references = push::references(&image, options);
+            let image = std::sync::Arc::new(image);
+            return Ok(Prepared::new(exported, move |cancel| async move {
+                push::push(image, registry, options, cancel).await?;
+                blocking(named).await
+            }));
+        }
+        Ok(Prepared::new(exported, move |_| blocking(named)))
+    }
+
+    /// The client, if the image is to be pushed.
+    #[cfg(feature = "registry")]
+    fn pushed_through(&self, result: &BuildResult) -> Result<Option<Registry>, ExportError> {
+        if !self.push.wanted {
+            return Ok(None);
+        }
+        push::check_names(&self.options, result, self.push.options)?;
+        let registry = self.push.registry.clone();
+        registry.map(Some).ok_or_else(|| ExportError::Option {
+            reason: "pushing needs a client of registries, such as that of the solver".to_owned(),
+        })
+    }
+}
+
+/// Reads all blobs of an image in the store.
+fn verify(image: &Assembled, cancel: &Cancel) -> Result<(), ExportError> {
+    for blob in &image.blobs {
+        let digest = blob.descriptor.digest;
+        let file = image.open(&digest)?;
+        let mut verified = Verify::new(file, digest, blob.descriptor.size);
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            cancel.check()?;
+            match std::io::Read::read(&mut verified, &mut buffer) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.get_ref().is_some_and(|e| e.is::<ContentError>()) => {
+                    let what = digest.to_string();
+                    return Err(ExportError::Verify { what });
+                }
+                Err(error) => return Err(image.damaged(&digest, error)),
+            }
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Exporter for Image {
+    async fn prepare(
+        &self,
+        result: &BuildResult,
+        cancel: &Cancel,
+    ) -> Result<Prepared, ExportError> {
+        let (this, result, cancel) = (self.clone(), result.clone(), cancel.clone());
+        blocking(move || this.run(&result, &cancel)).await
+    }
+}

@@ -1,0 +1,288 @@
+//! The files of a result as one tar.
+
+use std::collections::{HashMap, hash_map};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ashlar_solver::cancel::Cancel;
+use ashlar_solver::result::BuildResult;
+use ashlar_solver::tree::tar::{Header, TarFormat, TarKind, TarWriter};
+use ashlar_solver::tree::{Entry, Kind, Node, TreePath};
+use async_trait::async_trait;
+
+use crate::ExportError;
+use crate::destination::{Destination, Sink};
+use crate::exporter::{Exported, Exporter, Prepared, blocking};
+use crate::files::{
+    FileOptions, Item, Part, directory_entry, file_options, link_group, parts, statement_entry,
+};
+
+/// Exports the files of a result as one tar, as BuildKit writes it: owners, modes, devices and
+/// extended attributes are those of the result, times are rounded to seconds.
+///
+/// A result in map form has a directory for each platform. Statements that are attested of it stand
+/// beside the files.
+#[derive(Debug, Clone)]
+pub struct Tar {
+    destination: Destination,
+    verify: bool,
+    pub(crate) options: FileOptions,
+}
+
+impl Tar {
+    /// Writes one tar file. An existing file is replaced once the new one is complete; a pipe or a
+    /// device is written to.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self::new(Destination::File(path.into()))
+    }
+
+    /// Writes the tar to a stream, which `open` opens once per export.
+    pub fn writer(
+        open: impl Fn() -> io::Result<Box<dyn Write + Send>> + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(Destination::Writer(Arc::new(open)))
+    }
+
+    fn new(destination: Destination) -> Self {
+        Self {
+            destination,
+            verify: false,
+            options: FileOptions::default(),
+        }
+    }
+
+    /// Sets whether the file is read again, and compared with what was to be written, before it
+    /// replaces an old one. Streams are not read. Default: no.
+    #[must_use]
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    file_options!();
+
+    fn run(&self, result: &BuildResult, cancel: &Cancel) -> Result<Prepared, ExportError> {
+        let parts = Arc::new(parts(result, &self.options, result.is_map(), cancel)?);
+        let (written, verify) = (parts.clone(), self.verify);
+        self.destination.write(
+            Exported::default(),
+            cancel,
+            move |sink, cancel| archive(&written, sink, cancel),
+            |file, cancel| match verify {
+                true => check(&parts, file, cancel),
+                false => Ok(()),
+            },
+        )
+    }
+}
+
+#[async_trait]
+impl Exporter for Tar {
+    async fn prepare(
+        &self,
+        result: &BuildResult,
+        cancel: &Cancel,
+    ) -> Result<Prepared, ExportError> {
+        let (this, result, cancel) = (self.clone(), result.clone(), cancel.clone());
+        blocking(move || this.run(&result, &cancel)).await
+    }
+}
+
+/// Where the pieces of an archive go.
+trait Take {
+    /// Bytes of the archive itself.
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), ExportError>;
+
+    /// The content of a file of the result.
+    fn file(
+        &mut self,
+        file: &mut File,
+        size: u64,
+        cancel: &Cancel,
+    ) -> Result<io::Result<()>, ExportError>;
+}
+
+impl Take for Sink<'_> {
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), ExportError> {
+        self.put(bytes)
+    }
+
+    fn file(
+        &mut self,
+        file: &mut File,
+        size: u64,
+        cancel: &Cancel,
+    ) -> Result<io::Result<()>, ExportError> {
+        self.append(file, size, cancel)
+    }
+}
+
+/// Compares what is to be written with what a file has.
+struct Compare<'a> {
+    written: io::BufReader<&'a mut File>,
+    buffers: [Vec<u8>; 2],
+}
+
+impl Compare<'_> {
+    fn same(&mut self, bytes: &[u8]) -> Result<(), ExportError> {
+        let found = &mut self.buffers[0];
+        found.resize(bytes.len(), 0);
+        let read = io::Read::read_exact(&mut self.written, found);
+        match read {
+            Ok(()) if *found == bytes => Ok(()),
+            _ => Err(ExportError::Verify {
+                what: "the archive".to_owned(),
+            }),
+        }
+    }
+}
+
+impl Take for Compare<'_> {
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), ExportError> {
+        self.same(bytes)
+    }
+
+    fn file(
+        &mut self,
+        file: &mut File,
+        mut size: u64,
+        cancel: &Cancel,
+    ) -> Result<io::Result<()>, ExportError> {
+        let mut buffer = std::mem::take(&mut self.buffers[1]);
+        buffer.resize(128 << 10, 0);
+        while size > 0 {
+            cancel.check()?;
+            let wanted = usize::try_from(size).unwrap_or(buffer.len());
+            let part = &mut buffer[..wanted.min(128 << 10)];
+            if let Err(error) = io::Read::read_exact(file, part) {
+                return Ok(Err(error));
+            }
+            self.same(part)?;
+            size -= part.len() as u64;
+        }
+        self.buffers[1] = buffer;
+        Ok(Ok(()))
+    }
+}
+
+fn check(parts: &[Part], file: &mut File, cancel: &Cancel) -> Result<(), ExportError> {
+    let failed = |error: io::Error| ExportError::io("read", "the archive")(error);
+    io::Seek::rewind(file).map_err(failed)?;
+    let mut compare = Compare {
+        written: io::BufReader::with_capacity(128 << 10, file),
+        buffers: Default::default(),
+    };
+    archive(parts, &mut compare, cancel)?;
+    let mut rest = [0];
+    match io::Read::read(&mut compare.written, &mut rest).map_err(failed)? {
+        0 => Ok(()),
+        _ => Err(ExportError::Verify {
+            what: "the archive".to_owned(),
+        }),
+    }
+}
+
+fn archive(parts: &[Part], take: &mut dyn Take, cancel: &Cancel) -> Result<(), ExportError> {
+    for part in parts {
+        let mut links: HashMap<_, Vec<u8>> = HashMap::new();
+        if let Some(directory) = &part.directory {
+            put_header(take, &header(directory, &directory_entry(part), None))?;
+        }
+        for (path, item) in part.items() {
+            cancel.check()?;
+            let whole = part.prefix().join_path(&path);
+            match item {
+                Item::Statement(text) => {
+                    put_header(take, &header(&whole, &statement_entry(part, text), None))?;
+                    take.bytes(text)?;
+                    take.bytes(padding(text.len() as u64))?;
+                }
+                Item::Node(node) => {
+                    let first = link_group(node).and_then(|group| match links.entry(group) {
+                        hash_map::Entry::Occupied(first) => Some(first.get().clone()),
+                        hash_map::Entry::Vacant(none) => {
+                            none.insert(whole.as_bytes().to_vec());
+                            None
+                        }
+                    });
+                    let mut header = header(&whole, node.entry(), first);
+                    header.mtime = part.time(header.mtime);
+                    put_header(take, &header)?;
+                    if header.kind == TarKind::File && header.size > 0 {
+                        content(take, &path, node, cancel)?;
+                    }
+                }
+            }
+        }
+    }
+    take.bytes(&[0; 1024])
+}
+
+/// Writes the bytes of a regular file.
+fn content(
+    take: &mut dyn Take,
+    path: &TreePath,
+    node: &Node,
+    cancel: &Cancel,
+) -> Result<(), ExportError> {
+    let failed = |error| ExportError::io("read", path.as_relative())(error);
+    let files = node.files().ok_or_else(|| ExportError::Unsupported {
+        path: path.to_string(),
+        reason: "its bytes are nowhere",
+    })?;
+    let mut file = files.open(path).map_err(failed)?;
+    let size = node.entry().size;
+    take.file(&mut file, size, cancel)?.map_err(failed)?;
+    take.bytes(padding(size))
+}
+
+fn put_header(take: &mut dyn Take, header: &Header) -> Result<(), ExportError> {
+    let mut bytes = Vec::with_capacity(512);
+    let mut writer = TarWriter::new(&mut bytes);
+    writer.header(header, TarFormat::Any).map_err(|source| {
+        let path = String::from_utf8_lossy(&header.path).into_owned();
+        ExportError::io("write an archive member for", path)(source)
+    })?;
+    take.bytes(&bytes)
+}
+
+fn padding(size: u64) -> &'static [u8] {
+    let rest = usize::try_from(size.next_multiple_of(512) - size).unwrap_or(0);
+    &[0; 512][..rest]
+}
+
+/// The header of an object; `first` is the path that it is a hard link of.
+fn header(path: &TreePath, entry: &Entry, first: Option<Vec<u8>>) -> Header {
+    let attributes = &entry.attributes;
+    let mut name = path.as_bytes().to_vec();
+    let kind = match entry.kind {
+        _ if first.is_some() => TarKind::HardLink,
+        Kind::Directory => TarKind::Directory,
+        Kind::File | Kind::Whiteout => TarKind::File,
+        Kind::Symlink => TarKind::Symlink,
+        Kind::CharDevice => TarKind::CharDevice,
+        Kind::BlockDevice => TarKind::BlockDevice,
+        Kind::Fifo => TarKind::Fifo,
+    };
+    if kind == TarKind::Directory {
+        name.push(b'/');
+    }
+    let xattrs = attributes.xattrs.iter();
+    Header {
+        path: name,
+        kind,
+        size: if kind == TarKind::File { entry.size } else { 0 },
+        link: first.unwrap_or_else(|| entry.target.to_vec()),
+        mode: attributes.mode,
+        uid: attributes.uid,
+        gid: attributes.gid,
+        mtime: attributes.mtime,
+        device: entry.device,
+        xattrs: xattrs
+            .map(|(name, value)| (name.to_vec(), value.to_vec()))
+            .collect(),
+        sparse: false,
+    }
+}

@@ -1,0 +1,442 @@
+//! Images for several platforms, with annotations and attestations, by the rules of the
+//! specifications; and the same bytes wherever they are made.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use ashlar_exporters::{
+    AnnotationKind, Annotations, Compression, Docker, Epoch, ExportError, Exporter, Image,
+    ImageOptions, Local, MediaTypes, Oci, Tar, export_all,
+};
+use ashlar_llb::{self as llb, Platform, Reference, State, copy, mkdir, mkfile};
+use ashlar_solver::cancel::Cancel;
+use ashlar_solver::result::{Attestation, BuildResult, PlatformRef, Subject};
+use ashlar_solver::solver::Solver;
+use ashlar_solver::source::image::ResolveMode;
+use serde_json::Value;
+
+use super::oci_rules::{self, Found};
+use super::support::{self, request, solve, temp, tree};
+
+/// A small tree for each platform.
+async fn two_platforms(solver: &Solver) -> BuildResult {
+    let mut refs = Vec::new();
+    for platform in [Platform::linux_amd64(), Platform::linux_armhf()] {
+        let name = format!("for {platform}\n");
+        let state = llb::scratch()
+            .file(mkdir("/d").mode(0o755))
+            .file(mkfile("/d/platform", name).mode(0o644));
+        let solved = solve(solver, request(&state)).await;
+        refs.push(PlatformRef::new(
+            platform,
+            solved.result.reference().clone(),
+        ));
+    }
+    BuildResult::of_platforms(refs, solver.store().clone()).unwrap()
+}
+
+fn attested(mut result: BuildResult) -> BuildResult {
+    for id in ["linux/amd64", "linux/arm/v7"] {
+        let json = r#"{"checked": [1, 2.50]}"#;
+        let plain = Attestation::in_toto("https://example.com/check/v1", "check.json", json);
+        let raw = Subject::Raw {
+            name: "other".to_owned(),
+            digests: BTreeMap::from([("sha1".to_owned(), "0".repeat(40))]),
+        };
+        let other = Attestation::in_toto("https://example.com/other/v1", "other.json", "[]");
+        result = result.with_attestation(id, plain);
+        result = result.with_attestation(id, other.subject(raw));
+    }
+    result
+}
+
+async fn export(exporter: impl Exporter, result: &BuildResult) -> Result<(), ExportError> {
+    exporter.export(result, &Cancel::new()).await.map(drop)
+}
+
+fn options(change: impl FnOnce(&mut ImageOptions)) -> ImageOptions {
+    let mut options = ImageOptions::default();
+    change(&mut options);
+    options
+}
+
+#[test]
+fn images_keep_the_rules_of_the_specification() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let plain = two_platforms(&solver).await;
+        let found = |name: &str| oci_rules::check(&folder.path().join(name));
+        let layout = |name: &str| Oci::directory(folder.path().join(name)).name("example.com/a:v1");
+
+        export(layout("plain"), &plain).await.unwrap();
+        let (indexes, images) = (1, 2);
+        let expected = Found {
+            indexes,
+            images,
+            ..Found::default()
+        };
+        assert_eq!(found("plain"), expected);
+
+        let mut annotations = Annotations::default();
+        let arm = Platform::linux_armhf();
+        for kind in [
+            AnnotationKind::Manifest,
+            AnnotationKind::ManifestDescriptor,
+            AnnotationKind::Index,
+            AnnotationKind::IndexDescriptor,
+        ] {
+            annotations.set(kind, None, "com.example.all", format!("{kind:?}"));
+            annotations.set(kind, Some(&arm), "com.example.arm", "<&>\u{2028}\"");
+        }
+        let annotated = options(|options| {
+            options.names = vec!["example.com/a:v1".to_owned()];
+            options.annotations = annotations;
+        });
+        export(layout("annotated").options(annotated), &plain)
+            .await
+            .unwrap();
+        assert_eq!(found("annotated"), expected);
+
+        let attested = attested(plain);
+        for artifact in [true, false] {
+            let name = format!("attested-{artifact}");
+            let as_artifact = options(|options| {
+                options.names = vec!["example.com/a:v1".to_owned(), "b".to_owned()];
+                options.artifact = Some(artifact);
+            });
+            export(layout(&name).options(as_artifact).verify(true), &attested)
+                .await
+                .unwrap();
+            // The index has an entry for each of two names.
+            let twice = Found {
+                indexes: 2,
+                images: 4,
+                attestations: 4,
+                statements: 8,
+            };
+            assert_eq!(found(&name), twice);
+        }
+
+        // A single image becomes an index when something is attested of it.
+        let single = BuildResult::new(
+            attested.refs()[1].reference.clone(),
+            Platform::linux_armhf(),
+            solver.store().clone(),
+        );
+        export(layout("single"), &single).await.unwrap();
+        assert_eq!(
+            found("single"),
+            Found {
+                images: 1,
+                ..Found::default()
+            }
+        );
+        let check = Attestation::in_toto("https://example.com/x", "x", "null");
+        let single = single.with_attestation("linux/arm/v7", check.clone().inline_only());
+        export(layout("inline"), &single).await.unwrap();
+        assert_eq!(
+            found("inline"),
+            Found {
+                images: 1,
+                ..Found::default()
+            }
+        );
+        let single = single.with_attestation("linux/arm/v7", check);
+        export(layout("single-attested"), &single).await.unwrap();
+        let both = Found {
+            indexes: 1,
+            images: 1,
+            attestations: 1,
+            statements: 2,
+        };
+        assert_eq!(found("single-attested"), both);
+    });
+}
+
+#[test]
+fn what_does_not_go_together_is_refused() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let several = two_platforms(&solver).await;
+        let single = BuildResult::new(
+            several.reference().clone(),
+            Platform::linux_amd64(),
+            solver.store().clone(),
+        );
+        let out = folder.path().join("out");
+        let docker_types = || options(|options| options.media_types = Some(MediaTypes::Docker));
+        let annotated = |name: &str| {
+            options(|options| {
+                options.annotations.parse(name, "x").unwrap();
+            })
+        };
+        let oci = || Oci::archive(&out);
+        let refused: [(Box<dyn Exporter>, BuildResult, &str); 8] = [
+            (
+                Box::new(Docker::archive(&out)),
+                several.clone(),
+                "several platforms",
+            ),
+            (
+                Box::new(oci().options(docker_types())),
+                attested(several.clone()),
+                "attestations need OCI",
+            ),
+            (
+                Box::new(oci().options(annotated("annotation-index.x"))),
+                single.clone(),
+                "single platform",
+            ),
+            (
+                Box::new(oci().options(annotated("annotation[linux/s390x].x"))),
+                several.clone(),
+                "linux/s390x",
+            ),
+            (
+                Box::new(oci().options(options(|options| {
+                    options.media_types = Some(MediaTypes::Docker);
+                    options.artifact = Some(true);
+                }))),
+                single.clone(),
+                "artifacts need OCI",
+            ),
+            (
+                Box::new(oci().options(options(|options| {
+                    options.media_types = Some(MediaTypes::Docker);
+                    options.compression = Compression::Estargz { level: 4 };
+                }))),
+                single.clone(),
+                "eStargz needs OCI",
+            ),
+            (
+                Box::new(Image::new().unpack(true).options(options(|options| {
+                    options.rewrite_timestamp = true;
+                }))),
+                single.clone(),
+                "rewritten",
+            ),
+            (
+                Box::new(oci()),
+                single
+                    .clone()
+                    .with_image_config(r#"{"os":"linux","architecture":""}"#),
+                "architecture",
+            ),
+        ];
+        for (exporter, result, reason) in refused {
+            let error = exporter.export(&result, &Cancel::new()).await.unwrap_err();
+            let text = support::chain(&error);
+            assert!(text.contains(reason), "{exporter:?}: {text}");
+            assert!(!out.exists());
+        }
+    });
+}
+
+/// A build whose times all are those of this moment, in layers of each kind.
+fn made_now(folder: &Path) -> State {
+    for number in 0..30 {
+        let path = folder.join(format!("context/d{number}/file"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, format!("{number}\n").repeat(1000)).unwrap();
+    }
+    let context = llb::local("context");
+    llb::scratch()
+        .file(
+            copy(&context, "/", "/context")
+                .contents_only()
+                .create_dest_path(),
+        )
+        .file(mkdir("/made").mode(0o750))
+        .file(mkfile("/made/file", "made\n").mode(0o640).owner((5, 6)))
+        .file(llb::rm("/context/d7"))
+}
+
+#[test]
+fn an_epoch_makes_two_roots_give_the_same_bytes() {
+    let folder = temp();
+    let build = |name: &str| {
+        support::runtime().block_on(async {
+            let folder = folder.path().join(name);
+            let state = made_now(&folder);
+            let solver = support::solver(folder.join("state"));
+            let request = request(&state).local("context", folder.join("context"));
+            let solved = solve(&solver, request).await;
+            let mut outputs = BTreeMap::new();
+            for compression in Compression::ALL {
+                let reproducible = options(|options| {
+                    options.names = vec!["app:v1".to_owned()];
+                    options.compression = compression;
+                    options.epoch = Epoch::At(1_500_000_000);
+                    options.rewrite_timestamp = true;
+                });
+                let path = folder.join(format!("{compression}.tar"));
+                let archive = Oci::archive(&path).options(reproducible).verify(true);
+                export(archive, &solved.result).await.unwrap();
+                outputs.insert(compression.to_string(), fs::read(path).unwrap());
+            }
+            let path = folder.join("files.tar");
+            let files = Tar::file(&path)
+                .source_date_epoch(1_500_000_000)
+                .verify(true);
+            export(files, &solved.result).await.unwrap();
+            outputs.insert("files".to_owned(), fs::read(path).unwrap());
+            // Without rewriting, only times differ.
+            let path = folder.join("plain");
+            export(Oci::directory(&path), &solved.result).await.unwrap();
+            oci_rules::check(&path);
+            outputs
+        })
+    };
+    let one = build("one");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let two = build("two");
+    for (name, bytes) in &one {
+        assert!(bytes == &two[name], "{name} differs");
+    }
+}
+
+#[test]
+fn a_stored_image_is_found_by_its_names() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let several = two_platforms(&solver).await;
+        let image = Image::new().name("example.com/app:v1").name("short");
+        let image = image.dangling_prefix("dangling").verify(true);
+        let exported = image
+            .unpack(true)
+            .export(&several, &Cancel::new())
+            .await
+            .unwrap();
+        let digest = exported.digest.unwrap();
+        let names = &exported.response["image.name"];
+        let expected = format!("example.com/app:v1,short,dangling@{digest}");
+        assert_eq!(*names, expected);
+        let images = solver.store().images();
+        for name in ["example.com/app:v1", "docker.io/library/short:latest"] {
+            let found = images
+                .get(&Reference::parse(name).unwrap())
+                .unwrap()
+                .unwrap();
+            assert_eq!(found.digest, digest);
+        }
+        // A build starts from it without a registry, and without unpacking a layer.
+        let layers = support::layers(&folder.path().join("state"));
+        for platform in [Platform::linux_amd64(), Platform::linux_armhf()] {
+            let base = llb::image("example.com/app:v1").platform(platform.clone());
+            let solved = solve(&solver, request(&base.into()).resolve(ResolveMode::Offline)).await;
+            let files = support::files(&solved).await;
+            let text = format!("for {platform}\n");
+            assert_eq!(files["d/platform"], support::file(0o644, text.as_bytes()));
+        }
+        assert_eq!(support::layers(&folder.path().join("state")), layers);
+
+        // Unnamed, it is there by its digest.
+        let unnamed = Image::new().name("never:written").store(false);
+        unnamed.export(&several, &Cancel::new()).await.unwrap();
+        assert_eq!(
+            images
+                .get(&Reference::parse("never:written").unwrap())
+                .unwrap(),
+            None
+        );
+    });
+}
+
+#[test]
+fn several_exporters_share_the_work_and_appear_together() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let state = made_now(folder.path());
+        let request = request(&state).local("context", folder.path().join("context"));
+        let solved = solve(&solver, request).await;
+        let out = folder.path().join("out");
+        let (archive, layout) = (out.join("image.tar"), out.join("layout"));
+        let (files, tar) = (out.join("files"), out.join("files.tar"));
+        fs::create_dir(&out).unwrap();
+        let all: [&dyn Exporter; 5] = [
+            &Oci::archive(&archive).name("app:v1"),
+            &Oci::directory(&layout).name("app:v1"),
+            &Image::new().name("app:v1"),
+            &Local::new(&files),
+            &Tar::file(&tar),
+        ];
+        let exported = export_all(&all, &solved.result, &Cancel::new())
+            .await
+            .unwrap();
+        assert_eq!(exported[0].digest, exported[1].digest);
+        assert_eq!(exported[0].digest, exported[2].digest);
+        oci_rules::check(&layout);
+        // Each layer was made once: the store has as many blobs as the layout.
+        let blobs = |folder: &Path| fs::read_dir(folder.join("blobs/sha256")).unwrap().count();
+        assert_eq!(blobs(&folder.path().join("state")), blobs(&layout));
+
+        // One that fails keeps the others from appearing.
+        let before = tree(&out);
+        let broken = Oci::archive(out.join("missing/image.tar"));
+        let other = Local::new(out.join("other"));
+        let error = export_all(&[&other, &broken], &solved.result, &Cancel::new()).await;
+        assert!(matches!(error, Err(ExportError::Io { .. })), "{error:?}");
+        assert_eq!(tree(&out), before);
+    });
+}
+
+#[test]
+fn what_the_metadata_says_is_heard() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let mut result = two_platforms(&solver).await;
+        let mut put = |key: &str, value: &str| result.metadata.insert(key.into(), value.into());
+        put("image.name", "from/frontend:v2");
+        put("source.date.epoch/linux/amd64", "100");
+        put("source.date.epoch", "200");
+        put("annotation[linux/amd64].k", "v");
+        put("containerimage.inlinecache/linux/amd64", "records");
+        let layout = folder.path().join("layout");
+        let exported = Oci::directory(&layout).name("*");
+        let exported = exported.export(&result, &Cancel::new()).await.unwrap();
+        assert_eq!(
+            exported.response["image.name"],
+            "docker.io/from/frontend:v2"
+        );
+        oci_rules::check(&layout);
+        let read = |digest: &Value| -> Value {
+            let name = digest.as_str().unwrap().replace(':', "/");
+            serde_json::from_slice(&fs::read(layout.join("blobs").join(name)).unwrap()).unwrap()
+        };
+        let index = fs::read(layout.join("index.json")).unwrap();
+        let index: Value = serde_json::from_slice(&index).unwrap();
+        let index = read(&index["manifests"][0]["digest"]);
+        let images: Vec<_> = index["manifests"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| {
+                let manifest = read(&entry["digest"]);
+                let config = read(&manifest["config"]["digest"]);
+                (manifest["annotations"]["k"].clone(), config)
+            })
+            .collect();
+        assert_eq!(images[0].0, "v");
+        assert_eq!(images[1].0, Value::Null);
+        // The key of the whole result wins over that of a platform, as in BuildKit.
+        for (_, config) in &images {
+            assert_eq!(config["created"], "1970-01-01T00:03:20Z");
+        }
+        assert_eq!(images[0].1["moby.buildkit.cache.v0"], "cmVjb3Jkcw==");
+        assert_eq!(images[1].1["moby.buildkit.cache.v0"], Value::Null);
+        let mut bad = result.clone();
+        bad.metadata
+            .insert("source.date.epoch".to_owned(), b"tomorrow".to_vec());
+        let error = Oci::directory(&layout)
+            .export(&bad, &Cancel::new())
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ExportError::Metadata { .. }), "{error:?}");
+    });
+}
