@@ -17,6 +17,8 @@ mod concurrent;
 mod contexts;
 mod devices;
 mod export;
+mod export_killed;
+mod export_names;
 mod failed_step;
 mod golden_export;
 mod guest;
@@ -47,6 +49,7 @@ fn child() {
         "agents" => agents::role(&arguments),
         "build" => concurrent::role(&arguments),
         "churn" => kill_nine::role(&arguments),
+        "exporting" => export_killed::role(&arguments),
         "failed-step" => failed_step::role(&arguments),
         "guest" => guest::role(&arguments),
         "leaks" => leaks::role(&arguments),
