@@ -19,6 +19,7 @@ mod devices;
 mod export;
 mod export_killed;
 mod export_names;
+mod export_tools;
 mod failed_step;
 mod golden_export;
 mod guest;

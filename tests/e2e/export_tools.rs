@@ -1,0 +1,404 @@
+//! What other tools make of what the exporters write.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use ashlar_exporters::{Docker, Exporter, Oci};
+use ashlar_llb::{self as llb, Platform, State, copy};
+use ashlar_solver::cancel::Cancel;
+use ashlar_solver::result::{Attestation, BuildResult, PlatformRef};
+use ashlar_solver::solver::Solver;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::support::{self, Need, run, skipped, solve, temp};
+
+const NAME: &str = "localhost/ashlar/app:v1";
+const CONFIG: &str = r#"{"architecture":"amd64","os":"linux","config":{"Cmd":["/bin/hello"],
+    "Env":["GREETING=hello"],"Labels":{"of":"ashlar"}}}"#;
+
+/// An image whose `/bin/hello` greets.
+struct Kit {
+    folder: TempDir,
+    solver: Solver,
+    result: BuildResult,
+}
+
+impl Kit {
+    async fn new() -> Self {
+        let folder = temp();
+        let path = folder.path();
+        support::busybox(path);
+        let script = "#!/bin/sh\necho \"$GREETING from $(cat /etc/made)\"\n";
+        support::write(path.join("base/bin/hello"), script);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(path.join("base/bin/hello"), mode).unwrap();
+        let solver = support::solver(path.join("state"));
+        let base = llb::local("base");
+        let state: State = llb::scratch()
+            .file(copy(&base, "/", "/").contents_only())
+            .file(llb::mkdir("/etc").mkfile("/etc/made", "ashlar\n"))
+            .file(llb::mkfile("/gone", "").mkfile("/kept", ""))
+            .file(llb::rm("/gone"));
+        let request = support::request(&state).local("base", path.join("base"));
+        let solved = solve(&solver, request).await;
+        let config = CONFIG.replace("amd64", &Platform::of_target().architecture);
+        let result = solved.result.with_image_config(config);
+        Self {
+            folder,
+            solver,
+            result,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    async fn export(&self, exporter: impl Exporter, result: &BuildResult) -> String {
+        let exported = exporter.export(result, &Cancel::new()).await.unwrap();
+        exported.digest.unwrap().to_string()
+    }
+
+    /// The image for two platforms, and something attested of it.
+    fn several(&self) -> BuildResult {
+        let tree = || self.result.reference().clone();
+        let other = match Platform::of_target().architecture.as_str() {
+            "arm64" => Platform::linux_amd64(),
+            _ => Platform::linux_arm64(),
+        };
+        let refs = [
+            PlatformRef::new(Platform::of_target(), tree()),
+            PlatformRef::new(other, tree()),
+        ];
+        let mut result = BuildResult::of_platforms(refs, self.solver.store().clone()).unwrap();
+        for tree in result.refs().to_vec() {
+            let id = tree.id;
+            let config = CONFIG.replace("amd64", &tree.platform.architecture);
+            result = result.with_image_config_of(&id, config);
+            let check = Attestation::in_toto("https://example.com/check", "check.json", "{}");
+            result = result.with_attestation(id, check);
+        }
+        result
+    }
+}
+
+/// Unpacks an image with umoci and runs it with runc.
+fn says_hello(folder: &Path, layout: &str) {
+    let bundle = folder.join("bundle");
+    let image = format!("{}:{layout}", folder.join("unpacked").display());
+    run(Command::new("umoci")
+        .args(["unpack", "--image", &image])
+        .arg(&bundle));
+    let text = fs::read_to_string(bundle.join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&text).unwrap();
+    config["process"]["terminal"] = false.into();
+    config["process"]["args"] = serde_json::json!(["/bin/hello"]);
+    fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+    let id = format!("ashlar-hello-{}", std::process::id());
+    let root = folder.join("runc");
+    let said = run(Command::new("runc")
+        .arg("--root")
+        .arg(&root)
+        .args(["run", "--bundle"])
+        .arg(&bundle)
+        .arg(&id));
+    assert_eq!(said.trim(), "hello from ashlar");
+    assert!(bundle.join("rootfs/kept").exists() && !bundle.join("rootfs/gone").exists());
+    fs::remove_dir_all(bundle).unwrap();
+}
+
+#[test]
+fn skopeo_umoci_and_runc_take_every_form() {
+    let needs = ["skopeo", "umoci", "runc", "busybox"].map(Need::Tool);
+    let all = [&[Need::Root][..], &needs].concat();
+    if skipped("skopeo_umoci_and_runc_take_every_form", &all) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let kit = Kit::new().await;
+        let archive = Oci::archive(kit.path("oci.tar")).name(NAME);
+        let digest = kit.export(archive, &kit.result).await;
+        let layout = Oci::directory(kit.path("layout")).name(NAME);
+        assert_eq!(kit.export(layout, &kit.result).await, digest);
+        kit.export(
+            Docker::archive(kit.path("docker.tar")).name(NAME),
+            &kit.result,
+        )
+        .await;
+        let several = Oci::archive(kit.path("several.tar")).name(NAME);
+        let index = kit.export(several, &kit.several()).await;
+
+        let at = |name: &str| kit.path(name).display().to_string();
+        let inspect = |image: &str| -> Value {
+            let text = run(Command::new("skopeo").args(["inspect", image]));
+            serde_json::from_str(&text).unwrap()
+        };
+        let oci = inspect(&format!("oci-archive:{}:v1", at("oci.tar")));
+        assert_eq!(oci["Digest"], digest.as_str());
+        assert_eq!(oci["Labels"]["of"], "ashlar");
+        assert_eq!(oci["Layers"].as_array().unwrap().len(), 4);
+        let raw = format!("oci-archive:{}:v1", at("several.tar"));
+        let text = run(Command::new("skopeo").args(["inspect", "--raw", &raw]));
+        assert_eq!(
+            ashlar_llb::BlobDigest::of(text.as_bytes()).to_string(),
+            index
+        );
+
+        for (from, tag) in [
+            (format!("oci-archive:{}:v1", at("oci.tar")), "archive"),
+            (format!("oci:{}:v1", at("layout")), "layout"),
+            (
+                format!("docker-archive:{}:{NAME}", at("docker.tar")),
+                "docker",
+            ),
+            (format!("oci-archive:{}:v1", at("several.tar")), "several"),
+        ] {
+            let to = format!("oci:{}:{tag}", at("unpacked"));
+            run(Command::new("skopeo").args(["copy", "--quiet", &from, &to]));
+            says_hello(kit.folder.path(), tag);
+        }
+        // All of an index, attestations too.
+        let copied = format!("oci:{}:v1", at("all"));
+        run(Command::new("skopeo").args(["copy", "--quiet", "--all", &raw, &copied]));
+        let found = super::oci_rules::check(&kit.path("all"));
+        assert_eq!((found.images, found.attestations), (2, 2));
+    });
+}
+
+#[test]
+fn podman_and_buildah_take_archives() {
+    let needs = [
+        Need::Root,
+        Need::Tool("podman"),
+        Need::Tool("buildah"),
+        Need::Tool("busybox"),
+    ];
+    if skipped("podman_and_buildah_take_archives", &needs) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let kit = Kit::new().await;
+        kit.export(Oci::archive(kit.path("oci.tar")).name(NAME), &kit.result)
+            .await;
+        kit.export(
+            Docker::archive(kit.path("docker.tar")).name(NAME),
+            &kit.result,
+        )
+        .await;
+        let several = Oci::archive(kit.path("several.tar")).name(NAME);
+        kit.export(several, &kit.several()).await;
+        let tool = |name: &str, store: &str| {
+            let mut command = Command::new(name);
+            let (root, run) = (kit.path(store), kit.path(&format!("{store}-run")));
+            command.arg("--root").arg(root).arg("--runroot").arg(run);
+            command.args(["--storage-driver", "vfs"]);
+            command
+        };
+        for (at, archive) in ["oci.tar", "docker.tar", "several.tar"].iter().enumerate() {
+            let store = format!("podman-{at}");
+            run(tool("podman", &store)
+                .args(["load", "-q", "-i"])
+                .arg(kit.path(archive)));
+            let inspect = ["image", "inspect", NAME, "--format", "{{.Architecture}}"];
+            let architecture = run(tool("podman", &store).args(inspect));
+            assert_eq!(
+                architecture.trim(),
+                Platform::of_target().architecture,
+                "{archive}"
+            );
+            let layers = [
+                "image",
+                "inspect",
+                NAME,
+                "--format",
+                "{{len .RootFS.Layers}}",
+            ];
+            assert_eq!(
+                run(tool("podman", &store).args(layers)).trim(),
+                "4",
+                "{archive}"
+            );
+
+            let store = format!("buildah-{at}");
+            let transport = if *archive == "docker.tar" {
+                "docker-archive"
+            } else {
+                "oci-archive"
+            };
+            let image = format!("{transport}:{}", kit.path(archive).display());
+            run(tool("buildah", &store).args(["pull", "-q", &image]));
+            let count = run(tool("buildah", &store).args(["images", "-q"]));
+            assert_eq!(count.lines().count(), 1, "{archive}");
+        }
+    });
+}
+
+/// A daemon that is killed at the end.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        for _ in 0..100 {
+            if matches!(self.0.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+fn daemon(mut command: Command, log: &Path, is_ready: impl Fn() -> bool) -> Daemon {
+    let log_file = fs::File::create(log).unwrap();
+    command.stdin(Stdio::null());
+    command
+        .stdout(log_file.try_clone().unwrap())
+        .stderr(log_file);
+    let mut daemon = Daemon(command.spawn().unwrap());
+    for _ in 0..300 {
+        if is_ready() {
+            return daemon;
+        }
+        let ended = daemon.0.try_wait().unwrap();
+        assert!(
+            ended.is_none(),
+            "{command:?}: {}",
+            fs::read_to_string(log).unwrap()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!(
+        "{command:?} does not start: {}",
+        fs::read_to_string(log).unwrap()
+    );
+}
+
+#[test]
+fn containerd_imports_archives() {
+    let needs = [
+        Need::Root,
+        Need::Tool("containerd"),
+        Need::Tool("ctr"),
+        Need::Tool("busybox"),
+    ];
+    if skipped("containerd_imports_archives", &needs) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let kit = Kit::new().await;
+        let digest = kit
+            .export(Oci::archive(kit.path("oci.tar")).name(NAME), &kit.result)
+            .await;
+        let docker = Docker::archive(kit.path("docker.tar")).name("localhost/ashlar/docker:v1");
+        kit.export(docker, &kit.result).await;
+        let several = Oci::archive(kit.path("several.tar")).name("localhost/ashlar/several:v1");
+        let index = kit.export(several, &kit.several()).await;
+
+        let config = kit.path("containerd.toml");
+        let (root, state) = (kit.path("containerd"), kit.path("containerd-state"));
+        let socket = kit.path("containerd.sock");
+        let text = format!(
+            "version = 2\nroot = {root:?}\nstate = {state:?}\ndisabled_plugins = \
+             [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = {socket:?}\n",
+        );
+        fs::write(&config, text).unwrap();
+        let mut containerd = Command::new("containerd");
+        containerd.arg("--config").arg(&config);
+        let ctr = || {
+            let mut ctr = Command::new("ctr");
+            ctr.arg("--address").arg(&socket);
+            ctr
+        };
+        let is_ready = || {
+            let version = ctr().arg("version").output().unwrap();
+            version.status.success()
+        };
+        let _daemon = daemon(containerd, &kit.path("containerd.log"), is_ready);
+        for archive in ["oci.tar", "docker.tar", "several.tar"] {
+            let import = [
+                "images",
+                "import",
+                "--all-platforms",
+                "--snapshotter",
+                "native",
+            ];
+            run(ctr().args(import).arg(kit.path(archive)));
+        }
+        let images = run(ctr().args(["images", "ls"]));
+        for (name, digest) in [
+            (NAME, Some(&digest)),
+            ("localhost/ashlar/docker:v1", None),
+            ("localhost/ashlar/several:v1", Some(&index)),
+        ] {
+            let line = images.lines().find(|line| line.starts_with(name));
+            let line = line.unwrap_or_else(|| panic!("no {name} in {images}"));
+            assert!(
+                digest.is_none_or(|digest| line.contains(digest.as_str())),
+                "{line}"
+            );
+        }
+        let check = run(ctr().args(["images", "check", "--snapshotter", "native"]));
+        assert!(!check.contains("incomplete"), "{check}");
+    });
+}
+
+#[test]
+fn docker_loads_archives() {
+    let needs = [
+        Need::Root,
+        Need::Tool("dockerd"),
+        Need::Tool("docker"),
+        Need::Tool("busybox"),
+    ];
+    if skipped("docker_loads_archives", &needs) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let kit = Kit::new().await;
+        kit.export(
+            Docker::archive(kit.path("docker.tar")).name(NAME),
+            &kit.result,
+        )
+        .await;
+        let docker_types = |types| {
+            let mut options = ashlar_exporters::ImageOptions::default();
+            options.media_types = Some(types);
+            options.names = vec!["localhost/ashlar/old:v1".to_owned()];
+            options
+        };
+        let old = docker_types(ashlar_exporters::MediaTypes::Docker);
+        kit.export(
+            Docker::archive(kit.path("old.tar")).options(old),
+            &kit.result,
+        )
+        .await;
+        let socket = format!("unix://{}", kit.path("docker.sock").display());
+        let mut dockerd = Command::new("dockerd");
+        dockerd.args(["--bridge=none", "--iptables=false", "--storage-driver=vfs"]);
+        dockerd.arg("--data-root").arg(kit.path("docker"));
+        dockerd.arg("--exec-root").arg(kit.path("docker-exec"));
+        dockerd.arg("--pidfile").arg(kit.path("docker.pid"));
+        dockerd.args(["--host", &socket]);
+        let docker = || {
+            let mut docker = Command::new("docker");
+            docker.args(["--host", &socket]);
+            docker
+        };
+        let is_ready = || docker().arg("info").output().unwrap().status.success();
+        let _daemon = daemon(dockerd, &kit.path("dockerd.log"), is_ready);
+        for (archive, name) in [("docker.tar", NAME), ("old.tar", "localhost/ashlar/old:v1")] {
+            let said = run(docker().args(["load", "-i"]).arg(kit.path(archive)));
+            assert!(said.contains(name), "{said}");
+            let text = run(docker().args(["image", "inspect", name]));
+            let image: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(image[0]["RootFS"]["Layers"].as_array().unwrap().len(), 4);
+            assert_eq!(image[0]["Config"]["Labels"]["of"], "ashlar");
+        }
+    });
+}
