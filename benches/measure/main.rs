@@ -4,7 +4,7 @@
 //! cargo bench                        everything
 //! cargo bench -- --quick             smaller inputs, a minute in all
 //! cargo bench -- no-op steps         only these groups: llb, no-op, start, steps, chain, files,
-//!                                    contexts, export, pull
+//!                                    contexts, export, outputs, pull
 //! ```
 //!
 //! Each row is a median and a minimum, the target if there is one, and the ratio to the peer, which
@@ -23,6 +23,7 @@ mod files;
 mod graph;
 mod llb;
 mod no_op;
+mod outputs;
 mod pull;
 mod sample;
 mod space;
@@ -51,7 +52,7 @@ impl Size {
 
 type Group = fn(Size) -> Outcome;
 
-const GROUPS: [(&str, Group); 9] = [
+const GROUPS: [(&str, Group); 10] = [
     ("llb", llb::measure),
     ("no-op", no_op::measure),
     ("start", start::measure),
@@ -60,6 +61,7 @@ const GROUPS: [(&str, Group); 9] = [
     ("files", files::measure),
     ("contexts", contexts::measure),
     ("export", export::measure),
+    ("outputs", outputs::measure),
     ("pull", pull::measure),
 ];
 

@@ -51,6 +51,44 @@ pub(crate) fn small_files(folder: &Path, count: usize) -> Outcome {
     Ok(())
 }
 
+/// Writes a root of so many megabytes: two fifths in files of 0 to 34 KiB, the rest in files of
+/// 25 MB, all like source text.
+pub(crate) fn root(folder: &Path, megabytes: u64) -> Outcome {
+    let mut numbers = Numbers(0x2545_f491_4f6c_dd1d);
+    let mut text = Vec::new();
+    let mut part = |numbers: &mut Numbers, length: usize| {
+        text.clear();
+        while text.len() < length {
+            let number = numbers.next();
+            for shift in (0..40).step_by(4) {
+                let word = usize::try_from(number >> shift & 15).unwrap_or(0);
+                text.extend_from_slice(WORDS[word].as_bytes());
+            }
+            text.extend_from_slice(format!("{:x}", number >> 40).as_bytes());
+        }
+        text.truncate(length);
+        text.clone()
+    };
+    let (mut written, mut count) = (0, 0);
+    while written < megabytes * 400_000 {
+        let path = folder.join(format!("usr/lib/group{}/part{}", count / 2000, count / 40));
+        fs::create_dir_all(&path)?;
+        let length = numbers.next() % (34 << 10);
+        let bytes = part(&mut numbers, usize::try_from(length)?);
+        fs::write(path.join(format!("file{count}.so")), bytes)?;
+        written += length;
+        count += 1;
+    }
+    let large = part(&mut numbers, 25_000_000);
+    fs::create_dir_all(folder.join("var/data"))?;
+    while written < megabytes * 1_000_000 {
+        fs::write(folder.join(format!("var/data/{count}")), &large)?;
+        written += 25_000_000;
+        count += 1;
+    }
+    Ok(())
+}
+
 /// Makes a root with a shell in which `/bin/true` runs.
 pub(crate) fn small_root(folder: &Path) -> Outcome {
     fs::create_dir_all(folder.join("bin"))?;
