@@ -83,8 +83,13 @@ impl Solver {
     pub fn solve(&self, request: SolveRequest) -> SolveHandle {
         let (sender, events) = events::channel();
         let cancel = Cancel::new();
+        let end = sender.end_when_dropped();
         let sink: Arc<dyn Sink> = sender;
-        let task = run::solve(self.clone(), request, cancel.clone(), sink);
+        let work = run::solve(self.clone(), request, cancel.clone(), sink);
+        let task = async move {
+            let _told_last = end;
+            work.await
+        };
         SolveHandle::new(events, self.0.runtime.spawn(task), cancel)
     }
 
