@@ -79,6 +79,7 @@ const FLOORS: &[Floor] = &[
             "tree",
             "snapshot",
             "refs",
+            "images",
             "result",
             "registry",
             "provenance",

@@ -8,5 +8,6 @@ mod documents;
 pub(crate) mod fake;
 mod image;
 mod kit;
+mod named;
 mod sink;
 mod upload;

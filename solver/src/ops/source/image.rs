@@ -2,7 +2,8 @@
 //!
 //! Resolving asks for what the reference leads to and reads the documents; layers are downloaded
 //! when something reads the tree, or when an output has to contain them. Documents and what tags
-//! led to are kept in the store.
+//! led to are kept in the store. An image that is named in the store ([`Images`]) comes before the
+//! registry if the op prefers that, and behind it if the registry cannot be asked.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -16,10 +17,12 @@ use super::{Source, SourceError, image_key, layer_limit, platform_of, resolved_i
 use crate::cancel::Cancel;
 use crate::content::ContentError;
 use crate::error::OperationError;
+use crate::images::Images;
 use crate::oci::Descriptor;
 use crate::operation::{CacheMap, Context};
 use crate::ops::Engine;
 use crate::ops::engine::unblock;
+use crate::progress::Reporter;
 use crate::provenance::ResolvedSource;
 use crate::refs::Ref;
 use crate::registry::{RegistryError, Repository};
@@ -28,7 +31,7 @@ use crate::source::image::{
 };
 
 /// Where the database notes what references led to, as descriptors in JSON.
-const REFERENCES: &str = "image";
+const REFERENCES: &str = "reference";
 
 /// An image source, ready to be resolved.
 #[derive(Debug, Clone)]
@@ -41,8 +44,8 @@ struct Inner {
     limit: Option<usize>,
     /// What the reference has to lead to.
     checksum: Option<BlobDigest>,
-    /// The op itself asks for the registry to be asked.
-    pull: bool,
+    /// What the op itself says of asking the registry.
+    wish: ashlar_llb::ResolveMode,
     repository: Repository,
     engine: Arc<Engine>,
 }
@@ -67,9 +70,10 @@ impl ImageSource {
             Some(value) => Some(value.parse().map_err(|_| invalid(checksum, value))?),
         };
         let mode = "image.resolvemode";
-        let pull = match op.attrs.get(mode).map(String::as_str) {
-            None | Some("" | "default" | "local") => false,
-            Some("pull") => true,
+        let wish = match op.attrs.get(mode).map(String::as_str) {
+            None | Some("" | "default") => ashlar_llb::ResolveMode::Default,
+            Some("local") => ashlar_llb::ResolveMode::PreferLocal,
+            Some("pull") => ashlar_llb::ResolveMode::ForcePull,
             Some(value) => return Err(invalid(mode, value)),
         };
         let platform = platform_of(vertex);
@@ -79,7 +83,7 @@ impl ImageSource {
             platform,
             limit: layer_limit(op, "image.layerlimit")?,
             checksum,
-            pull,
+            wish,
             engine: engine.clone(),
         })))
     }
@@ -89,8 +93,8 @@ impl ImageSource {
 impl Source for ImageSource {
     type Pin = Arc<ResolvedImage>;
 
-    async fn pin(&self, _: &Context) -> Result<Self::Pin, OperationError> {
-        self.0.resolve().await
+    async fn pin(&self, context: &Context) -> Result<Self::Pin, OperationError> {
+        self.0.resolve(&context.reporter).await
     }
 
     fn resolved(&self, pin: &Self::Pin) -> ResolvedSource {
@@ -122,8 +126,8 @@ impl Source for ImageSource {
 }
 
 impl Inner {
-    async fn resolve(&self) -> Result<Arc<ResolvedImage>, OperationError> {
-        let root = self.root().await?;
+    async fn resolve(&self, reporter: &Reporter) -> Result<Arc<ResolvedImage>, OperationError> {
+        let root = self.root(reporter).await?;
         if let Some(expected) = self.checksum.filter(|expected| *expected != root.digest) {
             return Err(SourceError::Checksum {
                 reference: self.reference.to_string(),
@@ -151,7 +155,7 @@ impl Inner {
     }
 
     /// What the reference leads to.
-    async fn root(&self) -> Result<Descriptor, OperationError> {
+    async fn root(&self, reporter: &Reporter) -> Result<Descriptor, OperationError> {
         let limit = self.engine.limits.manifest_bytes;
         if let Some(digest) = self.reference.blob_digest() {
             if let Some(size) = self.engine.blobs.size(&digest)? {
@@ -170,14 +174,34 @@ impl Inner {
         let noted = known
             .as_ref()
             .and_then(|json| serde_json::from_slice::<Descriptor>(json).ok());
-        match (self.engine.resolve, noted) {
-            (ResolveMode::Offline, Some(noted)) => return Ok(noted),
-            (ResolveMode::Offline, None) => return Err(self.offline()),
-            (ResolveMode::IfMissing, Some(noted)) if !self.pull => return Ok(noted),
+        let named = self.named()?;
+        let pull = self.wish == ashlar_llb::ResolveMode::ForcePull;
+        match (self.engine.resolve, named, noted) {
+            (_, Some(named), _) if self.wish == ashlar_llb::ResolveMode::PreferLocal => {
+                return Ok(named);
+            }
+            (ResolveMode::Offline, named, noted) => {
+                return noted.or(named).ok_or_else(|| self.offline());
+            }
+            (ResolveMode::IfMissing, Some(found), None)
+            | (ResolveMode::IfMissing, _, Some(found))
+                if !pull =>
+            {
+                return Ok(found);
+            }
             _ => {}
         }
         let tag = self.reference.tag().unwrap_or("latest");
-        let root = self.repository.resolve(tag, limit).await?;
+        let root = match (self.repository.resolve(tag, limit).await, self.named()?) {
+            (Ok(root), _) => root,
+            (Err(error), Some(named)) if !pull => {
+                reporter.warn(format!(
+                    "{error}; the image that the store calls `{name}` is taken"
+                ));
+                return Ok(named);
+            }
+            (Err(error), _) => return Err(error.into()),
+        };
         let json = serde_json::to_vec(&root).expect("BUG: a descriptor is JSON");
         // A solve in which nothing changed writes nothing.
         if known.as_ref() != Some(&json) {
@@ -186,6 +210,16 @@ impl Inner {
                 .put_name(REFERENCES, name.as_bytes(), &json)?;
         }
         Ok(root)
+    }
+
+    /// The image of that name in the store, if its first document is there too.
+    fn named(&self) -> Result<Option<Descriptor>, OperationError> {
+        let images = Images::new(self.engine.meta.clone());
+        let Some(image) = images.get(&self.reference)? else {
+            return Ok(None);
+        };
+        let stored = self.engine.blobs.size(&image.digest)? == Some(image.size);
+        Ok(stored.then_some(image))
     }
 }
 

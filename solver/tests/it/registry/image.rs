@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::fake::{Fake, Manner, Reply, Store};
 use super::kit::{CANARY, Counted, noise, quick};
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// When the images say that they were made.
 const CREATED: &str = "2022-04-15T05:20:00Z";
@@ -62,8 +62,8 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// An image of these layers (archives) in a registry; the blobs that it stored.
-struct Image {
-    manifest: Value,
+pub(super) struct Image {
+    pub(super) manifest: Value,
     layers: Vec<Vec<u8>>,
 }
 
@@ -91,7 +91,7 @@ fn image(store: &mut Store, architecture: &str, archives: &[Vec<u8>]) -> Image {
 }
 
 /// A registry with the image `v1` of three layers.
-fn three() -> (Store, Image) {
+pub(super) fn three() -> (Store, Image) {
     let mut store = Store::new();
     let archives = [
         tar(&[("etc/one", b"first"), ("etc/noise", &noise(300_000))]),
@@ -103,11 +103,11 @@ fn three() -> (Store, Image) {
     (store, image)
 }
 
-async fn serve(store: Store) -> Fake {
+pub(super) async fn serve(store: Store) -> Fake {
     Fake::start(move |seen| store.reply(seen)).await
 }
 
-fn solver(root: &Path) -> Solver {
+pub(super) fn solver(root: &Path) -> Solver {
     Solver::builder()
         .root(root)
         .registry(quick())
@@ -119,17 +119,20 @@ fn base(fake: &Fake) -> llb::Image {
     llb::image(format!("{}/app:v1", fake.host))
 }
 
-fn request(state: impl Into<State>) -> SolveRequest {
+pub(super) fn request(state: impl Into<State>) -> SolveRequest {
     let platform = Constraints::new(Platform::linux_amd64());
     SolveRequest::new(state.into().marshal(&platform).unwrap())
 }
 
-async fn solve(solver: &Solver, request: SolveRequest) -> Result<Solved, SolveError> {
+pub(super) async fn solve(solver: &Solver, request: SolveRequest) -> Result<Solved, SolveError> {
     solver.solve(request).result().await
 }
 
 /// What the vertex that failed said.
-fn failure<E: ashlar_solver::error::Blame>(error: &SolveError, test: impl Fn(&E) -> bool) -> bool {
+pub(super) fn failure<E: ashlar_solver::error::Blame>(
+    error: &SolveError,
+    test: impl Fn(&E) -> bool,
+) -> bool {
     match error {
         SolveError::Vertex { failure, .. } => failure.downcast_ref::<E>().is_some_and(test),
         _ => false,
@@ -137,7 +140,7 @@ fn failure<E: ashlar_solver::error::Blame>(error: &SolveError, test: impl Fn(&E)
 }
 
 /// The layers among the blobs that were asked for.
-fn layers(fake: &Fake, image: &Image) -> usize {
+pub(super) fn layers(fake: &Fake, image: &Image) -> usize {
     let digests = image
         .layers
         .iter()
@@ -162,7 +165,7 @@ async fn a_small_file_is_made_on_an_image_that_is_not_there_yet() {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
@@ -218,6 +221,23 @@ async fn a_layer_is_downloaded_only_when_something_reads_it() {
     // From now on the image is a stack.
     let solved = solve(&solver, request(base(&fake))).await.unwrap();
     assert_eq!(solved.result.reference().known_stack().unwrap().depth(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_end_with_the_solve_though_layers_may_still_be_downloaded() {
+    let (store, image) = three();
+    let fake = serve(store).await;
+    let folder = tempfile::tempdir().unwrap();
+    let solver = solver(folder.path());
+    let (mut events, outcome) = solver.solve(request(base(&fake))).split();
+    let ended = async { while futures::StreamExt::next(&mut events).await.is_some() {} };
+    tokio::time::timeout(Duration::from_secs(10), ended)
+        .await
+        .expect("the events end");
+    let reference = outcome.await.unwrap().result.reference().clone();
+    blocking(move || reference.view().unwrap()).await;
+    assert!(layers(&fake, &image) >= 3);
+    assert!(futures::StreamExt::next(&mut events).await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -460,7 +480,7 @@ async fn class_09_a_layer_from_a_registry_stays_in_its_directory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn class_12_bombs_stop_at_the_limit() {
     let mut store = Store::new();
-    let bomb = tar(&[("zeros", &vec![0; 64 << 20])]);
+    let bomb = tar(&[("zeros", &vec![0; 16 << 20])]);
     let image = image(&mut store, "amd64", &[bomb]);
     store.manifest("v1", MANIFEST, &image.manifest.to_string());
     // A manifest that says it is larger than is taken.
