@@ -12,6 +12,9 @@ use crate::tree::entry::Device;
 /// Bytes that are read at once.
 const BUFFER: usize = 256 << 10;
 
+/// The largest size that a header has room for in eleven octal digits.
+const LARGEST: u64 = 0o77_777_777_777;
+
 /// Reads an archive entry by entry.
 ///
 /// Call [`TarReader::next_entry`]; read the bytes of a file with [`TarReader::data`] until it gives
@@ -213,6 +216,11 @@ impl<R: Read> TarReader<R> {
             .or(long_link)
             .unwrap_or_else(|| block.link().to_vec());
         let stored = pax.size.unwrap_or(size);
+        if stored != size && stored <= LARGEST {
+            // A size that the header has room for stands there too, in what anybody writes. Readers
+            // disagree about which one counts.
+            return Err(malformed("an entry has two sizes"));
+        }
         if i64::try_from(stored).is_err() {
             return Err(malformed("a size is too large"));
         }

@@ -152,17 +152,24 @@ fn what_is_written_is_read() {
 
 #[test]
 fn class_10_sizes_of_pax_and_header_are_one() {
-    // The inner "file" is data of the outer one for everybody.
+    // What one reader takes for the data of a file is another file to the next one.
     let inner = file("smuggled", "evil");
-    let outer = block("outer", b'0', 0, |_| ());
-    let found = read(&[
-        pax(&[&format!("size={}", inner.len())]),
-        outer,
+    let told = format!("size={}", inner.len());
+    malformed(&[
+        pax(&[&told]),
+        block("outer", b'0', 0, |_| ()),
         inner.clone(),
-    ])
-    .unwrap();
+    ]);
+    let whole = |size| block("outer", b'0', size, |_| ());
+    malformed(&[pax(&["size=0"]), whole(inner.len() as u64), inner.clone()]);
+    let found = read(&[pax(&[&told]), whole(inner.len() as u64), inner.clone()]).unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].1, inner);
+    // Where the header has no room for the size, it says what it likes.
+    for own in [0, 5, 0o77_777_777_777] {
+        let error = read(&[pax(&["size=8589934592"]), whole(own)]).unwrap_err();
+        assert!(matches!(error, TarError::Truncated { .. }), "{error:?}");
+    }
     // A size on something without data: readers disagree about what follows.
     for kind in [b'2', b'3', b'5', b'6'] {
         let mut with_link = block("x", kind, inner.len() as u64, |block| block[157] = b't');
