@@ -243,6 +243,8 @@ fn problem(path: &TreePath, entry: &Entry) -> Option<&'static str> {
         Some("the root is not a directory")
     } else if attributes.mode > 0o7777 {
         Some("the mode is more than permission bits")
+    } else if attributes.uid == u32::MAX || attributes.gid == u32::MAX {
+        Some("the owner is out of range")
     } else if attributes.mtime.nanoseconds >= 1_000_000_000 {
         Some("the time has more than a second of nanoseconds")
     } else if (*size != 0 || *allocated != 0) && *kind != Kind::File {

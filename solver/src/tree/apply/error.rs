@@ -41,6 +41,12 @@ pub enum ApplyError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// An owner is the number that stands for nobody at all.
+    #[error("the owner of `{path}` is out of range")]
+    Owner {
+        /// The entry.
+        path: String,
+    },
     /// The root of the archive is something other than a directory.
     #[error("the entry `{path}` would replace the root of the layer")]
     Root {

@@ -130,6 +130,12 @@ impl Extract<'_> {
         reader: &mut TarReader<R>,
     ) -> Result<(), ApplyError> {
         let path = clean(&header.path, &header.path)?;
+        // To the kernel it means that an owner stays as it is.
+        if header.uid == u32::MAX || header.gid == u32::MAX {
+            return Err(ApplyError::Owner {
+                path: shown(&header.path),
+            });
+        }
         let (Some(name), Some(parent)) = (path.name(), path.parent()) else {
             return if header.kind == TarKind::Directory {
                 Ok(())
