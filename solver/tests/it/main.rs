@@ -11,6 +11,7 @@ mod hostile;
 mod kernel_view;
 mod key_mutations;
 mod ops_build;
+mod malicious;
 mod ops_file;
 mod ops_kit;
 mod ops_unpack;
