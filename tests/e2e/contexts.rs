@@ -391,3 +391,25 @@ fn a_directory_whose_last_copy_is_damaged_is_copied() {
         assert_eq!(apart(&root, "d/kept"), (2, 2));
     });
 }
+
+#[test]
+fn copies_of_checkouts_with_one_hint_follow_each_other() {
+    support::runtime().block_on(async {
+        for (hints, distinct) in [(["project", "project"], 1), (["project", "other"], 2)] {
+            let folder = temp();
+            let root = folder.path().join("state");
+            let solver = support::solver(&root);
+            for (number, hint) in hints.into_iter().enumerate() {
+                let checkout = folder.path().join(format!("checkout{number}"));
+                write(checkout.join("d/same"), "same");
+                write(checkout.join("changed"), format!("{number}"));
+                settle();
+                let local = llb::local("context").shared_key_hint(hint);
+                let tree = build(&solver, lend(local, &checkout)).await;
+                assert_eq!(tree["d/same"], file(0o644, b"same"));
+                assert_eq!(tree["changed"], file(0o644, number.to_string().as_bytes()));
+            }
+            assert_eq!(apart(&root, "d/same"), (distinct, 2), "{hints:?}");
+        }
+    });
+}

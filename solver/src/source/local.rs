@@ -20,6 +20,7 @@ mod files;
 mod filter;
 mod folder;
 mod follow;
+mod hint;
 mod known;
 mod metadata;
 mod scan;
@@ -67,6 +68,9 @@ pub struct ScanOptions {
     /// Only the names and attributes of files, in a file `.fsutil-metadata`, and the bytes of those
     /// that these patterns of `.dockerignore` match (`local.metadatatransfer` of BuildKit).
     pub metadata_only: Option<Vec<String>>,
+    /// Directories that are lent under the same name with the same hint count as one for those who
+    /// remember what they made of them ([`crate::tree::Files::lent`]). `None`: each path for itself.
+    pub shared_key_hint: Option<String>,
     /// [`Limits::local_entries`] counts here.
     pub limits: Limits,
 }
@@ -244,6 +248,9 @@ impl LocalTree {
                 name: name.to_owned(),
                 source,
             })?;
+        }
+        if let Some(hint) = &options.shared_key_hint {
+            view = hint::hinted(&view, name, hint, options);
         }
         Ok(Self {
             name: name.to_owned(),

@@ -61,6 +61,7 @@ impl LocalSource {
             include: patterns("local.includepattern")?,
             exclude: patterns("local.excludepatterns")?,
             follow_paths: patterns("local.followpaths")?,
+            shared_key_hint: op.attrs.get("local.sharedkeyhint").cloned(),
             limits: engine.limits.clone(),
             ..ScanOptions::default()
         };
