@@ -5,14 +5,15 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use ashlar_exporters::{Exporter as _, Oci};
 use ashlar_llb::{self as llb, State, copy, mkfile};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::registry::{
-    ClientIdentity, Credential, HostConfig, RegistryConfig, RegistryError, StaticCredentials,
+    ClientIdentity, Credential, HostConfig, Password, RegistryConfig, RegistryError,
+    StaticCredentials,
 };
 use ashlar_solver::solver::{SolveError, Solved, Solver};
 use base64::Engine as _;
@@ -30,6 +31,8 @@ pub const TOOLS: [Need; 3] = [
 pub struct Registry {
     child: Child,
     port: u16,
+    /// Where it writes down what it is asked.
+    requests: PathBuf,
 }
 
 impl Drop for Registry {
@@ -49,8 +52,9 @@ impl Registry {
             .unwrap()
             .port();
         let config = folder.join(format!("registry-{port}.yml"));
+        let requests = folder.join(format!("registry-{port}.requests"));
         let text = format!(
-            "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  \
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  \
              filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{more}",
             store.display()
         );
@@ -59,11 +63,15 @@ impl Registry {
             .arg("serve")
             .arg(&config)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(fs::File::create(&requests).unwrap())
             .stderr(fs::File::create(folder.join(format!("registry-{port}.log"))).unwrap())
             .spawn()
             .unwrap();
-        let registry = Self { child, port };
+        let registry = Self {
+            child,
+            port,
+            requests,
+        };
         for _ in 0..500 {
             if TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 return registry;
@@ -79,6 +87,12 @@ impl Registry {
 
     pub fn host(&self) -> String {
         format!("localhost:{}", self.port)
+    }
+
+    /// How many requests it had in a version of HTTP.
+    fn requests(&self, version: &str) -> usize {
+        let text = fs::read_to_string(&self.requests).unwrap();
+        text.matches(version).count()
     }
 }
 
@@ -337,6 +351,12 @@ async fn certificates_of_a_private_authority() {
     let read = |name: &str| fs::read(at(name)).unwrap();
     let trusting = || HostConfig::default().root(read("ca.pem"));
     says_hi(pull(&registry, trusting()).await).await;
+    assert!(registry.requests("HTTP/2.0") >= 3);
+    assert_eq!(registry.requests("HTTP/1.1"), 0);
+    let mut older = trusting();
+    older.http1_only = true;
+    says_hi(pull(&registry, older).await).await;
+    assert!(registry.requests("HTTP/1.1") >= 3);
     says_hi(pull(&registry, HostConfig::default().skip_verify(true)).await).await;
     // An authority that nobody named is not trusted, and is not got around in plain text.
     let mut strict = HostConfig::default();
@@ -357,6 +377,73 @@ async fn certificates_of_a_private_authority() {
     let identity = ClientIdentity::new(read("client.pem"), read("client.key"));
     says_hi(pull(&registry, trusting().identity(identity)).await).await;
     assert!(pull(&registry, trusting()).await.is_err());
+}
+
+/// A proxy that connects to where it is told. What it hears in plain text goes to the returned
+/// buffer. Ends with the process.
+fn tunnel() -> (u16, Arc<Mutex<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let heard = Arc::new(Mutex::new(String::new()));
+    let log = heard.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
+                head.push(byte[0]);
+            }
+            let head = String::from_utf8_lossy(&head).into_owned();
+            log.lock().unwrap().push_str(&head);
+            let place = head
+                .strip_prefix("CONNECT ")
+                .and_then(|rest| rest.split(' ').next());
+            let Some(Ok(mut there)) = place.map(TcpStream::connect) else {
+                continue;
+            };
+            let _gone = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            let (mut back, mut forth) = (there.try_clone().unwrap(), stream.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut back, &mut forth));
+            std::thread::spawn(move || std::io::copy(&mut stream, &mut there));
+        }
+    });
+    (port, heard)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_hears_where_to_and_nothing_else() {
+    let name = "a_proxy_hears_where_to_and_nothing_else";
+    if skipped(name, &TOOLS) {
+        return;
+    }
+    let folder = temp();
+    let store = app(folder.path()).await;
+    certificates(folder.path());
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let more = format!(
+        "  tls:\n    certificate: {}\n    key: {}\n{}",
+        at("server.pem"),
+        at("server.key"),
+        passwords(folder.path())
+    );
+    let registry = Registry::start(folder.path(), &store, &more);
+    let (port, heard) = tunnel();
+    let mut host = HostConfig::default().root(fs::read(folder.path().join("ca.pem")).unwrap());
+    host.proxy = Some(Password::new(format!("http://127.0.0.1:{port}")));
+    let config = RegistryConfig::default().host(registry.host(), host);
+    let known = me(&registry, "hunter2");
+    says_hi(pull(folder.path(), &registry, config, known).await).await;
+    let heard = heard.lock().unwrap().clone();
+    assert!(
+        heard.contains(&format!("CONNECT {} HTTP/1.1", registry.host())),
+        "{heard}"
+    );
+    let heard = heard.to_ascii_lowercase();
+    assert!(
+        !heard.contains("authorization") && !heard.contains("bwu6"),
+        "{heard}"
+    );
 }
 
 /// A token server, as the Docker Hub has one: gives `me`, with the password `hunter2`, tokens that

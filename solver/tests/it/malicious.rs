@@ -10,6 +10,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::content::{Compression, Inflate};
@@ -553,6 +554,56 @@ fn class_9_10_and_12_malicious_layers_stay_inside_or_are_refused() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Whoever has the same uid can do what they like with the state directory, but not have others
+/// write elsewhere for them.
+#[test]
+fn class_17_directories_exchanged_while_a_layer_is_unpacked_lead_nowhere() {
+    let outside = tempfile::tempdir().unwrap();
+    // More directories than are kept open, so that each is opened again and again.
+    let directories: Vec<String> = (0..40).map(|number| format!("d{number}")).collect();
+    let mut tar = Archive::new().entries(directories.iter().map(|name| Entry::directory(name)));
+    for number in 0..400 {
+        let name = |directory: &String| format!("{directory}/{number}");
+        tar = tar.entries(directories.iter().map(|directory| file(&name(directory))));
+    }
+    let tar = tar.end();
+    let mut limits = Limits::default();
+    limits.layer_bytes = 1 << 30;
+    for round in 0..5 {
+        let jail = Jail::new();
+        let (stop, exchanged) = (AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let at = |name: &str| jail.fs().join(name);
+                while !stop.load(Ordering::Relaxed) {
+                    for name in &directories {
+                        if fs::rename(at(name), at("aside")).is_err() {
+                            continue;
+                        }
+                        if std::os::unix::fs::symlink(outside.path(), at(name)).is_ok() {
+                            exchanged.fetch_add(1, Ordering::Relaxed);
+                            std::thread::yield_now();
+                            let _gone = fs::remove_file(at(name));
+                        }
+                        let _back = fs::rename(at("aside"), at(name));
+                    }
+                }
+            });
+            let fs = fs::File::open(jail.fs()).unwrap();
+            let options = ApplyOptions { privileged: false };
+            let unpacked = apply(&tar[..], fs.as_fd(), options, &limits, &Cancel::new());
+            let noticed = |error: &ApplyError| matches!(error, ApplyError::Disk { .. });
+            assert!(
+                unpacked.is_ok() || unpacked.as_ref().is_err_and(noticed),
+                "{unpacked:?}"
+            );
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert!(round > 0 || exchanged.into_inner() > 0);
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
 }
 
 /// The names in an archive, as we read them.

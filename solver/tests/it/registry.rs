@@ -9,5 +9,6 @@ pub(crate) mod fake;
 mod image;
 mod kit;
 mod named;
+mod proxies;
 mod sink;
 mod upload;
