@@ -11,6 +11,7 @@ use ashlar_solver::cancel::Cancel;
 use ashlar_solver::content::ContentError;
 use ashlar_solver::error::{Blame as _, Fault};
 use ashlar_solver::limits::Limits;
+use ashlar_solver::oci::media_type;
 use ashlar_solver::ops::source::SourceError;
 use ashlar_solver::registry::{Credential, Credentials, RegistryError};
 use ashlar_solver::solver::{SolveError, SolveRequest, Solved, Solver};
@@ -320,20 +321,42 @@ async fn what_is_named_by_digest_is_never_asked_about_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_gives_the_platform_that_fits() {
+    the_platform_that_fits(|text| text).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_docker_gives_the_platform_that_fits() {
+    let names = [
+        (MANIFEST, media_type::DOCKER_MANIFEST),
+        (INDEX, media_type::DOCKER_LIST),
+        (CONFIG, media_type::DOCKER_CONFIG),
+        (GZIP, "application/vnd.docker.image.rootfs.diff.tar.gzip"),
+    ];
+    let renamed = |text: String| {
+        names
+            .iter()
+            .fold(text, |text, (oci, docker)| text.replace(oci, docker))
+    };
+    the_platform_that_fits(renamed).await;
+}
+
+/// `renamed`: what becomes of documents and media types.
+async fn the_platform_that_fits(renamed: impl Fn(String) -> String) {
     let mut store = Store::new();
+    let [manifest_type, index_type] = [MANIFEST, INDEX].map(|name| renamed(name.to_owned()));
     let mut manifests = Vec::new();
     for (architecture, variant) in [("amd64", ""), ("arm", "v6"), ("arm", "v7"), ("arm64", "")] {
         let name = format!("{architecture}{variant}");
         let image = image(&mut store, architecture, &[tar(&[(&name, b"x")])]);
-        let text = image.manifest.to_string();
-        let digest = store.manifest(&name, MANIFEST, &text);
+        let text = renamed(image.manifest.to_string());
+        let digest = store.manifest(&name, &manifest_type, &text);
         manifests.push(
-            json!({"mediaType": MANIFEST, "digest": digest, "size": text.len(),
+            json!({"mediaType": manifest_type, "digest": digest, "size": text.len(),
             "platform": {"os": "linux", "architecture": architecture, "variant": variant}}),
         );
     }
-    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
-    store.manifest("v1", INDEX, &index.to_string());
+    let index = json!({"schemaVersion": 2, "mediaType": index_type, "manifests": manifests});
+    store.manifest("v1", &index_type, &index.to_string());
     let fake = serve(store).await;
     let folder = tempfile::tempdir().unwrap();
     let solver = solver(folder.path());
