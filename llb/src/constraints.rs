@@ -7,50 +7,122 @@
 //! done here; writing the op is left to [`marshal`](crate::State::marshal).
 
 mod source_map;
+mod texts;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 pub use source_map::{SourceMap, SourceRange};
 
 pub(crate) use source_map::{SourceLocation, SourceMapCollector};
+pub(crate) use texts::Texts;
 
+use crate::caps::{Cap, Caps};
+use crate::encode::{Encode as _, Writer};
 use crate::{Platform, pb};
 
 /// Options of one op, or defaults for all ops.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OpConstraints {
+    /// Capabilities that an engine needs to run the op.
+    pub(crate) caps: Caps,
+    pub(crate) description: Texts,
+    pub(crate) ignore_cache: bool,
+    more: Option<Box<MoreConstraints>>,
+}
+
+/// Options that few ops have.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MoreConstraints {
     /// Replaces the marshal's platform for this op.
-    pub(crate) platform: Option<Platform>,
+    pub(crate) platform: Option<Arc<Platform>>,
     /// Worker filters; those of the definition come first.
     pub(crate) filters: Vec<String>,
-    /// Everything that is not part of the op's bytes, but capabilities that are known here.
-    pub(crate) metadata: pb::OpMetadata,
-    /// Capabilities that an engine needs to run the op, sorted.
-    pub(crate) caps: Vec<&'static str>,
+    pub(crate) export_cache: Option<pb::ExportCache>,
+    /// Capabilities that the caller named.
+    pub(crate) caps: BTreeSet<String>,
+    pub(crate) progress_group: Option<pb::ProgressGroup>,
+    pub(crate) linux_resources: Option<pb::LinuxResources>,
     /// Replaces the marshal's unique id for this local source.
     pub(crate) local_unique_id: Option<String>,
     /// Places in source files that the op came from.
     pub(crate) locations: Vec<SourceLocation>,
 }
 
+static NO_MORE: MoreConstraints = MoreConstraints {
+    platform: None,
+    filters: Vec::new(),
+    export_cache: None,
+    caps: BTreeSet::new(),
+    progress_group: None,
+    linux_resources: None,
+    local_unique_id: None,
+    locations: Vec::new(),
+};
+
 impl OpConstraints {
     /// Constraints of an op that always needs this capability.
-    pub(crate) fn needing(cap: &'static str) -> Self {
+    pub(crate) fn needing(cap: Cap) -> Self {
         let mut constraints = Self::default();
         constraints.need(cap);
         constraints
     }
 
     /// Records that an engine needs this capability to run the op.
-    pub(crate) fn need(&mut self, cap: &'static str) {
-        if let Err(place) = self.caps.binary_search(&cap) {
-            self.caps.insert(place, cap);
-        }
+    pub(crate) fn need(&mut self, cap: Cap) {
+        self.caps.insert(cap);
     }
 
     /// Takes [`need`](Self::need) back.
-    pub(crate) fn need_not(&mut self, cap: &str) {
-        self.caps.retain(|needed| *needed != cap);
+    pub(crate) fn need_not(&mut self, cap: Cap) {
+        self.caps.remove(cap);
+    }
+
+    /// The options that few ops have.
+    pub(crate) fn more(&self) -> &MoreConstraints {
+        self.more.as_deref().unwrap_or(&NO_MORE)
+    }
+
+    pub(crate) fn more_mut(&mut self) -> &mut MoreConstraints {
+        self.more.get_or_insert_default()
+    }
+
+    /// Tells whether nothing is said that is metadata.
+    pub(crate) fn says_nothing(&self) -> bool {
+        self.to_metadata(Caps::default()) == pb::OpMetadata::default()
+    }
+
+    /// What is said of an op that needs `caps`.
+    pub(crate) fn to_metadata(&self, caps: Caps) -> pb::OpMetadata {
+        let more = self.more();
+        let named = more.caps.iter().cloned();
+        let all = caps.names().map(str::to_owned).chain(named);
+        let texts = self.description.iter();
+        pb::OpMetadata {
+            ignore_cache: self.ignore_cache,
+            description: texts.map(|(key, text)| (key.into(), text.into())).collect(),
+            export_cache: more.export_cache,
+            caps: all.map(|cap| (cap, true)).collect(),
+            progress_group: more.progress_group.clone(),
+            linux_resources: more.linux_resources.clone(),
+        }
+    }
+
+    /// Writes what [`to_metadata`](Self::to_metadata) makes, without making it.
+    pub(crate) fn write_metadata(&self, caps: Caps, out: &mut Writer) {
+        let more = self.more();
+        if !more.caps.is_empty() {
+            return self.to_metadata(caps).write_fields(out);
+        }
+        let fields = pb::MetadataFields {
+            ignore_cache: self.ignore_cache,
+            description: self.description.iter(),
+            export_cache: more.export_cache.as_ref(),
+            caps: caps.names().map(|cap| (cap, true)),
+            progress_group: more.progress_group.as_ref(),
+            linux_resources: more.linux_resources.as_ref(),
+        };
+        fields.write(out);
     }
 }
 
@@ -62,13 +134,13 @@ macro_rules! op_options {
             /// Runs the op even if its result is cached.
             #[must_use]
             pub fn ignore_cache(mut self) -> Self {
-                self.options_mut().metadata.ignore_cache = true;
+                self.options_mut().ignore_cache = true;
                 self
             }
 
             /// Sets the name that progress shows for the op.
             #[must_use]
-            pub fn custom_name(self, name: impl Into<String>) -> Self {
+            pub fn custom_name(self, name: impl AsRef<str>) -> Self {
                 self.description($crate::pb::CUSTOM_NAME_KEY, name)
             }
 
@@ -76,18 +148,18 @@ macro_rules! op_options {
             #[must_use]
             pub fn description(
                 mut self,
-                key: impl Into<String>,
-                text: impl Into<String>,
+                key: impl AsRef<str>,
+                text: impl AsRef<str>,
             ) -> Self {
-                self.options_mut().metadata.description.insert(key.into(), text.into());
+                self.options_mut().description.insert(key.as_ref(), text.as_ref());
                 self
             }
 
             /// Decides whether the result takes part in cache export, whatever the build says.
             #[must_use]
             pub fn export_cache(mut self, export: bool) -> Self {
-                self.options_mut().metadata.export_cache =
-                    Some($crate::pb::ExportCache { value: export });
+                let wish = $crate::pb::ExportCache { value: export };
+                self.options_mut().more_mut().export_cache = Some(wish);
                 self
             }
 
@@ -95,7 +167,7 @@ macro_rules! op_options {
             /// the default.
             #[must_use]
             pub fn default_export_cache(mut self) -> Self {
-                self.options_mut().metadata.export_cache = None;
+                self.options_mut().more_mut().export_cache = None;
                 self
             }
 
@@ -106,7 +178,7 @@ macro_rules! op_options {
                 id: impl Into<String>,
                 name: impl Into<String>,
             ) -> Self {
-                self.options_mut().metadata.progress_group = Some($crate::pb::ProgressGroup {
+                self.options_mut().more_mut().progress_group = Some($crate::pb::ProgressGroup {
                     id: id.into(),
                     name: name.into(),
                     weak: false,
@@ -121,7 +193,7 @@ macro_rules! op_options {
                 id: impl Into<String>,
                 name: impl Into<String>,
             ) -> Self {
-                self.options_mut().metadata.progress_group = Some($crate::pb::ProgressGroup {
+                self.options_mut().more_mut().progress_group = Some($crate::pb::ProgressGroup {
                     id: id.into(),
                     name: name.into(),
                     weak: true,
@@ -137,7 +209,7 @@ macro_rules! op_options {
                 filters: impl IntoIterator<Item = T>,
             ) -> Self {
                 let filters = filters.into_iter().map(Into::into);
-                self.options_mut().filters.extend(filters);
+                self.options_mut().more_mut().filters.extend(filters);
                 self
             }
 
@@ -145,7 +217,7 @@ macro_rules! op_options {
             /// result does not depend on it.
             #[must_use]
             pub fn linux_resources(mut self, resources: $crate::pb::LinuxResources) -> Self {
-                self.options_mut().metadata.linux_resources = Some(resources);
+                self.options_mut().more_mut().linux_resources = Some(resources);
                 self
             }
 
@@ -157,7 +229,7 @@ macro_rules! op_options {
                 map: &$crate::SourceMap,
                 ranges: impl IntoIterator<Item = $crate::SourceRange>,
             ) -> Self {
-                self.options_mut().locations.push(map.location(ranges));
+                self.options_mut().more_mut().locations.push(map.location(ranges));
                 self
             }
         }

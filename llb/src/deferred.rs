@@ -10,9 +10,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::state::Values;
+use crate::constraints::OpConstraints;
+use crate::state::Settings;
 use crate::vertex::{Link, Output, Vertex, VertexOp};
-use crate::{Constraints, MarshalError, State, constraints};
+use crate::{Constraints, MarshalError, State};
 
 /// How often a deferred state may turn out to be another deferred state.
 const LIMIT: usize = 1000;
@@ -111,13 +112,13 @@ impl State {
                 from: self.clone(),
                 function,
             })),
-            constraints: constraints::OpConstraints::default(),
+            constraints: OpConstraints::default(),
         };
-        let output = Output::first(vertex, None);
-        let values = Values::of_deferred(Arc::clone(&output.vertex));
+        let output = Output::first(vertex);
+        let values = Settings::of_deferred(Arc::clone(&output.vertex));
         Self {
             output: Some(output),
-            values: Arc::new(values),
+            values,
         }
     }
 
@@ -138,7 +139,7 @@ impl State {
 
     /// Moves what the state keeps alive to `links`.
     pub(crate) fn unlink(mut self, links: &mut Vec<Link>) {
-        Values::unlink(&mut self.values, links);
+        self.values.unlink(links);
         links.extend(self.output.take().map(|output| Link::Vertex(output.vertex)));
     }
 }
@@ -197,8 +198,8 @@ impl<'a> Resolver<'a> {
     }
 
     /// The settings behind deferred ones.
-    pub(crate) fn values(&self, values: &Arc<Values>) -> Result<Arc<Values>, MarshalError> {
-        let mut values = Arc::clone(values);
+    pub(crate) fn values(&self, values: &Settings) -> Result<Settings, MarshalError> {
+        let mut values = values.clone();
         let mut layers = Vec::new();
         while let Some(later) = values.later.clone() {
             if layers.len() == LIMIT {
@@ -208,7 +209,7 @@ impl<'a> Resolver<'a> {
             layers.push(later.changes);
         }
         for change in layers.into_iter().rev().flatten() {
-            Arc::make_mut(&mut values).set(change);
+            values.set(change);
         }
         Ok(values)
     }

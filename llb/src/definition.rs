@@ -5,18 +5,18 @@
 //! well-formed protobuf within its [`Limits`], nothing more; whether the ops make sense is for
 //! [`Graph::load`](crate::Graph::load) to tell.
 
+mod metadata_map;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::digest::excerpt;
-use crate::wire::{self, Fields, WireError};
-use crate::{Limits, Metadata, OpDigest, SourceMaps, digest, encode, pb};
+pub use metadata_map::MetadataMap;
 
-fn malformed_source(source: WireError) -> DecodeError {
-    let part = "source map";
-    DecodeError::Wire { part, source }
-}
+use crate::digest::excerpt;
+use crate::wire::{Fields, WireError};
+use crate::{Limits, Metadata, OpDigest, SourceMaps, digest, encode, pb};
 
 /// A build graph as it travels: serialised ops, metadata, source maps.
 ///
@@ -34,8 +34,9 @@ fn malformed_source(source: WireError) -> DecodeError {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Definition {
     ops: Vec<Bytes>,
-    metadata: BTreeMap<OpDigest, Metadata>,
-    source: Option<SourceMaps>,
+    metadata: MetadataMap,
+    /// Shared with the vertices of graphs.
+    source: Option<Arc<SourceMaps>>,
 }
 
 /// Tells why bytes are not a definition.
@@ -82,20 +83,19 @@ impl Definition {
         metadata: BTreeMap<OpDigest, pb::OpMetadata>,
         source: Option<pb::Source>,
     ) -> Self {
-        let metadata = metadata.iter();
-        let metadata = metadata.map(|(digest, said)| (*digest, Metadata::from(said)));
-        Self::from_parts(ops, metadata.collect(), source.as_ref().map(Into::into))
+        let metadata = metadata.into_iter().collect();
+        Self::from_parts(ops, metadata, source.as_ref().map(Into::into))
     }
 
     pub(crate) fn from_parts(
         ops: Vec<Bytes>,
-        metadata: BTreeMap<OpDigest, Metadata>,
+        metadata: MetadataMap,
         source: Option<SourceMaps>,
     ) -> Self {
         Self {
             ops,
             metadata,
-            source,
+            source: source.map(Arc::new),
         }
     }
 
@@ -119,8 +119,9 @@ impl Definition {
                 limit: limits.definition_bytes,
             });
         }
-        let mut definition = Self::default();
-        let mut source: Option<Bytes> = None;
+        let mut ops = Vec::new();
+        let mut said = Vec::new();
+        let mut source = Joined::Nothing;
         let mut budget = limits.decoded_bytes;
         let mut fields = Fields::new(&bytes);
         let outer = |source| DecodeError::Wire {
@@ -128,54 +129,26 @@ impl Definition {
             source,
         };
         while let Some(field) = fields.next().map_err(outer)? {
-            let Some(content) = field.content else {
+            let Some(content) = field.content() else {
                 continue;
             };
             match field.number {
-                1 if definition.ops.len() == limits.ops => {
+                1 if ops.len() == limits.ops => {
                     return Err(DecodeError::TooManyOps { limit: limits.ops });
                 }
-                1 => definition.ops.push(bytes.slice(content)),
-                2 => definition.decode_metadata(&bytes.slice(content), &mut budget)?,
-                3 => {
-                    wire::charge(&bytes[content.clone()], &wire::SOURCE, &mut budget)
-                        .map_err(malformed_source)?;
-                    // Messages one behind the other are one message.
-                    source = Some(match source {
-                        None => bytes.slice(content),
-                        Some(before) => [&before, &bytes[content]].concat().into(),
-                    });
-                }
+                1 => ops.push(bytes.slice_ref(content)),
+                2 => said.push(metadata_entry(&bytes, content, &mut budget)?),
+                3 => source = source.with(&bytes, content),
                 _ => {}
             }
         }
-        let source = source.map(SourceMaps::read).transpose();
-        definition.source = source.map_err(malformed_source)?;
-        Ok(definition)
-    }
-
-    /// Decodes one entry of the metadata map.
-    fn decode_metadata(&mut self, entry: &Bytes, budget: &mut usize) -> Result<(), DecodeError> {
-        let part = "metadata";
-        let malformed = |source| DecodeError::Wire { part, source };
-        let (mut key, mut value) = (0..0, 0..0);
-        let mut fields = Fields::new(entry);
-        while let Some(field) = fields.next().map_err(malformed)? {
-            match (field.number, field.content) {
-                (1, Some(content)) => key = content,
-                (2, Some(content)) => value = content,
-                _ => {}
-            }
-        }
-        let key = String::from_utf8_lossy(&entry[key]);
-        let digest = key.parse().map_err(|source| DecodeError::MetadataKey {
-            key: excerpt(&key),
+        let source = source.into_bytes();
+        let source = source.map(|source| SourceMaps::read(source, &mut budget));
+        let source = source.transpose().map_err(|source| DecodeError::Wire {
+            part: "source map",
             source,
         })?;
-        wire::charge(&entry[value.clone()], &wire::OP_METADATA, budget).map_err(malformed)?;
-        let metadata = Metadata::read(entry.slice(value)).map_err(malformed)?;
-        self.metadata.insert(digest, metadata);
-        Ok(())
+        Ok(Self::from_parts(ops, said.into_iter().collect(), source))
     }
 
     /// Takes over a wire message, such as the one nested in a build op.
@@ -193,7 +166,10 @@ impl Definition {
         Ok(Self {
             metadata: metadata.collect::<Result<_, DecodeError>>()?,
             ops: message.def,
-            source: message.source.as_ref().map(Into::into),
+            source: message
+                .source
+                .as_ref()
+                .map(|source| Arc::new(source.into())),
         })
     }
 
@@ -206,7 +182,7 @@ impl Definition {
             metadata: metadata
                 .map(|(digest, md)| (digest.to_string(), (**md).clone()))
                 .collect(),
-            source: self.source.as_deref().cloned(),
+            source: self.source().map(|source| (**source).clone()),
         }
     }
 
@@ -214,7 +190,7 @@ impl Definition {
     /// and source maps that were read are written as they came.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        encode::definition_of(&self.ops, &self.metadata, self.source.as_ref())
+        encode::definition_of(&self.ops, &self.metadata, self.source())
     }
 
     /// Tells whether there are no ops, which stands for scratch.
@@ -231,13 +207,72 @@ impl Definition {
 
     /// Returns the metadata by op digest. Not every op has some.
     #[must_use]
-    pub fn metadata(&self) -> &BTreeMap<OpDigest, Metadata> {
+    pub fn metadata(&self) -> &MetadataMap {
         &self.metadata
     }
 
     /// Returns the source maps, if there are any.
     #[must_use]
     pub fn source(&self) -> Option<&SourceMaps> {
-        self.source.as_ref()
+        self.source.as_deref()
+    }
+
+    /// The source maps, to be shared.
+    pub(crate) fn shared_source(&self) -> Option<Arc<SourceMaps>> {
+        self.source.clone()
+    }
+}
+
+/// Decodes one entry of the metadata map.
+fn metadata_entry(
+    bytes: &Bytes,
+    entry: &[u8],
+    budget: &mut usize,
+) -> Result<(OpDigest, Metadata), DecodeError> {
+    let part = "metadata";
+    let malformed = |source| DecodeError::Wire { part, source };
+    let (mut key, mut value) = (&[][..], &entry[..0]);
+    let mut fields = Fields::new(entry);
+    while let Some(field) = fields.next().map_err(malformed)? {
+        match (field.number, field.content()) {
+            (1, Some(content)) => key = content,
+            (2, Some(content)) => value = content,
+            _ => {}
+        }
+    }
+    let digest = OpDigest::parse_bytes(key).map_err(|source| DecodeError::MetadataKey {
+        key: excerpt(&String::from_utf8_lossy(key)),
+        source,
+    })?;
+    let metadata = Metadata::read(bytes.slice_ref(value), budget).map_err(malformed)?;
+    Ok((digest, metadata))
+}
+
+/// The content of a field that may occur several times: messages one behind the other are one
+/// message.
+enum Joined {
+    Nothing,
+    Once(Bytes),
+    More(Vec<u8>),
+}
+
+impl Joined {
+    fn with(self, bytes: &Bytes, content: &[u8]) -> Self {
+        match self {
+            Self::Nothing => Self::Once(bytes.slice_ref(content)),
+            Self::Once(first) => Self::More([&first, content].concat()),
+            Self::More(mut all) => {
+                all.extend_from_slice(content);
+                Self::More(all)
+            }
+        }
+    }
+
+    fn into_bytes(self) -> Option<Bytes> {
+        match self {
+            Self::Nothing => None,
+            Self::Once(bytes) => Some(bytes),
+            Self::More(bytes) => Some(bytes.into()),
+        }
     }
 }

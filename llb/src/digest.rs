@@ -4,9 +4,13 @@
 //! `sha256:` and 64 lower-case hexadecimal digits, and nothing else parses. Other algorithms
 //! are left out: BuildKit names ops, blobs and layers by SHA-256 only.
 
+mod positions;
+
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
+
+pub(crate) use positions::OpPositions;
 
 /// What every digest's text form starts with.
 const PREFIX: &str = "sha256:";
@@ -162,6 +166,9 @@ digest_type!(
     OpDigest
 );
 impl OpDigest {
+    /// Length of the text form.
+    pub(crate) const TEXT: usize = TEXT_LENGTH;
+
     /// Returns the text form as bytes.
     pub(crate) fn text(&self) -> [u8; TEXT_LENGTH] {
         text(&self.0)

@@ -12,10 +12,9 @@ use std::fmt;
 
 pub(crate) use text::write_plain;
 
-use prost::Message as _;
-
 use crate::value::Message as _;
-use crate::{Definition, Limits, LoadError, OpDigest, pb, wire};
+use crate::wire::decode::decode;
+use crate::{Definition, Limits, LoadError, OpDigest, pb};
 
 /// The decoded ops of a definition, ready to be written out.
 ///
@@ -42,16 +41,16 @@ impl Dump {
     /// Decodes all ops of a definition, within the default limits.
     ///
     /// # Errors
-    /// [`LoadError::Wire`] or [`LoadError::Message`] if an op is malformed.
+    /// [`LoadError::Wire`] if an op is malformed.
     pub fn of(definition: &Definition) -> Result<Self, LoadError> {
         let mut budget = Limits::default().decoded_bytes;
         let ops = definition.ops().iter().map(|raw| {
             let vertex = OpDigest::of(raw);
-            wire::charge(raw, &wire::OP, &mut budget)
-                .map_err(|source| LoadError::Wire { vertex, source })?;
-            let op = pb::Op::decode(raw.clone());
-            let op = op.map_err(|source| LoadError::Message { vertex, source })?;
-            Ok((vertex, op))
+            let op = decode(raw, &mut budget, |_| true);
+            Ok((
+                vertex,
+                op.map_err(|source| LoadError::Wire { vertex, source })?,
+            ))
         });
         Ok(Self {
             ops: ops.collect::<Result<_, LoadError>>()?,

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::{Metadata, OpDigest, SourceMaps, pb};
+use crate::{MetadataMap, OpDigest, SourceMaps, pb};
 
 /// Encodes an op. The op's digest is [`OpDigest::of`](crate::OpDigest::of) these bytes.
 #[must_use]
@@ -35,19 +35,17 @@ pub fn definition_bytes(definition: &pb::Definition) -> Vec<u8> {
 /// Encodes a definition of which all parts are serialised.
 pub(crate) fn definition_of(
     ops: &[Bytes],
-    metadata: &BTreeMap<OpDigest, Metadata>,
+    metadata: &MetadataMap,
     source: Option<&SourceMaps>,
 ) -> Vec<u8> {
     // A digest as text, and tags and lengths.
     const ENTRY: usize = 71 + 12;
-    let said = metadata.values().map(|said| said.raw().len() + ENTRY);
+    let said = metadata.iter().map(|(_, said)| said.raw().len() + ENTRY);
     let ops_size = ops.iter().map(|op| op.len() + 6).sum::<usize>();
     let source_size = source.map_or(0, |source| source.raw().len() + 6);
-    let mut out = Writer {
-        out: Vec::with_capacity(ops_size + said.sum::<usize>() + source_size),
-    };
+    let mut out = Writer::with_capacity(ops_size + said.sum::<usize>() + source_size);
     out.byte_strings(1, ops);
-    for (digest, said) in metadata {
+    for (digest, said) in metadata.iter() {
         out.nested(2, |out| {
             out.delimited(1, &digest.text());
             out.delimited(2, said.raw());
@@ -56,17 +54,15 @@ pub(crate) fn definition_of(
     if let Some(source) = source {
         out.delimited(3, source.raw());
     }
-    out.out
+    out.into_bytes()
 }
 
 /// Encodes source maps, whose places are sorted by digest.
-pub(crate) fn source_of(
-    locations: &[(OpDigest, pb::Locations)],
+pub(crate) fn source_of<'a>(
+    locations: impl ExactSizeIterator<Item = (OpDigest, &'a pb::Locations)>,
     infos: &[pb::SourceInfo],
 ) -> Vec<u8> {
-    let mut out = Writer {
-        out: Vec::with_capacity(80 * locations.len()),
-    };
+    let mut out = Writer::with_capacity(80 * locations.len());
     for (digest, places) in locations {
         out.nested(1, |out| {
             out.delimited(1, &digest.text());
@@ -74,34 +70,14 @@ pub(crate) fn source_of(
         });
     }
     out.messages(2, infos);
-    out.out
-}
-
-/// Appends an op to `out`.
-pub(crate) fn append_op(op: &pb::Op, out: &mut Vec<u8>) {
-    append(out, |writer| op.write_fields(writer));
-}
-
-/// Appends metadata and further capabilities, which are sorted, to `out`.
-pub(crate) fn append_metadata(metadata: &pb::OpMetadata, caps: &[&str], out: &mut Vec<u8>) {
-    append(out, |writer| metadata.write_with_caps(caps, writer));
-}
-
-fn append(out: &mut Vec<u8>, write: impl FnOnce(&mut Writer)) {
-    let mut writer = Writer {
-        out: std::mem::take(out),
-    };
-    write(&mut writer);
-    *out = writer.out;
+    out.into_bytes()
 }
 
 /// Encodes any message.
 pub(crate) fn message_bytes<M: Encode>(message: &M) -> Vec<u8> {
-    let mut writer = Writer {
-        out: Vec::with_capacity(256),
-    };
-    message.write_fields(&mut writer);
-    writer.out
+    let mut out = Writer::with_capacity(256);
+    message.write_fields(&mut out);
+    out.into_bytes()
 }
 
 /// Appends a length-delimited field.
@@ -122,14 +98,26 @@ pub(crate) fn push_number(out: &mut Vec<u8>, field: u32, value: u64) {
     *out = writer.out;
 }
 
+/// The entries of a map, borrowed.
+pub(crate) fn texts(map: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
+    map.iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+}
+
 /// A message that can be written canonically.
 pub(crate) trait Encode {
     /// Writes all fields, without the message's own tag and length.
     fn write_fields(&self, out: &mut Writer);
 }
 
+impl<M: Encode> Encode for &M {
+    fn write_fields(&self, out: &mut Writer) {
+        (*self).write_fields(out);
+    }
+}
+
 /// The bytes written so far.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Writer {
     out: Vec<u8>,
 }
@@ -139,11 +127,48 @@ fn low_bits(value: u64) -> u8 {
     (value & 0x7f) as u8
 }
 
+/// How many bytes a varint takes.
+fn varint_length(value: u64) -> usize {
+    let bits = u64::BITS - (value | 1).leading_zeros();
+    bits.div_ceil(7) as usize
+}
+
 /// Wire types of the protobuf encoding.
 const VARINT: u32 = 0;
 const LENGTH_DELIMITED: u32 = 2;
 
 impl Writer {
+    fn with_capacity(capacity: usize) -> Self {
+        Self {
+            out: Vec::with_capacity(capacity),
+        }
+    }
+
+    /// Returns what was written.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.out
+    }
+
+    /// How many bytes were written.
+    pub(crate) fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    /// What was written from this position on.
+    pub(crate) fn since(&self, start: usize) -> &[u8] {
+        &self.out[start..]
+    }
+
+    /// Takes back what was written from this position on.
+    pub(crate) fn take_back(&mut self, start: usize) {
+        self.out.truncate(start);
+    }
+
+    /// Appends what is serialised.
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.out.push(low_bits(value) | 0x80);
@@ -156,29 +181,34 @@ impl Writer {
         self.varint(u64::from(field << 3 | wire));
     }
 
-    fn delimited(&mut self, field: u32, value: &[u8]) {
+    /// Writes a field of bytes, even if it is empty.
+    pub(crate) fn delimited(&mut self, field: u32, value: &[u8]) {
         self.tag(field, LENGTH_DELIMITED);
         self.varint(value.len() as u64);
         self.out.extend_from_slice(value);
     }
 
     /// Writes a field whose content `write` appends, with the length in front of it.
-    fn nested(&mut self, field: u32, write: impl FnOnce(&mut Self)) {
+    pub(crate) fn nested<R>(&mut self, field: u32, write: impl FnOnce(&mut Self) -> R) -> R {
         self.tag(field, LENGTH_DELIMITED);
         // Most messages are shorter than 128 bytes, so one byte is set aside for the length
         // and the rare longer one is moved.
         let start = self.out.len();
         self.out.push(0);
-        write(self);
-        let length = (self.out.len() - start - 1) as u64;
-        if length < 0x80 {
-            self.out[start] = low_bits(length);
-            return;
-        }
+        let returned = write(self);
         let end = self.out.len();
-        self.varint(length);
-        let prefix = self.out.split_off(end);
-        self.out.splice(start..=start, prefix);
+        let mut length = (end - start - 1) as u64;
+        let more = varint_length(length) - 1;
+        if more > 0 {
+            self.out.resize(end + more, 0);
+            self.out.copy_within(start + 1..end, start + 1 + more);
+        }
+        for byte in &mut self.out[start..start + more] {
+            *byte = low_bits(length) | 0x80;
+            length >>= 7;
+        }
+        self.out[start + more] = low_bits(length);
+        returned
     }
 
     /// Writes a string field unless it is empty.
@@ -222,10 +252,8 @@ impl Writer {
     }
 
     /// Writes each string of a list, empty ones too.
-    pub(crate) fn strings(&mut self, field: u32, values: &[String]) {
-        for value in values {
-            self.delimited(field, value.as_bytes());
-        }
+    pub(crate) fn strings(&mut self, field: u32, values: impl Iterator<Item: AsRef<[u8]>>) {
+        values.for_each(|value| self.delimited(field, value.as_ref()));
     }
 
     /// Writes each byte string of a list, empty ones too.
@@ -257,14 +285,14 @@ impl Writer {
     }
 
     /// Writes each message of a list.
-    pub(crate) fn messages<M: Encode>(&mut self, field: u32, messages: &[M]) {
+    pub(crate) fn messages(&mut self, field: u32, messages: impl IntoIterator<Item: Encode>) {
         for message in messages {
-            self.message(field, message);
+            self.message(field, &message);
         }
     }
 
-    /// Writes a map from string to string.
-    pub(crate) fn string_map(&mut self, field: u32, map: &BTreeMap<String, String>) {
+    /// Writes a map from string to string, whose entries are sorted.
+    pub(crate) fn texts<'a>(&mut self, field: u32, map: impl Iterator<Item = (&'a str, &'a str)>) {
         for (key, value) in map {
             self.nested(field, |out| {
                 out.delimited(1, key.as_bytes());

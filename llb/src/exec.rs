@@ -1,11 +1,12 @@
 //! Run steps: a process on a tree.
 //!
 //! Owns [`Run`], the builder, and the exec vertex it makes; `exec/write.rs` writes the op.
-//! Invariants: outputs refer to mounts, and become numbers only when the step is complete; an
-//! output that was taken stays an output of the step as it was then, whatever is added to the
-//! builder later. Running anything is the engine's.
+//! Invariants: mounts are kept in the order in which they are written, the root among them, so
+//! that outputs have their numbers at once; an output that was taken stays an output of the step
+//! as it was then, whatever is added to the builder later. Running anything is the engine's.
 
 mod lent;
+mod words;
 mod write;
 
 use std::net::IpAddr;
@@ -13,30 +14,44 @@ use std::sync::Arc;
 
 pub use lent::{Secret, Ssh};
 
+pub(crate) use words::Words;
+
+use crate::caps::Cap;
 use crate::constraints::{OpConstraints, op_options};
-use crate::state::{Setting, Values};
-use crate::vertex::Link;
-use crate::vertex::{Output, Port, Unusable, Vertex, VertexOp};
+use crate::digest::excerpt;
+use crate::state::{Setting, Settings};
+use crate::vertex::{Link, Output, Port, Unusable, Vertex, VertexOp};
 use crate::{GuestPath, Mount, Network, Platform, Security, State, UlimitName, pb};
 
 /// An exec op in the making.
 #[derive(Clone)]
 pub(crate) struct ExecVertex {
-    pub(crate) args: Vec<String>,
+    args: Words,
     root: Option<Output>,
     readonly_root: bool,
-    values: Arc<Values>,
+    values: Settings,
+    /// Sorted by target, equal ones in the order of declaration. The root is not among them.
+    mounts: Vec<(GuestPath, Mount)>,
+    more: Option<Box<MoreOptions>>,
+}
+
+/// What few steps have.
+#[derive(Clone, Default)]
+struct MoreOptions {
     valid_exit_codes: Option<Vec<i32>>,
     proxy: Option<pb::ProxyEnv>,
-    /// In the order of declaration, the root not among them.
-    mounts: Vec<(GuestPath, Mount)>,
     secrets: Vec<Secret>,
     ssh: Vec<Ssh>,
     devices: Vec<pb::CdiDevice>,
 }
 
-/// Position of the root among the mounts of an exec; the declared ones come after it.
-const ROOT: usize = 0;
+static NO_MORE: MoreOptions = MoreOptions {
+    valid_exit_codes: None,
+    proxy: None,
+    secrets: Vec::new(),
+    ssh: Vec::new(),
+    devices: Vec::new(),
+};
 
 /// A step that runs a process, made by [`State::run`].
 ///
@@ -65,22 +80,18 @@ pub struct Run {
 }
 
 impl Run {
-    pub(crate) fn new(state: &State, args: Vec<String>) -> Self {
+    pub(crate) fn new(state: &State, args: Words) -> Self {
         let exec = ExecVertex {
             args,
             root: state.output.clone(),
             readonly_root: false,
-            values: Arc::clone(&state.values),
-            valid_exit_codes: None,
-            proxy: None,
+            values: state.values.clone(),
             mounts: Vec::new(),
-            secrets: Vec::new(),
-            ssh: Vec::new(),
-            devices: Vec::new(),
+            more: None,
         };
         let vertex = Vertex {
             op: VertexOp::Exec(Box::new(exec)),
-            constraints: OpConstraints::needing("exec.meta.base"),
+            constraints: OpConstraints::needing(Cap::ExecMetaBase),
         };
         Self {
             state: state.clone(),
@@ -108,26 +119,26 @@ impl Run {
     }
 
     fn set(self, setting: Setting) -> Self {
-        self.change(|exec| Arc::make_mut(&mut exec.values).set(setting))
+        self.change(|exec| exec.values.set(setting))
     }
 
     /// Mounts a state, a [`Cache`](crate::Cache), a [`Tmpfs`](crate::Tmpfs) or a [`Mount`] at
     /// `target`.
     #[must_use]
     pub fn mount(self, target: impl Into<GuestPath>, mount: impl Into<Mount>) -> Self {
-        self.change(|exec| exec.mounts.push((target.into(), mount.into())))
+        self.change(|exec| exec.add_mount(target.into(), mount.into()))
     }
 
     /// Lends the step a secret of the client.
     #[must_use]
     pub fn secret(self, secret: Secret) -> Self {
-        self.change(|exec| exec.secrets.push(secret))
+        self.change(|exec| exec.more_mut().secrets.push(secret))
     }
 
     /// Lends the step an ssh agent of the client.
     #[must_use]
     pub fn ssh(self, ssh: Ssh) -> Self {
-        self.change(|exec| exec.ssh.push(ssh))
+        self.change(|exec| exec.more_mut().ssh.push(ssh))
     }
 
     /// Gives the step a device by its CDI name, such as `vendor.com/gpu=0`.
@@ -143,7 +154,10 @@ impl Run {
     }
 
     fn add_device(self, name: String, optional: bool) -> Self {
-        self.change(|exec| exec.devices.push(pb::CdiDevice { name, optional }))
+        self.change(|exec| {
+            let device = pb::CdiDevice { name, optional };
+            exec.more_mut().devices.push(device);
+        })
     }
 
     /// Keeps the step from writing to the root; its root output is the tree it started from,
@@ -156,19 +170,19 @@ impl Run {
     /// Sets the exit codes that count as success; 0 alone by default.
     #[must_use]
     pub fn valid_exit_codes(self, codes: impl IntoIterator<Item = i32>) -> Self {
-        self.change(|exec| exec.valid_exit_codes = Some(codes.into_iter().collect()))
+        self.change(|exec| exec.more_mut().valid_exit_codes = Some(codes.into_iter().collect()))
     }
 
     /// Sets the proxy variables of the process, which are not part of the cache key.
     #[must_use]
     pub fn proxy(self, proxy: pb::ProxyEnv) -> Self {
-        self.change(|exec| exec.proxy = Some(proxy))
+        self.change(|exec| exec.more_mut().proxy = Some(proxy))
     }
 
     /// Sets an environment variable of this step.
     #[must_use]
-    pub fn env(self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.set(Setting::Env(key.into(), value.into()))
+    pub fn env(self, key: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        self.set(Setting::env(key, value))
     }
 
     /// Sets the working directory of this step.
@@ -179,14 +193,14 @@ impl Run {
 
     /// Sets the user of this step: `user[:group]`, names or numbers.
     #[must_use]
-    pub fn user(self, user: impl Into<String>) -> Self {
-        self.set(Setting::User(user.into()))
+    pub fn user(self, user: impl AsRef<str>) -> Self {
+        self.set(Setting::User(user.as_ref().into()))
     }
 
     /// Sets the host name this step sees.
     #[must_use]
-    pub fn hostname(self, hostname: impl Into<String>) -> Self {
-        self.set(Setting::Hostname(hostname.into()))
+    pub fn hostname(self, hostname: impl AsRef<str>) -> Self {
+        self.set(Setting::Hostname(hostname.as_ref().into()))
     }
 
     /// Sets the network of this step.
@@ -221,15 +235,15 @@ impl Run {
 
     /// Sets the cgroup under which this step gets its own.
     #[must_use]
-    pub fn cgroup_parent(self, parent: impl Into<String>) -> Self {
-        self.set(Setting::CgroupParent(parent.into()))
+    pub fn cgroup_parent(self, parent: impl AsRef<str>) -> Self {
+        self.set(Setting::CgroupParent(parent.as_ref().into()))
     }
 
     /// Sets the platform of this step, as it is written. Unlike [`State::platform`], the
     /// step's outputs inherit it.
     #[must_use]
     pub fn platform(mut self, platform: Platform) -> Self {
-        self.options_mut().platform = Some(platform);
+        self.options_mut().more_mut().platform = Some(platform.into());
         self
     }
 
@@ -239,7 +253,7 @@ impl Run {
         let exec = self.exec();
         let before = State {
             output: exec.root.clone(),
-            values: Arc::clone(&exec.values),
+            values: exec.values.clone(),
         };
         let after = change(before);
         self.change(|exec| {
@@ -255,15 +269,14 @@ impl Run {
         let output = if exec.readonly_root {
             exec.root.clone()
         } else {
-            Some(self.output_at(Port::Mount(ROOT)))
+            Some(self.output_of(exec.root_place()))
         };
         self.state.with_output(output)
     }
 
     /// Returns the program and its arguments.
-    #[must_use]
-    pub fn args(&self) -> &[String] {
-        &self.exec().args
+    pub fn args(&self) -> impl Iterator<Item = &str> {
+        self.exec().args.iter()
     }
 
     /// Tells whether there is a mount at `target`; the root always is one.
@@ -289,7 +302,7 @@ impl Run {
         outputs.into_iter().next().unwrap_or_else(|| {
             let target = target.to_owned();
             State::new(Some(
-                self.output_at(Port::Unusable(Unusable::NoMount { target })),
+                self.output_at(Port::Unusable(Box::new(Unusable::NoMount { target }))),
             ))
         })
     }
@@ -306,80 +319,120 @@ impl Run {
     }
 
     fn mount_output(&self, position: usize, mount: &Mount) -> State {
-        let target = self.exec().mounts[position].0.to_string();
-        let port = if mount.readonly {
+        let exec = self.exec();
+        let target = exec.mounts[position].0.to_string();
+        let reason = if mount.readonly {
             return State::new(mount.source.output.clone());
         } else if mount.tmpfs_opt().is_some() {
-            Port::Unusable(Unusable::Tmpfs { target })
+            Unusable::Tmpfs { target }
         } else if mount.no_output {
-            Port::Unusable(Unusable::NoOutput { target })
+            Unusable::NoOutput { target }
         } else if mount.is_cache() {
-            Port::Unusable(Unusable::Cache { target })
+            Unusable::Cache { target }
         } else {
-            Port::Mount(position + 1)
+            let place = position + usize::from(position >= exec.root_place());
+            return State::new(Some(self.output_of(place)));
         };
-        State::new(Some(self.output_at(port)))
+        State::new(Some(self.output_at(Port::Unusable(Box::new(reason)))))
+    }
+
+    /// The output of what is mounted at this place, counted in the order of writing.
+    fn output_of(&self, place: usize) -> Output {
+        let before = self.exec().all_mounts().take(place);
+        let outputs = before.filter(|mount| mount.has_output()).count();
+        self.output_at(Port::Index(u32::try_from(outputs).unwrap_or(u32::MAX)))
     }
 
     fn output_at(&self, port: Port) -> Output {
         Output {
             vertex: Arc::clone(&self.vertex),
             port,
-            platform: self.vertex.constraints.platform.clone(),
+            platform: self.vertex.constraints.more().platform.clone(),
         }
     }
 }
 
 op_options!(impl Run);
 
+/// One of the mounts of a step, its root among them.
+#[derive(Clone, Copy)]
+enum AnyMount<'a> {
+    Root(&'a ExecVertex),
+    Declared(&'a GuestPath, &'a Mount),
+}
+
+impl<'a> AnyMount<'a> {
+    fn declared((target, mount): &'a (GuestPath, Mount)) -> Self {
+        Self::Declared(target, mount)
+    }
+
+    fn source(self) -> Option<&'a Output> {
+        match self {
+            Self::Root(exec) => exec.root.as_ref(),
+            Self::Declared(_, mount) => mount.source.output.as_ref(),
+        }
+    }
+
+    fn has_output(self) -> bool {
+        match self {
+            Self::Root(exec) => !exec.readonly_root,
+            Self::Declared(_, mount) => mount.has_output(),
+        }
+    }
+}
+
 impl ExecVertex {
-    /// Positions of root and mounts in the order in which they are written: by target.
-    fn sorted(&self) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..=self.mounts.len()).collect();
-        order.sort_by(|a, b| self.target(*a).cmp(self.target(*b)));
-        order
+    fn more(&self) -> &MoreOptions {
+        self.more.as_deref().unwrap_or(&NO_MORE)
     }
 
-    fn target(&self, position: usize) -> &str {
-        match position.checked_sub(1) {
-            Some(declared) => self.mounts[declared].0.as_str(),
-            None => pb::ROOT_MOUNT,
+    fn more_mut(&mut self) -> &mut MoreOptions {
+        self.more.get_or_insert_default()
+    }
+
+    fn add_mount(&mut self, target: GuestPath, mount: Mount) {
+        let place = self.mounts.partition_point(|(known, _)| *known <= target);
+        // Most steps have few, and there may be very many steps.
+        if self.mounts.len() < 4 {
+            self.mounts.reserve_exact(1);
         }
+        self.mounts.insert(place, (target, mount));
     }
 
-    fn source(&self, position: usize) -> Option<&Output> {
-        match position.checked_sub(1) {
-            Some(declared) => self.mounts[declared].1.source.output.as_ref(),
-            None => self.root.as_ref(),
+    /// The place of the root among all mounts: before what is mounted over it.
+    fn root_place(&self) -> usize {
+        let before = |(target, _): &(GuestPath, Mount)| target.as_str() < pb::ROOT_MOUNT;
+        self.mounts.partition_point(before)
+    }
+
+    /// All mounts in the order in which they are written: by target.
+    fn all_mounts(&self) -> impl Iterator<Item = AnyMount<'_>> {
+        let (before, after) = self.mounts.split_at(self.root_place());
+        let root = [AnyMount::Root(self)];
+        before
+            .iter()
+            .map(AnyMount::declared)
+            .chain(root)
+            .chain(after.iter().map(AnyMount::declared))
+    }
+
+    pub(crate) fn each_input<'a>(&'a self, visit: impl FnMut(&'a Output)) {
+        self.all_mounts()
+            .filter_map(AnyMount::source)
+            .for_each(visit);
+    }
+
+    /// Name in error messages: the command line, cut to a readable length.
+    pub(crate) fn name(&self) -> String {
+        if self.args.is_empty() {
+            return "run without arguments".to_owned();
         }
-    }
-
-    fn has_output(&self, position: usize) -> bool {
-        match position.checked_sub(1) {
-            Some(declared) => self.mounts[declared].1.has_output(),
-            None => !self.readonly_root,
-        }
-    }
-
-    pub(crate) fn inputs(&self) -> Vec<&Output> {
-        let sorted = self.sorted();
-        sorted
-            .into_iter()
-            .filter_map(|position| self.source(position))
-            .collect()
-    }
-
-    /// The output number of a mount.
-    pub(crate) fn output_index(&self, mount: usize) -> i64 {
-        let sorted = self.sorted();
-        let before = sorted.into_iter().take_while(|position| *position != mount);
-        let outputs = before.filter(|position| self.has_output(*position)).count();
-        i64::try_from(outputs).unwrap_or(i64::MAX)
+        excerpt(&self.args.iter().collect::<Vec<_>>().join(" "))
     }
 
     /// Moves everything the step keeps alive to `links`.
     pub(crate) fn unlink(&mut self, links: &mut Vec<Link>) {
-        Values::unlink(&mut self.values, links);
+        self.values.unlink(links);
         links.extend(self.root.take().map(|output| Link::Vertex(output.vertex)));
         for (_, mount) in self.mounts.drain(..) {
             mount.source.unlink(links);

@@ -23,6 +23,7 @@ pub(crate) use actions::Action;
 pub(crate) use input::ActionChain;
 
 use crate::State;
+use crate::caps::Cap;
 use crate::constraints::{OpConstraints, op_options};
 use crate::digest::excerpt;
 use crate::vertex::{Link, Output, Vertex, VertexOp};
@@ -81,14 +82,14 @@ impl FileActions {
     /// Makes the op that does the actions on `state`.
     pub(crate) fn into_output(self, state: &State) -> Output {
         let mut constraints = self.constraints;
-        constraints.need("file.base");
+        constraints.need(Cap::FileBase);
         let vertex = Vertex {
             op: VertexOp::File(FileVertex {
                 chain: Some(Arc::new(ActionChain::new(state, self.actions))),
             }),
             constraints,
         };
-        Output::first(vertex, None)
+        Output::first(vertex)
     }
 }
 
@@ -102,10 +103,10 @@ pub(crate) struct FileVertex {
 }
 
 impl FileVertex {
-    pub(crate) fn inputs(&self) -> Vec<&Output> {
-        self.chain
-            .as_ref()
-            .map_or_else(Vec::new, |chain| chain.inputs())
+    pub(crate) fn each_input<'a>(&'a self, visit: impl FnMut(&'a Output)) {
+        if let Some(chain) = &self.chain {
+            chain.each_input(visit);
+        }
     }
 
     pub(crate) fn name(&self) -> String {

@@ -20,7 +20,6 @@ mod name;
 mod statistics;
 mod visit;
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -35,6 +34,7 @@ pub(crate) use check::kind;
 pub(crate) use location::of as locations;
 pub(crate) use name::own as own_name;
 
+use crate::digest::OpPositions;
 use crate::{Definition, Limits, Metadata, OpDigest, SourceMaps, pb};
 
 /// A checked build graph. Cloning is cheap.
@@ -54,7 +54,7 @@ pub struct Graph {
 #[derive(Debug, Default)]
 struct Inner {
     vertices: Vec<Vertex>,
-    index: HashMap<OpDigest, VertexIndex>,
+    index: OpPositions,
     head: Option<Edge>,
 }
 
@@ -63,6 +63,10 @@ struct Inner {
 pub struct VertexIndex(u32);
 
 impl VertexIndex {
+    fn new(position: usize) -> Option<Self> {
+        u32::try_from(position).ok().map(Self)
+    }
+
     /// Returns the position in [`Graph::vertices`].
     #[must_use]
     pub const fn index(self) -> usize {
@@ -124,7 +128,9 @@ impl Graph {
     /// Finds a vertex by its digest.
     #[must_use]
     pub fn find(&self, digest: &OpDigest) -> Option<VertexIndex> {
-        self.inner.index.get(digest).copied()
+        let vertices = &self.inner.vertices;
+        let found = self.inner.index.find(*digest, |at| vertices[at].digest);
+        found.and_then(VertexIndex::new)
     }
 }
 
@@ -141,7 +147,7 @@ pub struct Vertex {
     /// Made on first use, or when loading if it takes the names of inputs.
     name: OnceLock<Box<str>>,
     raw: Bytes,
-    source: Option<SourceMaps>,
+    source: Option<Arc<SourceMaps>>,
 }
 
 impl Vertex {
@@ -187,6 +193,11 @@ impl Vertex {
         &self.metadata
     }
 
+    /// What is said about the op, as it came.
+    pub(crate) fn serialised_metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
     /// Returns the display name: the custom one if the metadata has one, else made of the op.
     ///
     /// Names made of other vertices' names (merge, diff) are cut at 512 bytes, where BuildKit's
@@ -210,6 +221,6 @@ impl Vertex {
 
     /// Returns the places in source files that the op was made from, the most specific first.
     pub fn locations(&self) -> impl Iterator<Item = SourceLocation<'_>> {
-        location::of(self.source.as_deref(), self.digest)
+        location::of(self.source.as_ref().map(|source| &***source), self.digest)
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::constraints::{OpConstraints, SourceLocation, SourceMap, SourceRange};
 use crate::vertex::{Output, Port, Vertex, VertexOp};
-use crate::{Definition, Graph, LoadError, OpDigest, State, graph, pb};
+use crate::{Definition, Graph, LoadError, Metadata, OpDigest, State, graph, pb};
 
 /// An op that was read from a definition.
 #[derive(Clone, Debug)]
@@ -18,6 +18,17 @@ pub(crate) struct Imported {
     pub(crate) digest: OpDigest,
     pub(crate) bytes: Bytes,
     pub(crate) inputs: Vec<Output>,
+    /// What is said about it, as it came.
+    pub(crate) metadata: Metadata,
+}
+
+impl Imported {
+    /// Name in error messages.
+    pub(crate) fn name(&self) -> String {
+        let custom = self.metadata.description.get(pb::CUSTOM_NAME_KEY);
+        let custom = custom.filter(|name| !name.is_empty());
+        custom.cloned().unwrap_or_else(|| self.digest.to_string())
+    }
 }
 
 /// Tells why a definition cannot be taken back as a state.
@@ -82,18 +93,18 @@ impl State {
                 digest: vertex.digest(),
                 bytes: vertex.raw().clone(),
                 inputs: inputs.collect(),
+                metadata: vertex.serialised_metadata().clone(),
             };
-            let constraints = OpConstraints {
-                metadata: vertex.metadata().clone(),
-                locations,
-                ..OpConstraints::default()
-            };
+            let mut constraints = OpConstraints::default();
+            if !locations.is_empty() {
+                constraints.more_mut().locations = locations;
+            }
             let output = Output {
                 vertex: Arc::new(Vertex {
-                    op: VertexOp::Imported(imported),
+                    op: VertexOp::Imported(Box::new(imported)),
                     constraints,
                 }),
-                port: Port::Index(edge.output.into()),
+                port: Port::Index(edge.output),
                 platform: None,
             };
             outputs.insert(edge, output);

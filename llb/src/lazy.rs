@@ -24,49 +24,47 @@ pub type SourceMaps = Lazy<pb::Source>;
 
 /// A message that is decoded on first use. Two are equal if their bytes are.
 #[derive(Clone)]
-pub struct Lazy<M>(Arc<Inner<M>>);
-
-struct Inner<M> {
+pub struct Lazy<M> {
     raw: Bytes,
-    decoded: OnceLock<Box<M>>,
+    decoded: OnceLock<Arc<M>>,
 }
 
 impl<M> Lazy<M> {
     /// Takes bytes that decode.
     pub(crate) fn checked(raw: Bytes) -> Self {
-        Self(Arc::new(Inner {
+        Self {
             raw,
             decoded: OnceLock::new(),
-        }))
+        }
     }
 
     /// Returns the serialised message.
     #[must_use]
     pub fn raw(&self) -> &Bytes {
-        &self.0.raw
+        &self.raw
     }
 }
 
 impl Metadata {
-    /// Takes serialised metadata.
-    pub(crate) fn read(raw: Bytes) -> Result<Self, WireError> {
-        schema::check(&raw, &schema::OP_METADATA)?;
+    /// Takes serialised metadata, and from `budget` the memory that it takes decoded.
+    pub(crate) fn read(raw: Bytes, budget: &mut usize) -> Result<Self, WireError> {
+        schema::check(&raw, &schema::OP_METADATA, budget)?;
         Ok(Self::checked(raw))
     }
 }
 
 impl SourceMaps {
     /// Serialises places, which are sorted by digest, and files.
-    pub(crate) fn written(
-        locations: &[(OpDigest, pb::Locations)],
+    pub(crate) fn written<'a>(
+        locations: impl ExactSizeIterator<Item = (OpDigest, &'a pb::Locations)>,
         infos: &[pb::SourceInfo],
     ) -> Self {
         Self::checked(encode::source_of(locations, infos).into())
     }
 
-    /// Takes serialised source maps.
-    pub(crate) fn read(raw: Bytes) -> Result<Self, WireError> {
-        schema::check(&raw, &schema::SOURCE)?;
+    /// Takes serialised source maps, and from `budget` the memory that they take decoded.
+    pub(crate) fn read(raw: Bytes, budget: &mut usize) -> Result<Self, WireError> {
+        schema::check(&raw, &schema::SOURCE, budget)?;
         Ok(Self::checked(raw))
     }
 }
@@ -75,9 +73,9 @@ impl<M: Message + Default> Deref for Lazy<M> {
     type Target = M;
 
     fn deref(&self) -> &M {
-        self.0.decoded.get_or_init(|| {
-            let decoded = M::decode(self.0.raw.clone());
-            Box::new(decoded.expect("BUG: the bytes were checked"))
+        self.decoded.get_or_init(|| {
+            let decoded = M::decode(self.raw.clone());
+            Arc::new(decoded.expect("BUG: the bytes were checked"))
         })
     }
 }
@@ -90,7 +88,7 @@ impl<M: Encode> From<&M> for Lazy<M> {
 
 impl<M> PartialEq for Lazy<M> {
     fn eq(&self, other: &Self) -> bool {
-        self.0.raw == other.0.raw
+        self.raw == other.raw
     }
 }
 

@@ -83,6 +83,7 @@
 //!
 #![doc = include_str!("guide.md")]
 
+mod caps;
 mod compare;
 mod constraints;
 mod deferred;
@@ -122,7 +123,7 @@ mod wire;
 pub use compare::{Comparison, FieldChange, VertexChange, VertexName};
 pub use constraints::{Constraints, SourceMap, SourceRange};
 pub use deferred::DeferredError;
-pub use definition::{DecodeError, Definition};
+pub use definition::{DecodeError, Definition, MetadataMap};
 pub use digest::{BlobDigest, ChainId, Checksum, DiffId, OpDigest};
 pub use dump::Dump;
 pub use exec::{Run, Secret, Ssh};

@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
+use crate::caps::Cap;
 use crate::constraints::OpConstraints;
-use crate::vertex::{Output, Port, Unusable, Vertex, VertexOp};
+use crate::vertex::{DiffVertex, Output, PassthroughVertex, Port, Unusable, Vertex, VertexOp};
 use crate::{OpState, State};
 
 /// Stacks trees, the first at the bottom, without copying anything.
@@ -28,12 +29,12 @@ pub fn merge<T: Into<State>>(states: impl IntoIterator<Item = T>) -> OpState {
     let Some(first) = states.next() else {
         return OpState::existing(crate::scratch());
     };
-    let mut inputs: Vec<Output> = states.filter_map(|state| state.output).collect();
-    if inputs.is_empty() {
+    let others = states.filter_map(|state| state.output);
+    let inputs: Box<[Output]> = first.output.iter().cloned().chain(others).collect();
+    if inputs.len() < 2 {
         return OpState::existing(first);
     }
-    inputs.splice(0..0, first.output.clone());
-    made(&first, VertexOp::Merge { inputs }, "mergeop")
+    made(&first, VertexOp::Merge(inputs), Cap::MergeOp)
 }
 
 /// Takes what `upper` changed with respect to `lower`: added and changed files, and the
@@ -57,19 +58,19 @@ pub fn diff(lower: impl Into<State>, upper: impl Into<State>) -> OpState {
         let empty = upper.is_scratch();
         return OpState::existing(if empty { crate::scratch() } else { upper });
     }
-    let op = VertexOp::Diff {
+    let op = DiffVertex {
         lower: lower.output.clone(),
         upper: upper.output,
     };
-    made(&lower, op, "diffop")
+    made(&lower, VertexOp::Diff(Box::new(op)), Cap::DiffOp)
 }
 
-fn made(settings: &State, op: VertexOp, cap: &'static str) -> OpState {
+fn made(settings: &State, op: VertexOp, cap: Cap) -> OpState {
     let vertex = Vertex {
         op,
         constraints: OpConstraints::needing(cap),
     };
-    OpState::new(settings.with_output(Some(Output::first(vertex, None))))
+    OpState::new(settings.with_output(Some(Output::first(vertex))))
 }
 
 /// An op that hands trees on once all its inputs are built.
@@ -94,13 +95,14 @@ impl Passthrough {
     /// An op without inputs. The id tells it apart from others with equal inputs.
     #[must_use]
     pub fn new(id: impl Into<String>) -> Self {
+        let passthrough = PassthroughVertex {
+            id: id.into(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        };
         let vertex = Vertex {
-            op: VertexOp::Passthrough {
-                id: id.into(),
-                inputs: Vec::new(),
-                outputs: Vec::new(),
-            },
-            constraints: OpConstraints::needing("passthroughop"),
+            op: VertexOp::Passthrough(Box::new(passthrough)),
+            constraints: OpConstraints::needing(Cap::PassthroughOp),
         };
         Self {
             vertex: Arc::new(vertex),
@@ -111,16 +113,13 @@ impl Passthrough {
         let Some(output) = state.output else {
             return self;
         };
-        let VertexOp::Passthrough {
-            inputs, outputs, ..
-        } = &mut Arc::make_mut(&mut self.vertex).op
-        else {
+        let VertexOp::Passthrough(passthrough) = &mut Arc::make_mut(&mut self.vertex).op else {
             unreachable!("BUG: the vertex of a passthrough is one");
         };
         if hand_on {
-            outputs.push(inputs.len());
+            passthrough.outputs.push(passthrough.inputs.len());
         }
-        inputs.push(output);
+        passthrough.inputs.push(output);
         self
     }
 
@@ -142,12 +141,12 @@ impl Passthrough {
 
     fn port(&self, index: usize) -> Port {
         let count = match &self.vertex.op {
-            VertexOp::Passthrough { outputs, .. } => outputs.len(),
+            VertexOp::Passthrough(passthrough) => passthrough.outputs.len(),
             _ => 0,
         };
-        match i64::try_from(index) {
+        match u32::try_from(index) {
             Ok(number) if index < count => Port::Index(number),
-            _ => Port::Unusable(Unusable::NoOutputIndex { index }),
+            _ => Port::Unusable(Box::new(Unusable::NoOutputIndex { index })),
         }
     }
 

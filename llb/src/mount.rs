@@ -184,15 +184,15 @@ impl Mount {
         self
     }
 
-    pub(crate) fn cache_opt(&self) -> Option<pb::CacheOpt> {
+    pub(crate) fn cache_fields(&self) -> Option<pb::CacheFields<'_>> {
         let cache = self.cache.as_ref().filter(|cache| !cache.id.is_empty())?;
         let sharing = match cache.sharing {
             Sharing::Shared => pb::CacheSharingOpt::Shared,
             Sharing::Private => pb::CacheSharingOpt::Private,
             Sharing::Locked => pb::CacheSharingOpt::Locked,
         };
-        Some(pb::CacheOpt {
-            id: cache.id.to_string(),
+        Some(pb::CacheFields {
+            id: cache.id.as_str(),
             sharing: sharing.into(),
         })
     }

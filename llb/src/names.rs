@@ -8,12 +8,14 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use smol_str::SmolStr;
+
 /// Makes types that hold a text and differ in what it means.
 macro_rules! names {
     ($($(#[$doc:meta])* $type:ident)*) => {$(
         $(#[$doc])*
         #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $type(String);
+        pub struct $type(SmolStr);
 
         impl $type {
             /// Returns the text.
@@ -31,25 +33,25 @@ macro_rules! names {
 
         impl From<&str> for $type {
             fn from(text: &str) -> Self {
-                Self(text.to_owned())
+                Self(text.into())
             }
         }
 
         impl From<String> for $type {
             fn from(text: String) -> Self {
-                Self(text)
+                Self(text.into())
             }
         }
 
         impl From<&String> for $type {
             fn from(text: &String) -> Self {
-                Self(text.clone())
+                Self(text.into())
             }
         }
 
         impl From<Cow<'_, str>> for $type {
             fn from(text: Cow<'_, str>) -> Self {
-                Self(text.into_owned())
+                Self(text.into())
             }
         }
 
@@ -61,7 +63,7 @@ macro_rules! names {
 
         impl From<$type> for String {
             fn from(name: $type) -> Self {
-                name.0
+                name.0.into()
             }
         }
 
@@ -141,6 +143,9 @@ names! {
 }
 
 impl GuestPath {
+    /// The root of a tree.
+    pub(crate) const ROOT: Self = Self(SmolStr::new_static("/"));
+
     /// Tells whether no tree can have the path: names are ended by zero bytes.
     pub(crate) fn is_impossible(&self) -> bool {
         self.0.as_bytes().contains(&0)

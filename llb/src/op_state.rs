@@ -106,7 +106,7 @@ impl OpState {
     /// Sets the platform of a build op. Ops without a platform ignore it.
     #[must_use]
     pub fn op_platform(mut self, platform: Platform) -> Self {
-        self.options_mut().platform = Some(platform);
+        self.options_mut().more_mut().platform = Some(platform.into());
         self
     }
 }

@@ -17,6 +17,17 @@ pub fn clean(path: &str) -> String {
     text(clean_bytes(path.as_bytes()))
 }
 
+/// Tells whether a path from the root is what [`clean`] would make of it.
+pub(crate) fn is_clean_and_absolute(path: &str) -> bool {
+    let Some(names) = path.strip_prefix('/') else {
+        return false;
+    };
+    names.is_empty()
+        || names
+            .split('/')
+            .all(|name| !matches!(name, "" | "." | ".."))
+}
+
 /// As [`clean`], for paths that need not be UTF-8.
 #[must_use]
 pub fn clean_bytes(path: &[u8]) -> Vec<u8> {
@@ -111,7 +122,7 @@ fn text(bytes: Vec<u8>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{base, clean, dir, join};
+    use super::{base, clean, dir, is_clean_and_absolute, join};
 
     // The table of Go's own documentation and tests.
     #[test]
@@ -150,6 +161,8 @@ mod tests {
         ] {
             assert_eq!(clean(path), cleaned, "{path:?}");
             assert_eq!(clean(cleaned), cleaned);
+            let as_it_is = path == cleaned && path.starts_with('/');
+            assert_eq!(is_clean_and_absolute(path), as_it_is, "{path:?}");
         }
     }
 

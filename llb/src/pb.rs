@@ -1,13 +1,16 @@
 //! The messages of BuildKit's LLB wire format (package `pb`, `solver/pb/ops.proto`).
 //!
 //! This module owns the shape of the messages: field numbers, types and nothing else. Each
-//! message decodes with [`prost::Message::decode`] and is written by [`crate::encode`], which
-//! yields the bytes BuildKit's Go client writes; `prost`'s own encoding does not. Invariants:
+//! message decodes with [`prost::Message::decode`] (graphs are read faster, and within limits,
+//! but to the same messages) and is written by [`crate::encode`], which yields the bytes
+//! BuildKit's Go client writes; `prost`'s own encoding does not. Invariants:
 //! field numbers and types are BuildKit's, maps are sorted, numbers of enums that are not
 //! known here survive as `i32`. Whether a message makes sense is for [`crate::Graph`] to check.
 //!
-//! Field names are BuildKit's in snake case.
+//! Field names are BuildKit's in snake case. What ends in `Fields` is a message that borrows its
+//! texts, for writing without making a message first.
 
+mod decode;
 mod definition;
 mod exec;
 mod file;
@@ -35,7 +38,14 @@ pub use vertex::{
     UpperDiffInput, WorkerConstraints, op,
 };
 
-pub(crate) use vertex::OpBody;
+pub(crate) use definition::MetadataFields;
+pub(crate) use exec::{ExecFields, MetaFields};
+pub(crate) use file::{
+    ActionFields, CopyFields, FileActionFields, MkDirFields, MkFileFields, RmFields, SymlinkFields,
+};
+pub(crate) use mount::{CacheFields, MountFields, SecretFields, SshFields};
+pub(crate) use source::SourceFields;
+pub(crate) use vertex::{ConstraintsFields, InputFields, OpFields, PlatformFields};
 
 /// Destination of the root mount of an exec op.
 pub const ROOT_MOUNT: &str = "/";

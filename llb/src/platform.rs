@@ -163,6 +163,17 @@ impl Platform {
         self
     }
 
+    /// The platform as it is written.
+    pub(crate) fn fields(&self) -> pb::PlatformFields<'_> {
+        pb::PlatformFields {
+            architecture: &self.architecture,
+            os: &self.os,
+            variant: &self.variant,
+            os_version: &self.os_version,
+            os_features: &self.os_features,
+        }
+    }
+
     /// Returns `os/architecture/variant` without what is empty; `unknown` without an os.
     #[must_use]
     pub fn format(&self) -> String {

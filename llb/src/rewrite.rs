@@ -15,7 +15,8 @@ use crate::constraints::merge_metadata;
 use crate::pb::op::Op;
 use crate::wire::WireError;
 use crate::{
-    BlobDigest, Definition, Edge, Graph, LoadError, Metadata, OpDigest, Vertex, encode, pb,
+    BlobDigest, Definition, Edge, Graph, LoadError, Metadata, OpDigest, SourceMaps, Vertex, encode,
+    pb,
 };
 use splice::NewInput;
 
@@ -228,8 +229,8 @@ impl Definition {
         // What belongs to no op at all stays; what belongs to one that went goes with it.
         let new_name = |digest: OpDigest| renamed.get(&digest).copied().unwrap_or(Some(digest));
         let mut metadata: BTreeMap<OpDigest, Metadata> = BTreeMap::new();
-        for (digest, said) in self.metadata() {
-            let Some(digest) = new_name(*digest) else {
+        for (digest, said) in self.metadata().iter() {
+            let Some(digest) = new_name(digest) else {
                 continue;
             };
             match metadata.entry(digest) {
@@ -243,31 +244,17 @@ impl Definition {
                 }
             }
         }
-        let source = self.source().map(|source| renamed_source(source, new_name));
-        let source = source.as_ref().map(Into::into);
-        Ok(Self::from_parts(ops, metadata, source))
+        let source = self.source().map(|source| {
+            let renamed = splice::with_locations(source.raw(), new_name);
+            renamed.map(|raw| SourceMaps::checked(raw.into()))
+        });
+        let source = source.transpose().map_err(malformed)?;
+        Ok(Self::from_parts(
+            ops,
+            metadata.into_iter().collect(),
+            source,
+        ))
     }
-}
-
-fn renamed_source(
-    source: &pb::Source,
-    new_name: impl Fn(OpDigest) -> Option<OpDigest>,
-) -> pb::Source {
-    let mut renamed = pb::Source {
-        infos: source.infos.clone(),
-        ..pb::Source::default()
-    };
-    for (key, places) in &source.locations {
-        let name = match key.parse() {
-            Ok(digest) => new_name(digest).map(|digest| digest.to_string()),
-            Err(_) => Some(key.clone()),
-        };
-        if let Some(name) = name {
-            let entry = renamed.locations.entry(name).or_default();
-            entry.locations.extend_from_slice(&places.locations);
-        }
-    }
-    renamed
 }
 
 /// What became of an output: itself, or what the vertex that made it had started from.

@@ -25,8 +25,10 @@ pub use oci_layout::{OciLayout, oci_layout};
 pub use raw::{RawSource, raw_source};
 pub use resolver::{ImageRequest, ImageResolver, ResolvedImage};
 
+use crate::caps::Cap;
 use crate::constraints::OpConstraints;
-use crate::marshal::MarshalContext;
+use crate::encode::texts;
+use crate::marshal::OpWriter;
 use crate::vertex::{Output, Vertex, VertexOp};
 use crate::{MarshalError, Mode, State, pb};
 
@@ -76,17 +78,17 @@ pub enum InvalidSource {
 }
 
 /// Makes the state of a new source.
-pub(crate) fn source_state(identifier: String, cap: Option<&'static str>) -> State {
+pub(crate) fn source_state(identifier: String, cap: Option<Cap>) -> State {
     let constraints = cap.map_or_else(OpConstraints::default, OpConstraints::needing);
     let vertex = Vertex {
-        op: VertexOp::Source(SourceVertex {
+        op: VertexOp::Source(Box::new(SourceVertex {
             identifier,
             attrs: BTreeMap::new(),
             invalid: None,
-        }),
+        })),
         constraints,
     };
-    State::new(Some(Output::first(vertex, None)))
+    State::new(Some(Output::first(vertex)))
 }
 
 /// Writes what all source builders have: `state`, op options and platform.
@@ -116,7 +118,7 @@ macro_rules! source_builder {
                 mut self,
                 key: &str,
                 value: impl Into<String>,
-                cap: Option<&'static str>,
+                cap: Option<$crate::caps::Cap>,
             ) -> Self {
                 self.source_mut().attrs.insert(key.to_owned(), value.into());
                 if let Some(cap) = cap {
@@ -131,7 +133,7 @@ macro_rules! source_builder {
                 mut self,
                 key: &str,
                 value: impl Into<String>,
-                cap: Option<&'static str>,
+                cap: Option<$crate::caps::Cap>,
             ) -> Self {
                 let value = value.into();
                 if !value.is_empty() {
@@ -154,8 +156,8 @@ macro_rules! source_builder {
             /// Records that an engine needs this capability.
             #[must_use]
             pub fn capability(mut self, cap: impl AsRef<str>) -> Self {
-                let caps = &mut self.options_mut().metadata.caps;
-                caps.insert(cap.as_ref().to_owned(), true);
+                let caps = &mut self.options_mut().more_mut().caps;
+                caps.insert(cap.as_ref().to_owned());
                 self
             }
 
@@ -163,7 +165,8 @@ macro_rules! source_builder {
             /// Steps on its tree inherit it.
             #[must_use]
             pub fn platform(mut self, platform: $crate::Platform) -> Self {
-                self.options_mut().platform = Some(platform.clone());
+                let platform = std::sync::Arc::new(platform);
+                self.options_mut().more_mut().platform = Some(std::sync::Arc::clone(&platform));
                 if let Some(mut output) = self.state.output.take() {
                     output.platform = Some(platform);
                     self.state = self.state.with_output(Some(output));
@@ -198,14 +201,9 @@ impl SourceVertex {
         self.identifier.clone()
     }
 
-    pub(crate) fn write(
-        &self,
-        vertex: &Vertex,
-        context: &MarshalContext<'_>,
-        constraints: &mut OpConstraints,
-    ) -> Result<pb::Op, MarshalError> {
+    pub(crate) fn write(&self, op: &mut OpWriter<'_, '_>) -> Result<(), MarshalError> {
         let invalid = |source: InvalidSource| MarshalError::InvalidSource {
-            step: vertex.name(),
+            step: op.step(),
             source,
         };
         if let Some(reason) = &self.invalid {
@@ -214,28 +212,37 @@ impl SourceVertex {
         if self.identifier.is_empty() {
             return Err(invalid(InvalidSource::NoIdentifier));
         }
-        let mut attrs = self.attrs.clone();
-        if self.identifier.starts_with("local://") && !attrs.contains_key("local.session") {
-            let own = constraints.local_unique_id.as_ref();
+        let mut unique = None;
+        if self.identifier.starts_with("local://") && !self.attrs.contains_key("local.session") {
+            let own = op.options().more().local_unique_id.as_deref();
             let own = own.filter(|id| !id.is_empty());
-            if let Some(id) = own.or(context.constraints.local_unique_id.as_ref()) {
-                attrs.insert("local.unique".to_owned(), id.clone());
-                constraints.need("source.local.unique");
-            }
+            unique = own.or(op.constraints().local_unique_id.as_deref());
         }
         let specific = ["docker-image://", "oci-layout://"];
         let has_platform = specific
             .iter()
             .any(|scheme| self.identifier.starts_with(scheme));
-        let source = pb::SourceOp {
-            identifier: self.identifier.clone(),
-            attrs,
+        let platform = has_platform.then(|| op.platform());
+        let fields = pb::SourceFields {
+            identifier: &self.identifier,
+            attrs: with_unique(&self.attrs, unique),
         };
-        Ok(context.op(
-            pb::op::Op::Source(source),
-            Vec::new(),
-            constraints,
-            has_platform,
-        ))
+        if unique.is_some() {
+            op.need(Cap::SourceLocalUnique);
+        }
+        op.write(platform, pb::op::SOURCE, |out| fields.write(out));
+        Ok(())
     }
+}
+
+/// The attributes with the id that tells local sources apart, if there is one.
+fn with_unique<'a>(
+    attrs: &'a BTreeMap<String, String>,
+    unique: Option<&'a str>,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    const KEY: &str = "local.unique";
+    let key = if unique.is_some() { KEY } else { "" };
+    let before = texts(attrs).take_while(move |(known, _)| *known < key);
+    let after = texts(attrs).skip_while(move |(known, _)| *known <= key && !key.is_empty());
+    before.chain(unique.map(|id| (KEY, id))).chain(after)
 }

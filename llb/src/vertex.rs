@@ -16,7 +16,7 @@ use crate::file::{ActionChain, FileVertex};
 use crate::import::Imported;
 use crate::pb;
 use crate::source::SourceVertex;
-use crate::{Platform, marshal};
+use crate::{GuestPath, Platform};
 
 /// One op in the making.
 #[derive(Clone)]
@@ -25,31 +25,41 @@ pub(crate) struct Vertex {
     pub(crate) constraints: OpConstraints,
 }
 
-/// What the op does.
+/// What the op does. All but the smallest are boxed, because there may be very many of any kind.
 #[derive(Clone)]
 pub(crate) enum VertexOp {
-    Source(SourceVertex),
+    Source(Box<SourceVertex>),
     Exec(Box<ExecVertex>),
     File(FileVertex),
-    Merge {
-        inputs: Vec<Output>,
-    },
-    Diff {
-        lower: Option<Output>,
-        upper: Option<Output>,
-    },
-    Build {
-        input: Option<Output>,
-        filename: String,
-    },
-    Passthrough {
-        id: String,
-        inputs: Vec<Output>,
-        /// For each output, the position of the input it hands on.
-        outputs: Vec<usize>,
-    },
-    Imported(Imported),
+    Merge(Box<[Output]>),
+    Diff(Box<DiffVertex>),
+    Build(Box<BuildVertex>),
+    Passthrough(Box<PassthroughVertex>),
+    Imported(Box<Imported>),
     Deferred(Box<Deferred>),
+}
+
+/// A diff op in the making.
+#[derive(Clone)]
+pub(crate) struct DiffVertex {
+    pub(crate) lower: Option<Output>,
+    pub(crate) upper: Option<Output>,
+}
+
+/// A build op in the making.
+#[derive(Clone)]
+pub(crate) struct BuildVertex {
+    pub(crate) input: Option<Output>,
+    pub(crate) filename: GuestPath,
+}
+
+/// A passthrough op in the making.
+#[derive(Clone)]
+pub(crate) struct PassthroughVertex {
+    pub(crate) id: String,
+    pub(crate) inputs: Vec<Output>,
+    /// For each output, the position of the input it hands on.
+    pub(crate) outputs: Vec<usize>,
 }
 
 /// One result of a vertex.
@@ -58,19 +68,16 @@ pub(crate) struct Output {
     pub(crate) vertex: Arc<Vertex>,
     pub(crate) port: Port,
     /// Platform that states made of this output inherit.
-    pub(crate) platform: Option<Platform>,
+    pub(crate) platform: Option<Arc<Platform>>,
 }
 
 /// Which result of the vertex it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Port {
     /// The output of this number.
-    Index(i64),
-    /// The result of an exec's mount, by its position among the declared mounts. Its number
-    /// is known only when all mounts are.
-    Mount(usize),
+    Index(u32),
     /// Nothing that can be used; marshalling fails with this reason.
-    Unusable(Unusable),
+    Unusable(Box<Unusable>),
 }
 
 /// Why a mount or output has no result.
@@ -111,77 +118,76 @@ pub enum Unusable {
 
 impl Output {
     /// Makes the only, or first, output of a new vertex.
-    pub(crate) fn first(vertex: Vertex, platform: Option<Platform>) -> Self {
+    pub(crate) fn first(vertex: Vertex) -> Self {
         Self {
             vertex: Arc::new(vertex),
             port: Port::Index(0),
-            platform,
+            platform: None,
         }
     }
 }
 
 impl Vertex {
-    /// The vertices this one consumes, in the order in which they are to be written.
-    pub(crate) fn inputs(&self) -> Vec<&Output> {
+    /// Tells whether it is known only when it is written what this vertex is.
+    pub(crate) fn is_deferred(&self) -> bool {
+        matches!(self.op, VertexOp::Deferred(_))
+    }
+
+    /// Calls `visit` with what this vertex consumes, in the order in which it is to be written.
+    pub(crate) fn each_input<'a>(&'a self, mut visit: impl FnMut(&'a Output)) {
         match &self.op {
-            VertexOp::Source(_) | VertexOp::Deferred(_) => Vec::new(),
-            VertexOp::Exec(exec) => exec.inputs(),
-            VertexOp::File(file) => file.inputs(),
-            VertexOp::Merge { inputs } | VertexOp::Passthrough { inputs, .. } => {
-                inputs.iter().collect()
-            }
-            VertexOp::Diff { lower, upper } => lower.iter().chain(upper).collect(),
-            VertexOp::Build { input, .. } => input.iter().collect(),
-            VertexOp::Imported(imported) => imported.inputs.iter().collect(),
+            VertexOp::Source(_) | VertexOp::Deferred(_) => {}
+            VertexOp::Exec(exec) => exec.each_input(visit),
+            VertexOp::File(file) => file.each_input(visit),
+            VertexOp::Merge(inputs) => inputs.iter().for_each(visit),
+            VertexOp::Passthrough(passthrough) => passthrough.inputs.iter().for_each(visit),
+            VertexOp::Diff(diff) => diff.lower.iter().chain(&diff.upper).for_each(visit),
+            VertexOp::Build(build) => build.input.iter().for_each(visit),
+            VertexOp::Imported(imported) => imported.inputs.iter().for_each(&mut visit),
         }
     }
 
     /// Name of the vertex in error messages: the custom name if there is one.
     pub(crate) fn name(&self) -> String {
-        let description = &self.constraints.metadata.description;
-        let custom = description.get(pb::CUSTOM_NAME_KEY);
+        let custom = self.constraints.description.text(pb::CUSTOM_NAME_KEY);
         if let Some(name) = custom.filter(|name| !name.is_empty()) {
-            return name.clone();
+            return name.to_owned();
         }
         match &self.op {
             VertexOp::Source(source) => source.name(),
-            VertexOp::Exec(exec) if exec.args.is_empty() => "run without arguments".to_owned(),
-            VertexOp::Exec(exec) => marshal::run_name(&exec.args),
+            VertexOp::Exec(exec) => exec.name(),
             VertexOp::File(file) => match file.name() {
                 name if name.is_empty() => "file step without actions".to_owned(),
                 name => name,
             },
-            VertexOp::Merge { .. } => "merge".to_owned(),
-            VertexOp::Diff { .. } => "diff".to_owned(),
-            VertexOp::Build { .. } => "build".to_owned(),
-            VertexOp::Passthrough { id, .. } => format!("passthrough {id}"),
-            VertexOp::Imported(imported) => imported.digest.to_string(),
+            VertexOp::Merge(_) => "merge".to_owned(),
+            VertexOp::Diff(_) => "diff".to_owned(),
+            VertexOp::Build(_) => "build".to_owned(),
+            VertexOp::Passthrough(passthrough) => format!("passthrough {}", passthrough.id),
+            VertexOp::Imported(imported) => imported.name(),
             VertexOp::Deferred(deferred) => deferred.name(),
         }
     }
 
     /// Moves everything this vertex keeps alive to `links`.
     fn unlink(&mut self, links: &mut Vec<Link>) {
-        let mut outputs = Vec::new();
+        let links_to = |output: Output| links.push(Link::Vertex(output.vertex));
         match &mut self.op {
             VertexOp::Source(_) => {}
             VertexOp::Exec(exec) => exec.unlink(links),
             VertexOp::Deferred(deferred) => deferred.unlink(links),
             VertexOp::File(file) => links.extend(file.take_chain().map(Link::Chain)),
-            VertexOp::Merge { inputs } | VertexOp::Passthrough { inputs, .. } => {
-                outputs = mem::take(inputs);
+            VertexOp::Merge(inputs) => mem::take(inputs).into_iter().for_each(links_to),
+            VertexOp::Passthrough(passthrough) => {
+                passthrough.inputs.drain(..).for_each(links_to);
             }
-            VertexOp::Diff { lower, upper } => {
-                outputs.extend(lower.take().into_iter().chain(upper.take()));
+            VertexOp::Diff(diff) => {
+                let sides = [diff.lower.take(), diff.upper.take()];
+                sides.into_iter().flatten().for_each(links_to);
             }
-            VertexOp::Build { input, .. } => outputs.extend(input.take()),
-            VertexOp::Imported(imported) => outputs = mem::take(&mut imported.inputs),
+            VertexOp::Build(build) => build.input.take().into_iter().for_each(links_to),
+            VertexOp::Imported(imported) => imported.inputs.drain(..).for_each(links_to),
         }
-        links.extend(
-            outputs
-                .into_iter()
-                .map(|output| Link::Vertex(output.vertex)),
-        );
     }
 }
 

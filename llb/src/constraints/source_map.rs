@@ -4,7 +4,6 @@
 //! file once. Invariant: two maps of equal name, language and text are one file. Reading such
 //! files is the caller's.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::{Constraints, MarshalError, OpDigest, SourceMaps, State, pb};
@@ -132,20 +131,24 @@ pub(crate) struct SourceLocation {
 #[derive(Debug, Default)]
 pub(crate) struct SourceMapCollector {
     maps: Vec<SourceMap>,
-    locations: HashMap<OpDigest, pb::Locations>,
+    /// The places of each op, by its position.
+    locations: Vec<pb::Locations>,
 }
 
 impl SourceMapCollector {
-    /// Notes the places of a vertex. Each vertex gets an entry, even without places.
-    pub(crate) fn add(&mut self, digest: OpDigest, locations: &[SourceLocation]) {
-        let entry = self.locations.entry(digest).or_default();
+    /// Notes the places of a vertex whose op is at this position, which is at most the next one.
+    /// Each op gets an entry, even without places.
+    pub(crate) fn add(&mut self, op: usize, locations: &[SourceLocation]) {
+        if op == self.locations.len() {
+            self.locations.push(pb::Locations::default());
+        }
         for location in locations {
             let known = self.maps.iter().position(|map| map.equals(&location.map));
             let index = known.unwrap_or_else(|| {
                 self.maps.push(location.map.clone());
                 self.maps.len() - 1
             });
-            entry.locations.push(pb::Location {
+            self.locations[op].locations.push(pb::Location {
                 source_index: i32::try_from(index).unwrap_or(i32::MAX),
                 ranges: location
                     .ranges
@@ -156,12 +159,17 @@ impl SourceMapCollector {
         }
     }
 
-    /// Writes the source message.
-    pub(crate) fn finish(self, constraints: &Constraints) -> Result<SourceMaps, MarshalError> {
+    /// Writes the source message. `sorted` has the positions of the ops, sorted by digest.
+    pub(crate) fn finish(
+        self,
+        sorted: &[usize],
+        digests: &[OpDigest],
+        constraints: &Constraints,
+    ) -> Result<SourceMaps, MarshalError> {
         let infos = self.maps.iter().map(|map| map.info(constraints));
         let infos = infos.collect::<Result<Vec<_>, _>>()?;
-        let mut locations: Vec<_> = self.locations.into_iter().collect();
-        locations.sort_unstable_by_key(|(digest, _)| *digest);
-        Ok(SourceMaps::written(&locations, &infos))
+        let locations = sorted.iter();
+        let locations = locations.map(|op| (digests[*op], &self.locations[*op]));
+        Ok(SourceMaps::written(locations, &infos))
     }
 }

@@ -120,19 +120,19 @@ impl Secret {
         })
     }
 
-    pub(super) fn mount_pb(&self) -> Option<pb::Mount> {
-        self.target.as_ref().map(|target| pb::Mount {
+    pub(super) fn mount(&self) -> Option<pb::MountFields<'_>> {
+        self.target.as_ref().map(|target| pb::MountFields {
             input: pb::EMPTY,
-            dest: target.to_string(),
+            dest: target.as_str(),
             mount_type: pb::MountType::Secret.into(),
-            secret_opt: Some(pb::SecretOpt {
-                id: self.id.to_string(),
+            secret_opt: Some(pb::SecretFields {
+                id: self.id.as_str(),
                 uid: self.uid,
                 gid: self.gid,
                 mode: self.mode.bits(),
                 optional: self.optional,
             }),
-            ..pb::Mount::default()
+            ..pb::MountFields::default()
         })
     }
 }
@@ -211,27 +211,28 @@ impl Ssh {
     }
 
     /// Path of the socket of the step's `number`th agent.
-    pub(super) fn path(&self, number: usize) -> String {
+    pub(super) fn path(&self, number: usize) -> GuestPath {
         if self.target.is_empty() {
-            format!("/run/buildkit/ssh_agent.{number}")
+            format!("/run/buildkit/ssh_agent.{number}").into()
         } else {
-            self.target.to_string()
+            self.target.clone()
         }
     }
 
-    pub(super) fn mount_pb(&self, number: usize) -> pb::Mount {
-        pb::Mount {
+    /// The mount of the socket at `path`.
+    pub(super) fn mount<'a>(&'a self, path: &'a GuestPath) -> pb::MountFields<'a> {
+        pb::MountFields {
             input: pb::EMPTY,
-            dest: self.path(number),
+            dest: path.as_str(),
             mount_type: pb::MountType::Ssh.into(),
-            ssh_opt: Some(pb::SshOpt {
-                id: self.id.to_string(),
+            ssh_opt: Some(pb::SshFields {
+                id: self.id.as_str(),
                 uid: self.uid,
                 gid: self.gid,
                 mode: self.mode.bits(),
                 optional: self.optional,
             }),
-            ..pb::Mount::default()
+            ..pb::MountFields::default()
         }
     }
 }

@@ -3,238 +3,222 @@
 //! Owns the rules that decide an exec's bytes: mounts sorted by target, outputs numbered over
 //! those that have one, inputs once each, secrets and agents after all mounts.
 
-use crate::constraints::OpConstraints;
-use crate::exec::{ExecVertex, ROOT, Secret, Ssh};
-use crate::marshal::{InputList, MarshalContext, check_path};
-use crate::mount::ContentCache;
-use crate::state::Values;
-use crate::vertex::Vertex;
-use crate::{MarshalError, Network, Security, pb};
+use crate::caps::Cap;
+use crate::encode::Writer;
+use crate::exec::{AnyMount, ExecVertex, Secret, Ssh};
+use crate::marshal::{OpWriter, check_path};
+use crate::mount::{ContentCache, Mount};
+use crate::state::{Values, Variable};
+use crate::{GuestPath, MarshalError, Network, Security, pb};
 
 /// What steps get as `PATH` from engines that would give them none.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Tells that an engine sets a `PATH` itself.
 const SETS_DEFAULT_PATH: &str = "exec.meta.setsdefaultpath";
 const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
 
 impl ExecVertex {
-    pub(crate) fn write(
-        &self,
-        vertex: &Vertex,
-        context: &MarshalContext<'_>,
-        constraints: &mut OpConstraints,
-    ) -> Result<pb::Op, MarshalError> {
+    pub(crate) fn write(&self, op: &mut OpWriter<'_, '_>) -> Result<(), MarshalError> {
         if self.args.is_empty() {
-            return Err(MarshalError::NoArguments {
-                step: vertex.name(),
-            });
+            return Err(MarshalError::NoArguments { step: op.step() });
         }
-        let values = context.values(&self.values)?;
-        self.check_names(&values, vertex)?;
-        let env = self.env(&values, context, constraints);
-        let network = match values.network {
-            Network::Sandbox => pb::NetMode::Unset,
-            Network::Host => pb::NetMode::Host,
-            Network::None => pb::NetMode::None,
+        let values = op.values(&self.values)?;
+        let values: &Values = &values;
+        self.check_names(values, op)?;
+        self.need_caps(values, op);
+        let more = self.more();
+        let agents = more.ssh.iter().enumerate();
+        let sockets: Vec<GuestPath> = agents.map(|(number, agent)| agent.path(number)).collect();
+        let added = added_env(values, &sockets, op);
+        let inputs = self.inputs(op)?;
+
+        let meta = |out: &mut Writer| {
+            let own = values.env.iter().map(Variable::text);
+            let fields = pb::MetaFields {
+                args: self.args.bytes(),
+                env: own.chain(added.iter().map(String::as_str)),
+                cwd: values.dir.as_str(),
+                user: &values.user,
+                proxy_env: more.proxy.as_ref(),
+                extra_hosts: &values.extra_hosts,
+                hostname: &values.hostname,
+                ulimit: &values.ulimits,
+                cgroup_parent: &values.cgroup_parent,
+                remove_mount_stubs_recursive: true,
+                valid_exit_codes: more.valid_exit_codes.as_deref().unwrap_or_default(),
+            };
+            fields.write(out);
         };
-        let security = match values.security {
-            Security::Sandbox => pb::SecurityMode::Sandbox,
-            Security::Insecure => pb::SecurityMode::Insecure,
+        let secrets = more.secrets.iter().filter_map(Secret::mount);
+        let agents = more.ssh.iter().zip(&sockets);
+        let agents = agents.map(|(agent, path)| agent.mount(path));
+        let fields = pb::ExecFields {
+            meta: Some(meta),
+            mounts: self.mounts(&inputs).chain(secrets).chain(agents),
+            network: match values.network {
+                Network::Sandbox => pb::NetMode::Unset,
+                Network::Host => pb::NetMode::Host,
+                Network::None => pb::NetMode::None,
+            }
+            .into(),
+            security: match values.security {
+                Security::Sandbox => pb::SecurityMode::Sandbox,
+                Security::Insecure => pb::SecurityMode::Insecure,
+            }
+            .into(),
+            secretenv: more.secrets.iter().filter_map(Secret::env_pb),
+            cdi_devices: &more.devices,
         };
-        self.need_caps(&values, constraints);
-        if constraints.platform.is_none() {
-            constraints.platform.clone_from(&values.platform);
-        }
-        let mut inputs = InputList::default();
-        let mut mounts = self.mounts(vertex, context, &mut inputs)?;
-        let bind = i32::from(pb::MountType::Bind);
-        let is_bind = |mount: &pb::Mount| mount.mount_type == bind && mount.input != pb::EMPTY;
-        if mounts.iter().any(is_bind) {
-            constraints.need("exec.mount.bind");
-        }
-        mounts.extend(self.secrets.iter().filter_map(|secret| secret.mount_pb()));
-        let agents = self.ssh.iter().enumerate();
-        mounts.extend(agents.map(|(number, agent)| agent.mount_pb(number)));
-        let exec = pb::ExecOp {
-            meta: Some(self.meta(&values, env)),
-            mounts,
-            network: network.into(),
-            security: security.into(),
-            secretenv: self
-                .secrets
-                .iter()
-                .filter_map(|secret| secret.env_pb())
-                .collect(),
-            cdi_devices: self.devices.clone(),
-        };
-        Ok(context.op(pb::op::Op::Exec(exec), inputs.into_vec(), constraints, true))
+        let platform = op.own_platform().or(values.platform.as_deref());
+        let platform = platform.unwrap_or(&op.constraints().platform);
+        op.write(Some(platform), pb::op::EXEC, |out| fields.write(out));
+        op.reuse(inputs);
+        Ok(())
     }
 
     /// Fails at what no tree can have.
-    fn check_names(&self, values: &Values, vertex: &Vertex) -> Result<(), MarshalError> {
-        check_path(&values.dir, vertex)?;
+    fn check_names(&self, values: &Values, op: &OpWriter<'_, '_>) -> Result<(), MarshalError> {
+        check_path(&values.dir, op)?;
         for (target, mount) in &self.mounts {
-            check_path(target, vertex)?;
-            check_path(&mount.selector, vertex)?;
+            check_path(target, op)?;
+            check_path(&mount.selector, op)?;
         }
-        let secrets = self.secrets.iter().filter_map(Secret::file_facts);
-        for (path, mode) in secrets.chain(self.ssh.iter().map(Ssh::file_facts)) {
-            check_path(path, vertex)?;
+        let secrets = self.more().secrets.iter().filter_map(Secret::file_facts);
+        for (path, mode) in secrets.chain(self.more().ssh.iter().map(Ssh::file_facts)) {
+            check_path(path, op)?;
             if !mode.is_plain() {
-                return Err(MarshalError::Mode {
-                    step: vertex.name(),
-                    mode,
-                });
+                let step = op.step();
+                return Err(MarshalError::Mode { step, mode });
             }
         }
         Ok(())
     }
 
-    fn meta(&self, values: &Values, env: Vec<String>) -> pb::Meta {
-        pb::Meta {
-            args: self.args.clone(),
-            env,
-            cwd: values.dir.to_string(),
-            user: values.user.clone(),
-            proxy_env: self.proxy.clone(),
-            extra_hosts: values.extra_hosts.clone(),
-            hostname: values.hostname.clone(),
-            ulimit: values.ulimits.clone(),
-            cgroup_parent: values.cgroup_parent.clone(),
-            remove_mount_stubs_recursive: true,
-            valid_exit_codes: self.valid_exit_codes.clone().unwrap_or_default(),
-        }
-    }
-
-    fn env(
-        &self,
-        values: &Values,
-        context: &MarshalContext<'_>,
-        constraints: &mut OpConstraints,
-    ) -> Vec<String> {
-        let own = values.env.iter();
-        let mut env: Vec<String> = own.map(|(key, value)| format!("{key}={value}")).collect();
-        if let Some(agent) = self.ssh.first()
-            && values.env_value(SSH_AUTH_SOCK).is_none()
-        {
-            env.push(format!("{SSH_AUTH_SOCK}={}", agent.path(0)));
-        }
-        if let Some(supported) = &context.constraints.supported {
-            if supported.contains(SETS_DEFAULT_PATH) {
-                constraints.need(SETS_DEFAULT_PATH);
-            } else if context.constraints.platform.os != "windows"
-                && values.env_value("PATH").is_none()
-            {
-                env.push(format!("PATH={DEFAULT_PATH}"));
-            }
-        }
-        env
-    }
-
-    fn need_caps(&self, values: &Values, constraints: &mut OpConstraints) {
-        let mut need = |condition: bool, cap: &'static str| {
+    fn need_caps(&self, values: &Values, op: &mut OpWriter<'_, '_>) {
+        let limited = op.options().more().linux_resources.is_some();
+        let mut need = |condition: bool, cap: Cap| {
             if condition {
-                constraints.need(cap);
+                op.need(cap);
             }
         };
-        need(self.valid_exit_codes.is_some(), "exec.validexitcode");
-        need(!values.ulimits.is_empty(), "exec.meta.ulimit");
-        need(values.network != Network::Sandbox, "exec.meta.network");
-        need(values.security != Security::Sandbox, "exec.meta.security");
-        need(self.proxy.is_some(), "exec.meta.proxyenv");
+        let more = self.more();
+        need(more.valid_exit_codes.is_some(), Cap::ExecValidexitcode);
+        need(!values.ulimits.is_empty(), Cap::ExecMetaUlimit);
+        need(values.network != Network::Sandbox, Cap::ExecMetaNetwork);
+        need(values.security != Security::Sandbox, Cap::ExecMetaSecurity);
+        need(more.proxy.is_some(), Cap::ExecMetaProxyenv);
         for (_, mount) in &self.mounts {
-            need(!mount.selector.is_empty(), "exec.mount.selector");
+            need(!mount.selector.is_empty(), Cap::ExecMountSelector);
             if mount.is_cache() {
-                need(true, "exec.mount.cache");
-                need(true, "exec.mount.cache.sharing");
+                need(true, Cap::ExecMountCache);
+                need(true, Cap::ExecMountCacheSharing);
             } else if let Some(tmpfs) = mount.tmpfs_opt() {
-                need(true, "exec.mount.tmpfs");
-                need(tmpfs.size > 0, "exec.mount.tmpfs.size");
+                need(true, Cap::ExecMountTmpfs);
+                need(tmpfs.size > 0, Cap::ExecMountTmpfsSize);
             }
             let decided = mount.content_cache != ContentCache::Default;
-            need(decided, "exec.mount.cache.content");
+            need(decided, Cap::ExecMountCacheContent);
         }
-        need(!self.secrets.is_empty(), "exec.mount.secret");
-        need(
-            self.secrets.iter().any(|secret| secret.is_env()),
-            "exec.secretenv",
-        );
-        need(!self.ssh.is_empty(), "exec.mount.ssh");
-        need(!self.devices.is_empty(), "exec.meta.cdi");
-        let limited = constraints.metadata.linux_resources.is_some();
-        if limited {
-            constraints.need("exec.meta.linux.resources");
-        }
+        need(!more.secrets.is_empty(), Cap::ExecMountSecret);
+        need(more.secrets.iter().any(Secret::is_env), Cap::ExecSecretenv);
+        need(!more.ssh.is_empty(), Cap::ExecMountSsh);
+        need(!more.devices.is_empty(), Cap::ExecMetaCdi);
+        need(limited, Cap::ExecMetaLinuxResources);
     }
 
-    fn mounts(
-        &self,
-        vertex: &Vertex,
-        context: &MarshalContext<'_>,
-        inputs: &mut InputList,
-    ) -> Result<Vec<pb::Mount>, MarshalError> {
-        let mut outputs = 0_i64;
-        let mut mounts = Vec::with_capacity(self.mounts.len() + 1);
-        for position in self.sorted() {
-            let input = match self.source(position) {
-                Some(source) => match context.input(source, vertex)? {
-                    Some(input) => inputs.add(input),
-                    None => pb::EMPTY,
-                },
+    /// The positions of what is mounted among the inputs of the op, in the order of writing.
+    fn inputs(&self, op: &mut OpWriter<'_, '_>) -> Result<Vec<i64>, MarshalError> {
+        let mut inputs = op.positions();
+        for mount in self.all_mounts() {
+            let input = match mount.source() {
+                Some(source) => op.input(source)?,
                 None => pb::EMPTY,
             };
-            let output = if self.has_output(position) {
-                outputs += 1;
-                outputs - 1
-            } else {
-                pb::SKIP_OUTPUT
-            };
-            let mut mount = pb::Mount {
-                input,
-                output,
-                dest: self.target(position).to_owned(),
-                ..pb::Mount::default()
-            };
-            if position == ROOT {
-                mount.readonly = self.readonly_root;
-            } else {
-                self.describe(position - 1, vertex, &mut mount)?;
+            if input != pb::EMPTY {
+                match mount {
+                    AnyMount::Declared(target, mount) if mount.tmpfs_opt().is_some() => {
+                        return Err(MarshalError::TmpfsSource {
+                            step: op.step(),
+                            target: target.to_string(),
+                        });
+                    }
+                    AnyMount::Declared(_, mount) if mount.is_cache() => {}
+                    _ => op.need(Cap::ExecMountBind),
+                }
             }
-            mounts.push(mount);
+            inputs.push(input);
         }
-        Ok(mounts)
+        Ok(inputs)
     }
 
-    /// Writes the options of a declared mount.
-    fn describe(
-        &self,
-        declared: usize,
-        vertex: &Vertex,
-        out: &mut pb::Mount,
-    ) -> Result<(), MarshalError> {
-        let (target, mount) = &self.mounts[declared];
-        out.readonly = mount.readonly;
-        mount.selector.as_str().clone_into(&mut out.selector);
-        out.cache_opt = mount.cache_opt();
-        if out.cache_opt.is_some() {
-            out.mount_type = pb::MountType::Cache.into();
-        }
-        out.content_cache = match mount.content_cache {
-            ContentCache::Default => pb::MountContentCache::Default,
-            ContentCache::On => pb::MountContentCache::On,
-            ContentCache::Off => pb::MountContentCache::Off,
-        }
-        .into();
-        out.tmpfs_opt = mount.tmpfs_opt();
-        if out.tmpfs_opt.is_some() {
-            out.mount_type = pb::MountType::Tmpfs.into();
-            if out.input != pb::EMPTY {
-                return Err(MarshalError::TmpfsSource {
-                    step: vertex.name(),
-                    target: target.to_string(),
-                });
+    fn mounts<'a>(&'a self, inputs: &'a [i64]) -> impl Iterator<Item = pb::MountFields<'a>> {
+        let mut outputs = 0;
+        self.all_mounts().zip(inputs).map(move |(mount, input)| {
+            let mut output = pb::SKIP_OUTPUT;
+            if mount.has_output() {
+                output = outputs;
+                outputs += 1;
             }
-        }
-        Ok(())
+            let fields = match mount {
+                AnyMount::Root(exec) => pb::MountFields {
+                    dest: pb::ROOT_MOUNT,
+                    readonly: exec.readonly_root,
+                    ..pb::MountFields::default()
+                },
+                AnyMount::Declared(target, mount) => described(target, mount),
+            };
+            pb::MountFields {
+                input: *input,
+                output,
+                ..fields
+            }
+        })
     }
+}
+
+/// The options of a declared mount.
+fn described<'a>(target: &'a GuestPath, mount: &'a Mount) -> pb::MountFields<'a> {
+    let tmpfs_opt = mount.tmpfs_opt();
+    let cache_opt = mount.cache_fields();
+    let mount_type = match (&tmpfs_opt, &cache_opt) {
+        (Some(_), _) => pb::MountType::Tmpfs,
+        (None, Some(_)) => pb::MountType::Cache,
+        (None, None) => pb::MountType::Bind,
+    };
+    let content_cache = match mount.content_cache {
+        ContentCache::Default => pb::MountContentCache::Default,
+        ContentCache::On => pb::MountContentCache::On,
+        ContentCache::Off => pb::MountContentCache::Off,
+    };
+    pb::MountFields {
+        selector: mount.selector.as_str(),
+        dest: target.as_str(),
+        readonly: mount.readonly,
+        mount_type: mount_type.into(),
+        tmpfs_opt,
+        cache_opt,
+        content_cache: content_cache.into(),
+        ..pb::MountFields::default()
+    }
+}
+
+/// The variables that a step gets besides its own.
+fn added_env(values: &Values, sockets: &[GuestPath], op: &mut OpWriter<'_, '_>) -> Vec<String> {
+    let mut added = Vec::new();
+    if let Some(socket) = sockets.first()
+        && values.env_value(SSH_AUTH_SOCK).is_none()
+    {
+        added.push(format!("{SSH_AUTH_SOCK}={socket}"));
+    }
+    let constraints = op.constraints();
+    match constraints.supports(SETS_DEFAULT_PATH) {
+        Some(true) => op.need(Cap::ExecMetaSetsdefaultpath),
+        Some(false)
+            if constraints.platform.os != "windows" && values.env_value("PATH").is_none() =>
+        {
+            added.push(DEFAULT_PATH.to_owned());
+        }
+        _ => {}
+    }
+    added
 }

@@ -19,7 +19,7 @@ pub(crate) enum Action {
     MakeFile(MakeFile),
     MakeSymlink(MakeSymlink),
     Remove(Remove),
-    Copy(Box<CopyPath>),
+    Copy(CopyPath),
 }
 
 impl Action {
@@ -55,12 +55,35 @@ pub struct Step<A> {
     action: A,
 }
 
-/// Owner and time of what an action makes.
+/// Owner and time of what an action makes. Few actions have either.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Attributes {
-    pub(super) owner: Option<Owner>,
+pub(super) struct Attributes(Option<Box<OwnerAndTime>>);
+
+#[derive(Clone, Debug, Default)]
+struct OwnerAndTime {
+    owner: Option<Owner>,
     /// Unix time in nanoseconds.
-    pub(super) created: Option<i64>,
+    created: Option<i64>,
+}
+
+impl Attributes {
+    fn set_owner(&mut self, owner: Owner) {
+        self.0.get_or_insert_default().owner = Some(owner);
+    }
+
+    fn set_created(&mut self, nanoseconds: i64) {
+        self.0.get_or_insert_default().created = Some(nanoseconds);
+    }
+
+    pub(super) fn owner(&self) -> Option<&Owner> {
+        self.0.as_ref()?.owner.as_ref()
+    }
+
+    /// Unix time in nanoseconds, -1 if it is not set.
+    pub(super) fn created(&self) -> i64 {
+        let created = self.0.as_ref().and_then(|both| both.created);
+        created.unwrap_or(-1)
+    }
 }
 
 /// Makes a directory; see [`mkdir`].
@@ -111,22 +134,42 @@ pub struct CopyPath {
     pub(super) wildcard: bool,
     pub(super) allow_empty_wildcard: bool,
     pub(super) replace_existing: bool,
+    pub(super) attributes: Attributes,
+    more: Option<Box<MoreCopyOptions>>,
+}
+
+/// What few copies have.
+#[derive(Clone, Debug, Default)]
+pub(super) struct MoreCopyOptions {
     pub(super) include: Vec<String>,
     pub(super) exclude: Vec<String>,
     pub(super) required_paths: Vec<String>,
-    pub(super) attributes: Attributes,
 }
+
+static NO_MORE: MoreCopyOptions = MoreCopyOptions {
+    include: Vec::new(),
+    exclude: Vec::new(),
+    required_paths: Vec::new(),
+};
 
 /// Mode of the copies.
 #[derive(Clone, Debug)]
 pub(super) enum CopyMode {
     Bits(Mode),
-    Symbolic(String),
+    Symbolic(Box<str>),
 }
 
 impl CopyPath {
     pub(super) fn input(&self) -> &CopyInput {
         &self.input
+    }
+
+    fn more_mut(&mut self) -> &mut MoreCopyOptions {
+        self.more.get_or_insert_default()
+    }
+
+    pub(super) fn more(&self) -> &MoreCopyOptions {
+        self.more.as_deref().unwrap_or(&NO_MORE)
     }
 
     /// Takes the input out and leaves scratch.
@@ -289,22 +332,23 @@ impl FileActions {
             wildcard: false,
             allow_empty_wildcard: false,
             replace_existing: false,
-            include: Vec::new(),
-            exclude: Vec::new(),
-            required_paths: Vec::new(),
             attributes: Attributes::default(),
+            more: None,
         })
     }
 }
 
 /// Writes what every kind of step has: the way to the next action, and the op's options.
 macro_rules! step_kinds {
-    ($($type:ident: $wrap:expr;)*) => {$(
+    ($($type:ident: $kind:ident;)*) => {$(
         impl From<Step<$type>> for FileActions {
             fn from(step: Step<$type>) -> Self {
                 let mut actions = step.before;
-                #[allow(clippy::redundant_closure_call, reason = "one of them boxes")]
-                actions.actions.push($wrap(step.action));
+                if actions.actions.is_empty() {
+                    // Most chains have one.
+                    actions.actions.reserve_exact(1);
+                }
+                actions.actions.push(Action::$kind(step.action));
                 actions
             }
         }
@@ -355,11 +399,11 @@ macro_rules! step_kinds {
 }
 
 step_kinds! {
-    MakeDirectory: Action::MakeDirectory;
-    MakeFile: Action::MakeFile;
-    MakeSymlink: Action::MakeSymlink;
-    Remove: Action::Remove;
-    CopyPath: (|action| Action::Copy(Box::new(action)));
+    MakeDirectory: MakeDirectory;
+    MakeFile: MakeFile;
+    MakeSymlink: MakeSymlink;
+    Remove: Remove;
+    CopyPath: Copy;
 }
 
 /// Unix time in nanoseconds, at the nearest end if it is more than 292 years from 1970.

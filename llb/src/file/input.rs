@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Action, unlink_action};
 use crate::State;
-use crate::state::Values;
+use crate::state::Settings;
 use crate::vertex::{Link, Output, release};
 
 /// Where a [`copy`](crate::copy()) takes its files from: a state, or the outcome of file
@@ -63,16 +63,16 @@ impl fmt::Debug for FileTree {
 /// Actions and the tree and directory they start from.
 pub(crate) struct ActionChain {
     pub(super) base: Option<Output>,
-    pub(super) values: Arc<Values>,
-    pub(super) actions: Vec<Action>,
+    pub(super) values: Settings,
+    pub(super) actions: Box<[Action]>,
 }
 
 impl ActionChain {
     pub(crate) fn new(state: &State, actions: Vec<Action>) -> Self {
         Self {
             base: state.output.clone(),
-            values: Arc::clone(&state.values),
-            actions,
+            values: state.values.clone(),
+            actions: actions.into(),
         }
     }
 
@@ -80,36 +80,41 @@ impl ActionChain {
         &self.actions
     }
 
-    /// Everything the chain refers to, in the order in which it is to be written: the last
-    /// action's first.
-    pub(crate) fn inputs(&self) -> Vec<&Output> {
-        let mut outputs = Vec::new();
+    /// Calls `visit` with everything the chain refers to, in the order in which it is to be
+    /// written: the last action's first.
+    pub(crate) fn each_input<'a>(&'a self, mut visit: impl FnMut(&'a Output)) {
         // A chain that is copied from more than once is looked at once.
         let mut seen: HashSet<*const Self> = HashSet::new();
-        let mut todo: Vec<(&Self, usize)> = vec![(self, self.actions.len())];
-        while let Some((chain, rest)) = todo.pop() {
-            let Some(position) = rest.checked_sub(1) else {
+        // Chains to go on with, and how many of their actions are left.
+        let mut todo: Vec<(&Self, usize)> = Vec::new();
+        let mut next = Some((self, self.actions.len()));
+        while let Some((chain, left)) = next {
+            if left == chain.actions.len() && left > 0 {
+                chain.base.iter().for_each(&mut visit);
+            }
+            let Some(position) = left.checked_sub(1) else {
+                next = todo.pop();
                 continue;
             };
-            outputs.extend(&chain.base);
-            todo.push((chain, position));
-            if let Action::Copy(copy) = &chain.actions[position] {
-                match copy.input() {
-                    CopyInput::State(state) => outputs.extend(&state.output),
-                    CopyInput::Tree(tree) => {
-                        if seen.insert(Arc::as_ptr(&tree.chain)) {
-                            todo.push((&tree.chain, tree.chain.actions.len()));
-                        }
+            next = Some((chain, position));
+            let Action::Copy(copy) = &chain.actions[position] else {
+                continue;
+            };
+            match copy.input() {
+                CopyInput::State(state) => state.output.iter().for_each(&mut visit),
+                CopyInput::Tree(tree) => {
+                    if seen.insert(Arc::as_ptr(&tree.chain)) {
+                        todo.extend(next);
+                        next = Some((&tree.chain, tree.chain.actions.len()));
                     }
                 }
             }
         }
-        outputs
     }
 
     /// Moves everything the chain keeps alive to `links`.
     pub(crate) fn unlink(&mut self, links: &mut Vec<Link>) {
-        Values::unlink(&mut self.values, links);
+        self.values.unlink(links);
         links.extend(self.base.take().map(|output| Link::Vertex(output.vertex)));
         for action in &mut self.actions {
             unlink_action(action, links);

@@ -2,14 +2,15 @@
 //!
 //! Owns the numbering of inputs: those of the op first, then the outcomes of its own actions.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::actions::{Attributes, CopyMode, CopyPath};
 use super::{Action, ActionChain, CopyInput, FileVertex};
-use crate::constraints::OpConstraints;
-use crate::marshal::{InputList, MarshalContext, check_path};
-use crate::vertex::{Output, Vertex};
+use crate::encode::Writer;
+use crate::marshal::{MarshalContext, OpWriter, check_path};
+use crate::state::Settings;
 use crate::{GuestPath, MarshalError, Mode, path, pb};
 
 /// An input of an action.
@@ -44,191 +45,188 @@ struct Planned<'a> {
 struct Frame<'a> {
     chain: &'a ActionChain,
     done: usize,
+    /// The input that the chain starts from, or none.
+    base: i64,
+    /// Where its last action was put.
+    previous: Option<usize>,
 }
 
-impl FileVertex {
-    pub(crate) fn write(
-        &self,
-        vertex: &Vertex,
-        context: &MarshalContext<'_>,
-        constraints: &OpConstraints,
-    ) -> Result<pb::Op, MarshalError> {
-        let chain = self.chain.as_ref();
-        let Some(chain) = chain.filter(|chain| !chain.actions.is_empty()) else {
-            return Err(MarshalError::NoActions {
-                step: vertex.name(),
-            });
+impl<'a> Frame<'a> {
+    fn new(chain: &'a ActionChain, op: &mut OpWriter<'_, '_>) -> Result<Self, MarshalError> {
+        let base = match &chain.base {
+            Some(output) => op.input(output)?,
+            None => pb::EMPTY,
         };
-        let mut inputs = InputList::default();
-        let planned = plan(chain, vertex, context, &mut inputs)?;
-        let last = planned.len() - 1;
-        let mut actions = Vec::with_capacity(planned.len());
-        for (position, planned) in planned.iter().enumerate() {
-            planned.action.check_names(vertex)?;
-            actions.push(pb::FileAction {
-                input: planned.first.index(inputs.len()),
-                secondary_input: planned.second.index(inputs.len()),
-                output: if position == last { 0 } else { pb::SKIP_OUTPUT },
-                action: Some(planned.write(context)?),
-            });
-        }
-        let file = pb::FileOp { actions };
-        let op = pb::op::Op::File(file);
-        Ok(context.op(op, inputs.into_vec(), constraints, false))
+        Ok(Self {
+            chain,
+            done: 0,
+            base,
+            previous: None,
+        })
     }
 }
 
-/// Adds an output to the inputs and returns its position, or that of scratch.
-fn add(
-    output: &Output,
-    vertex: &Vertex,
-    context: &MarshalContext<'_>,
-    inputs: &mut InputList,
-) -> Result<i64, MarshalError> {
-    let input = context.input(output, vertex)?;
-    Ok(input.map_or(pb::EMPTY, |input| inputs.add(input)))
+impl FileVertex {
+    pub(crate) fn write(&self, op: &mut OpWriter<'_, '_>) -> Result<(), MarshalError> {
+        let chain = self.chain.as_ref();
+        let Some(chain) = chain.filter(|chain| !chain.actions.is_empty()) else {
+            return Err(MarshalError::NoActions { step: op.step() });
+        };
+        let planned = plan(chain, op)?;
+        for planned in &planned {
+            planned.action.check_names(op)?;
+        }
+        let (inputs, last, context) = (op.input_count(), planned.len() - 1, op.context());
+        op.write(None, pb::op::FILE, |out| {
+            for (position, planned) in planned.iter().enumerate() {
+                let output = if position == last { 0 } else { pb::SKIP_OUTPUT };
+                planned.write(inputs, output, context, out)?;
+            }
+            Ok(())
+        })
+    }
 }
 
 /// Puts the actions of a chain, and of the chains it copies from, in order.
 fn plan<'a>(
     chain: &'a ActionChain,
-    vertex: &Vertex,
-    context: &MarshalContext<'_>,
-    inputs: &mut InputList,
+    op: &mut OpWriter<'_, '_>,
 ) -> Result<Vec<Planned<'a>>, MarshalError> {
-    let mut planned: Vec<Planned<'a>> = Vec::new();
+    let mut planned: Vec<Planned<'a>> = Vec::with_capacity(chain.actions.len());
     // Position of the last action of each chain that is done.
     let mut outcomes: HashMap<*const ActionChain, usize> = HashMap::new();
-    let mut stack = vec![Frame { chain, done: 0 }];
-    // Where the last action of the innermost chain was put.
-    let mut previous: Vec<Option<usize>> = vec![None];
-    while let Some(frame) = stack.last_mut() {
-        let chain = frame.chain;
-        let Some(action) = chain.actions.get(frame.done) else {
-            let last = previous.pop().flatten();
-            stack.pop();
-            if let (Some(last), false) = (last, stack.is_empty()) {
-                outcomes.insert(chain, last);
+    let mut frame = Frame::new(chain, op)?;
+    // Chains that wait for the outcome of another.
+    let mut waiting: Vec<Frame<'a>> = Vec::new();
+    loop {
+        let Some(action) = frame.chain.actions.get(frame.done) else {
+            let Some(next) = waiting.pop() else {
+                return Ok(planned);
+            };
+            if let Some(last) = frame.previous {
+                outcomes.insert(frame.chain, last);
             }
+            frame = next;
             continue;
-        };
-        let base = match &chain.base {
-            Some(output) => add(output, vertex, context, inputs)?,
-            None => pb::EMPTY,
         };
         let mut second = Source::Input(pb::EMPTY);
         if let Action::Copy(copy) = action {
             match copy.input() {
                 CopyInput::State(state) => {
                     if let Some(output) = &state.output {
-                        second = Source::Input(add(output, vertex, context, inputs)?);
+                        second = Source::Input(op.input(output)?);
                     }
                 }
                 CopyInput::Tree(tree) => match outcomes.get(&Arc::as_ptr(&tree.chain)) {
                     Some(position) => second = Source::Action(*position),
                     None if tree.chain.actions.is_empty() => {
-                        return Err(MarshalError::NoActions {
-                            step: vertex.name(),
-                        });
+                        return Err(MarshalError::NoActions { step: op.step() });
                     }
                     None => {
-                        stack.push(Frame {
-                            chain: &tree.chain,
-                            done: 0,
-                        });
-                        previous.push(None);
+                        let next = Frame::new(&tree.chain, op)?;
+                        waiting.push(std::mem::replace(&mut frame, next));
                         continue;
                     }
                 },
             }
         }
         frame.done += 1;
-        let before = previous.last_mut().expect("BUG: one entry per frame");
-        let first = before.map_or(Source::Input(base), Source::Action);
-        *before = Some(planned.len());
+        let before = frame.previous.replace(planned.len());
         planned.push(Planned {
             action,
-            chain,
-            base,
-            first,
+            chain: frame.chain,
+            base: frame.base,
+            first: before.map_or(Source::Input(frame.base), Source::Action),
             second,
         });
     }
-    Ok(planned)
 }
 
 impl Planned<'_> {
-    fn write(&self, context: &MarshalContext<'_>) -> Result<pb::file_action::Action, MarshalError> {
-        let values = context.values(&self.chain.values)?;
-        let place = |path: &GuestPath| place(&values.dir, path, false);
+    /// Writes the action as one of an op that has so many inputs.
+    fn write(
+        &self,
+        inputs: usize,
+        output: i64,
+        context: &MarshalContext<'_>,
+        out: &mut Writer,
+    ) -> Result<(), MarshalError> {
+        let place = |path, keep_slash| place(&self.chain.values, path, keep_slash, context);
         let owner = |attributes: &Attributes| {
-            let owner = attributes.owner.as_ref();
+            let owner = attributes.owner();
             owner.map(|owner| owner.to_pb(self.base))
         };
-        let time = |attributes: &Attributes| attributes.created.unwrap_or(-1);
-        let mode = |mode: Mode| mode.bits().cast_signed();
-        Ok(match self.action {
-            Action::MakeDirectory(action) => pb::file_action::Action::Mkdir(pb::FileActionMkDir {
-                path: place(&action.path),
-                mode: mode(action.mode),
+        let mut write = |action: pb::ActionFields<'_>| {
+            let fields = pb::FileActionFields {
+                input: self.first.index(inputs),
+                secondary_input: self.second.index(inputs),
+                output,
+                action: Some(action),
+            };
+            out.message(pb::FileOp::ACTIONS, &fields);
+        };
+        match self.action {
+            Action::MakeDirectory(action) => write(pb::ActionFields::MkDir(pb::MkDirFields {
+                path: &place(&action.path, false)?,
+                mode: action.mode.bits().cast_signed(),
                 make_parents: action.parents,
-                owner: owner(&action.attributes),
-                timestamp: time(&action.attributes),
-            }),
-            Action::MakeFile(action) => pb::file_action::Action::Mkfile(pb::FileActionMkFile {
-                path: place(&action.path),
-                mode: mode(action.mode),
-                data: action.data.clone(),
-                owner: owner(&action.attributes),
-                timestamp: time(&action.attributes),
-            }),
-            Action::MakeSymlink(action) => {
-                pb::file_action::Action::Symlink(pb::FileActionSymlink {
-                    oldpath: action.old.to_string(),
-                    newpath: action.new.to_string(),
-                    owner: owner(&action.attributes),
-                    timestamp: time(&action.attributes),
-                })
-            }
-            Action::Remove(action) => pb::file_action::Action::Rm(pb::FileActionRm {
-                path: place(&action.path),
+                owner: owner(&action.attributes).as_ref(),
+                timestamp: action.attributes.created(),
+            })),
+            Action::MakeFile(action) => write(pb::ActionFields::MkFile(pb::MkFileFields {
+                path: &place(&action.path, false)?,
+                mode: action.mode.bits().cast_signed(),
+                data: &action.data,
+                owner: owner(&action.attributes).as_ref(),
+                timestamp: action.attributes.created(),
+            })),
+            Action::MakeSymlink(action) => write(pb::ActionFields::Symlink(pb::SymlinkFields {
+                oldpath: action.old.as_str(),
+                newpath: action.new.as_str(),
+                owner: owner(&action.attributes).as_ref(),
+                timestamp: action.attributes.created(),
+            })),
+            Action::Remove(action) => write(pb::ActionFields::Rm(pb::RmFields {
+                path: &place(&action.path, false)?,
                 allow_not_found: action.allow_not_found,
                 allow_wildcard: action.wildcard,
-            }),
-            Action::Copy(action) => pb::file_action::Action::Copy(pb::FileActionCopy {
-                owner: owner(&action.attributes),
-                timestamp: time(&action.attributes),
-                dest: self::place(&values.dir, &action.dest, true),
-                ..action.write(context)?
-            }),
-        })
+            })),
+            Action::Copy(action) => write(pb::ActionFields::Copy(pb::CopyFields {
+                src: &action.source_place(context)?,
+                dest: &place(&action.dest, true)?,
+                owner: owner(&action.attributes).as_ref(),
+                timestamp: action.attributes.created(),
+                ..action.fields()
+            })),
+        }
+        Ok(())
     }
 }
 
 impl Action {
     /// Fails at what no tree can have.
-    fn check_names(&self, vertex: &Vertex) -> Result<(), MarshalError> {
+    fn check_names(&self, op: &OpWriter<'_, '_>) -> Result<(), MarshalError> {
         let mode = match self {
             Self::MakeDirectory(action) => {
-                check_path(&action.path, vertex)?;
+                check_path(&action.path, op)?;
                 Some(action.mode).filter(|mode| !mode.is_plain())
             }
             Self::MakeFile(action) => {
-                check_path(&action.path, vertex)?;
+                check_path(&action.path, op)?;
                 Some(action.mode).filter(|mode| !mode.is_plain())
             }
             Self::MakeSymlink(action) => {
-                check_path(&action.old, vertex)?;
-                check_path(&action.new, vertex)?;
+                check_path(&action.old, op)?;
+                check_path(&action.new, op)?;
                 None
             }
             Self::Remove(action) => {
-                check_path(&action.path, vertex)?;
+                check_path(&action.path, op)?;
                 None
             }
             Self::Copy(action) => {
-                check_path(&action.source, vertex)?;
-                check_path(&action.dest, vertex)?;
+                check_path(&action.source, op)?;
+                check_path(&action.dest, op)?;
                 match action.mode {
                     Some(CopyMode::Bits(mode)) if Mode::new(mode.bits()).is_none() => Some(mode),
                     _ => None,
@@ -237,7 +235,7 @@ impl Action {
         };
         match mode {
             Some(mode) => Err(MarshalError::Mode {
-                step: vertex.name(),
+                step: op.step(),
                 mode,
             }),
             None => Ok(()),
@@ -246,44 +244,59 @@ impl Action {
 }
 
 impl CopyPath {
-    /// Writes everything but what depends on the tree that is copied to.
-    fn write(&self, context: &MarshalContext<'_>) -> Result<pb::FileActionCopy, MarshalError> {
+    /// The path that is copied, in the tree it is copied from.
+    fn source_place(&self, context: &MarshalContext<'_>) -> Result<Cow<'_, str>, MarshalError> {
         let values = match self.input() {
-            CopyInput::State(state) => context.values(&state.values)?,
-            CopyInput::Tree(tree) => context.values(&tree.chain.values)?,
+            CopyInput::State(state) => &state.values,
+            CopyInput::Tree(tree) => &tree.chain.values,
         };
+        place(values, &self.source, false, context)
+    }
+
+    /// Everything that depends on neither tree.
+    fn fields(&self) -> pb::CopyFields<'_> {
         let (mode, mode_str) = match &self.mode {
-            None => (-1, String::new()),
-            Some(CopyMode::Bits(bits)) => (bits.bits().cast_signed(), String::new()),
-            Some(CopyMode::Symbolic(text)) => (0, text.clone()),
+            None => (-1, ""),
+            Some(CopyMode::Bits(bits)) => (bits.bits().cast_signed(), ""),
+            Some(CopyMode::Symbolic(text)) => (0, &**text),
         };
-        Ok(pb::FileActionCopy {
-            src: place(&values.dir, &self.source, false),
+        pb::CopyFields {
+            src: "",
+            dest: "",
+            owner: None,
             mode,
-            mode_str,
             follow_symlink: self.follow_symlinks,
             dir_copy_contents: self.contents_only,
             attempt_unpack_docker_compatibility: self.unpack,
             create_dest_path: self.create_dest_path,
             allow_wildcard: self.wildcard,
             allow_empty_wildcard: self.allow_empty_wildcard,
+            timestamp: -1,
+            include_patterns: &self.more().include,
+            exclude_patterns: &self.more().exclude,
             always_replace_existing_dest_paths: self.replace_existing,
-            include_patterns: self.include.clone(),
-            exclude_patterns: self.exclude.clone(),
-            required_paths: self.required_paths.clone(),
-            ..pb::FileActionCopy::default()
-        })
+            mode_str,
+            required_paths: &self.more().required_paths,
+        }
     }
 }
 
 /// Makes a path absolute and clean. A slash at the end, or `/.`, tells that the destination of
 /// a copy is a directory, and is kept if `keep_slash` is set.
-fn place(dir: &GuestPath, path: &GuestPath, keep_slash: bool) -> String {
+fn place<'p>(
+    values: &Settings,
+    path: &'p GuestPath,
+    keep_slash: bool,
+    context: &MarshalContext<'_>,
+) -> Result<Cow<'p, str>, MarshalError> {
     let path = path.as_str();
+    if path::is_clean_and_absolute(path) {
+        return Ok(path.into());
+    }
     let mut clean = if path.starts_with('/') {
         path::clean(path)
     } else {
-        path::clean(&format!("/{dir}/{path}"))
+        path::clean(&format!("/{}/{path}", context.values(values)?.dir))
     };
     if keep_slash && path.ends_with('/') && !clean.ends_with('/') {
         clean.push('/');
@@ -293,5 +306,5 @@ fn place(dir: &GuestPath, path: &GuestPath, keep_slash: bool) -> String {
         }
         clean.push('.');
     }
-    clean
+    Ok(clean.into())
 }

@@ -31,14 +31,6 @@ pub enum LoadError {
         /// What is wrong.
         source: WireError,
     },
-    /// An op has a field of the wrong type or text that is not UTF-8.
-    #[error("op {vertex} is malformed")]
-    Message {
-        /// The op.
-        vertex: OpDigest,
-        /// What is wrong.
-        source: prost::DecodeError,
-    },
     /// The last op is not a terminal one, which has exactly one input and does nothing.
     #[error("the last op, {vertex}, has {inputs} inputs and {does} instead of one and none")]
     Terminal {

@@ -1,14 +1,13 @@
 //! From a definition to a checked graph.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use prost::Message as _;
 
 use super::{Edge, Inner, LoadError, Vertex, VertexIndex, check, name};
-use crate::wire::{self, Fields, WireError};
+use crate::digest::OpPositions;
+use crate::wire::decode::decode;
+use crate::wire::{Fields, WireError};
 use crate::{Definition, Limits, Metadata, OpDigest, pb};
 
 /// An op of which only the inputs are known, and not yet whether they exist.
@@ -35,7 +34,8 @@ struct Ops<'a> {
     all: Vec<Loaded<'a>>,
     /// The inputs of all ops, one op's after the other's.
     named: Vec<Named>,
-    by_digest: HashMap<OpDigest, usize>,
+    /// Positions in `all`.
+    by_digest: OpPositions,
     /// Position of the last op.
     terminal: usize,
 }
@@ -51,7 +51,8 @@ pub(super) fn load(definition: &Definition, limits: &Limits) -> Result<Inner, Lo
         raw,
         inputs: range,
     } = &ops.all[ops.terminal];
-    let body = body(*vertex, raw)?;
+    let mut budget = limits.decoded_bytes;
+    let body = body(*vertex, raw, &mut budget)?;
     let ([head], None) = (&inputs[range.clone()], &body.op) else {
         return Err(LoadError::Terminal {
             vertex: *vertex,
@@ -67,7 +68,7 @@ pub(super) fn load(definition: &Definition, limits: &Limits) -> Result<Inner, Lo
     let order = sort(head.op, ops.all.len(), inputs_of).map_err(|op| LoadError::Cycle {
         vertex: ops.all[op].digest,
     })?;
-    assemble(definition, &ops, &inputs, &order)
+    assemble(definition, ops, &inputs, &order, &mut budget)
 }
 
 /// Hashes all ops and reads their inputs. An op that occurs twice counts once, as in BuildKit.
@@ -82,27 +83,22 @@ fn read<'a>(definition: &'a Definition, limits: &Limits) -> Result<Ops<'a>, Load
     let mut ops = Ops {
         all: Vec::with_capacity(count),
         named: Vec::with_capacity(count),
-        by_digest: HashMap::with_capacity(count),
+        by_digest: OpPositions::with_capacity(count),
         terminal: 0,
     };
-    let mut budget = limits.decoded_bytes;
     for raw in definition.ops() {
         let vertex = OpDigest::of(raw);
-        match ops.by_digest.entry(vertex) {
-            Entry::Occupied(known) => ops.terminal = *known.get(),
-            Entry::Vacant(slot) => {
-                wire::charge(raw, &wire::OP, &mut budget)
-                    .map_err(|source| LoadError::Wire { vertex, source })?;
-                ops.terminal = *slot.insert(ops.all.len());
-                let start = ops.named.len();
-                read_inputs(vertex, raw, &mut ops.named)?;
-                let inputs = start..ops.named.len();
-                ops.all.push(Loaded {
-                    digest: vertex,
-                    raw,
-                    inputs,
-                });
-            }
+        let all = &ops.all;
+        let added = ops.by_digest.add(vertex, all.len(), |at| all[at].digest);
+        ops.terminal = added.map_or_else(|known| known, |()| all.len());
+        if added.is_ok() {
+            let start = ops.named.len();
+            read_inputs(vertex, raw, &mut ops.named)?;
+            ops.all.push(Loaded {
+                digest: vertex,
+                raw,
+                inputs: start..ops.named.len(),
+            });
         }
     }
     if ops.all.len() < 2 {
@@ -118,31 +114,35 @@ fn read_inputs(vertex: OpDigest, raw: &[u8], named: &mut Vec<Named>) -> Result<(
     let malformed = |source| LoadError::Wire { vertex, source };
     let (mut fields, mut input) = (Fields::new(raw), 0);
     while let Some(field) = fields.next().map_err(malformed)? {
-        if field.number != 1 {
+        if field.number != INPUTS {
             continue;
         }
-        let content = field.content.ok_or(malformed(WireError::Tag))?;
-        let message = &raw[content];
-        let (mut digest, mut output) = (0..0, 0);
-        let mut fields = Fields::new(message);
+        let content = field.content().ok_or(malformed(WireError::Type))?;
+        let (mut digest, mut output) = (&[][..], 0);
+        let mut fields = Fields::new(content);
         while let Some(field) = fields.next().map_err(malformed)? {
+            let wrong = || malformed(WireError::Type);
             match field.number {
-                1 => digest = field.content.ok_or(malformed(WireError::Tag))?,
-                2 => output = field.varint.ok_or(malformed(WireError::Tag))?.cast_signed(),
+                1 => digest = field.content().ok_or_else(wrong)?,
+                2 => output = field.varint().ok_or_else(wrong)?,
                 _ => {}
             }
         }
-        let digest =
-            OpDigest::parse_bytes(&message[digest]).map_err(|source| LoadError::InputDigest {
-                vertex,
-                input,
-                source,
-            })?;
+        let digest = OpDigest::parse_bytes(digest);
+        let digest = digest.map_err(|source| LoadError::InputDigest {
+            vertex,
+            input,
+            source,
+        })?;
+        let output = output.cast_signed();
         named.push(Named { digest, output });
         input += 1;
     }
     Ok(())
 }
+
+/// Field number of the inputs of an op.
+const INPUTS: u32 = 1;
 
 /// Finds the ops that the inputs name.
 fn resolve(ops: &Ops<'_>) -> Result<Vec<Input>, LoadError> {
@@ -154,7 +154,8 @@ fn resolve(ops: &Ops<'_>) -> Result<Vec<Input>, LoadError> {
     } in &ops.all
     {
         for (input, named) in ops.named[range.clone()].iter().enumerate() {
-            let Some(&op) = ops.by_digest.get(&named.digest) else {
+            let found = ops.by_digest.find(named.digest, |at| ops.all[at].digest);
+            let Some(op) = found else {
                 return Err(LoadError::MissingInput {
                     vertex: *vertex,
                     input,
@@ -171,8 +172,9 @@ fn resolve(ops: &Ops<'_>) -> Result<Vec<Input>, LoadError> {
 }
 
 /// Decodes all of an op but its inputs.
-fn body(vertex: OpDigest, raw: &Bytes) -> Result<pb::OpBody, LoadError> {
-    pb::OpBody::decode(raw.clone()).map_err(|source| LoadError::Message { vertex, source })
+fn body(vertex: OpDigest, raw: &Bytes, budget: &mut usize) -> Result<pb::Op, LoadError> {
+    decode(raw, budget, |number| number != INPUTS)
+        .map_err(|source| LoadError::Wire { vertex, source })
 }
 
 /// Orders what `head` needs so that inputs come before their users, depth first as BuildKit
@@ -211,46 +213,54 @@ fn sort<I: Iterator<Item = usize>>(
     Ok(order)
 }
 
+/// A position in a list whose length fits into an index.
+fn position(at: usize) -> VertexIndex {
+    VertexIndex(u32::try_from(at).expect("BUG: the number of ops was checked"))
+}
+
+/// The position of an op that is no vertex.
+const NOWHERE: VertexIndex = VertexIndex(u32::MAX);
+
 /// Decodes and checks the ops in `order` and makes the graph of them.
 fn assemble(
     definition: &Definition,
-    ops: &Ops<'_>,
+    ops: Ops<'_>,
     inputs: &[Input],
     order: &[usize],
+    budget: &mut usize,
 ) -> Result<Inner, LoadError> {
-    let mut positions = vec![VertexIndex(u32::MAX); ops.all.len()];
+    let said = metadata_of(&ops, definition);
+    let mut positions = vec![NOWHERE; ops.all.len()];
     let mut inner = Inner {
         vertices: Vec::with_capacity(order.len()),
-        index: HashMap::with_capacity(order.len()),
+        index: OpPositions::default(),
         head: None,
     };
     let no_metadata = Metadata::from(&pb::OpMetadata::default());
-    for &position in order {
+    for &op in order {
         let &Loaded {
             digest: vertex,
             raw,
             inputs: ref range,
-        } = &ops.all[position];
-        let body = body(vertex, raw)?;
+        } = &ops.all[op];
+        let body = body(vertex, raw, budget)?;
         let invalid = |(field, fault)| LoadError::Invalid {
             vertex,
             field,
             fault,
         };
-        let op = body
+        let does = body
             .op
             .ok_or_else(|| invalid(("op".to_owned(), check::Fault::Missing)))?;
         let edges = edges(vertex, &inputs[range.clone()], &positions, &inner.vertices)?;
-        let outputs = check::check(&op, edges.len()).map_err(invalid)?;
-        let metadata = definition.metadata().get(&vertex).unwrap_or(&no_metadata);
+        let outputs = check::check(&does, edges.len()).map_err(invalid)?;
+        let metadata = said[op].unwrap_or(&no_metadata);
         let input_name = |input: usize| inner.vertices[edges[input].vertex.index()].name();
-        let name = name::composed(&op, edges.len(), input_name);
-        let index = VertexIndex(u32::try_from(inner.vertices.len()).unwrap_or(u32::MAX));
-        positions[position] = index;
-        inner.index.insert(vertex, index);
+        let name = name::composed(&does, edges.len(), input_name);
+        positions[op] = position(inner.vertices.len());
         inner.vertices.push(Vertex {
             digest: vertex,
-            op,
+            op: does,
             platform: body.platform,
             constraints: body.constraints,
             inputs: edges,
@@ -258,9 +268,13 @@ fn assemble(
             metadata: metadata.clone(),
             name: name.map_or_else(OnceLock::new, |name| name.into_boxed_str().into()),
             raw: raw.clone(),
-            source: definition.source().cloned(),
+            source: definition.shared_source(),
         });
     }
+    inner.index = ops.by_digest;
+    inner
+        .index
+        .move_to(|op| Some(positions[op].0).filter(|at| *at != NOWHERE.0));
     let terminal = &ops.all[ops.terminal];
     let head = edges(
         terminal.digest,
@@ -270,6 +284,19 @@ fn assemble(
     )?;
     inner.head = head.first().copied();
     Ok(inner)
+}
+
+/// What is said of each op. Each entry is looked up among the ops, because there are maps for that
+/// already.
+fn metadata_of<'a>(ops: &Ops<'_>, definition: &'a Definition) -> Vec<Option<&'a Metadata>> {
+    let mut said = vec![None; ops.all.len()];
+    for (digest, metadata) in definition.metadata().iter() {
+        let op = ops.by_digest.find(digest, |at| ops.all[at].digest);
+        if let Some(op) = op {
+            said[op] = Some(metadata);
+        }
+    }
+    said
 }
 
 /// Makes edges of inputs whose vertices are all checked.

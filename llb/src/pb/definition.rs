@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::encode::{Encode, Writer};
+use crate::encode::{Encode, Writer, texts};
 
 /// A graph in its transport form.
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
@@ -51,28 +51,42 @@ pub struct OpMetadata {
     pub linux_resources: Option<LinuxResources>,
 }
 
-impl OpMetadata {
-    /// Writes all fields, with more capabilities, which are sorted and none of which are set.
-    pub(crate) fn write_with_caps(&self, more: &[&str], out: &mut Writer) {
-        out.bool(1, self.ignore_cache);
-        out.string_map(2, &self.description);
-        out.optional(4, self.export_cache.as_ref());
-        if self.caps.is_empty() {
-            out.flags(5, more.iter().map(|cap| (*cap, true)));
-        } else {
-            let own = self.caps.iter().map(|(cap, set)| (cap.as_str(), *set));
-            let all: BTreeMap<&str, bool> =
-                own.chain(more.iter().map(|cap| (*cap, true))).collect();
-            out.flags(5, all.into_iter());
-        }
-        out.optional(6, self.progress_group.as_ref());
-        out.optional(7, self.linux_resources.as_ref());
+impl Encode for OpMetadata {
+    fn write_fields(&self, out: &mut Writer) {
+        let fields = MetadataFields {
+            ignore_cache: self.ignore_cache,
+            description: texts(&self.description),
+            export_cache: self.export_cache.as_ref(),
+            caps: self.caps.iter().map(|(cap, set)| (cap.as_str(), *set)),
+            progress_group: self.progress_group.as_ref(),
+            linux_resources: self.linux_resources.as_ref(),
+        };
+        fields.write(out);
     }
 }
 
-impl Encode for OpMetadata {
-    fn write_fields(&self, out: &mut Writer) {
-        self.write_with_caps(&[], out);
+/// The fields of an [`OpMetadata`], wherever they are. Texts and capabilities are sorted.
+pub(crate) struct MetadataFields<'a, D, C> {
+    pub(crate) ignore_cache: bool,
+    pub(crate) description: D,
+    pub(crate) export_cache: Option<&'a ExportCache>,
+    pub(crate) caps: C,
+    pub(crate) progress_group: Option<&'a ProgressGroup>,
+    pub(crate) linux_resources: Option<&'a LinuxResources>,
+}
+
+impl<'a, D, C> MetadataFields<'_, D, C>
+where
+    D: Iterator<Item = (&'a str, &'a str)>,
+    C: Iterator<Item = (&'a str, bool)>,
+{
+    pub(crate) fn write(self, out: &mut Writer) {
+        out.bool(1, self.ignore_cache);
+        out.texts(2, self.description);
+        out.optional(4, self.export_cache);
+        out.flags(5, self.caps);
+        out.optional(6, self.progress_group);
+        out.optional(7, self.linux_resources);
     }
 }
 

@@ -28,12 +28,44 @@ pub struct ExecOp {
 
 impl Encode for ExecOp {
     fn write_fields(&self, out: &mut Writer) {
-        out.optional(1, self.meta.as_ref());
-        out.messages(2, &self.mounts);
+        let meta = self.meta.as_ref();
+        let fields = ExecFields {
+            meta: meta.map(|meta| |out: &mut Writer| meta.write_fields(out)),
+            mounts: self.mounts.iter(),
+            network: self.network,
+            security: self.security,
+            secretenv: self.secretenv.iter(),
+            cdi_devices: &self.cdi_devices,
+        };
+        fields.write(out);
+    }
+}
+
+/// The fields of an [`ExecOp`], wherever they are. The process is written by a function.
+pub(crate) struct ExecFields<'a, P, M, S> {
+    pub(crate) meta: Option<P>,
+    pub(crate) mounts: M,
+    pub(crate) network: i32,
+    pub(crate) security: i32,
+    pub(crate) secretenv: S,
+    pub(crate) cdi_devices: &'a [CdiDevice],
+}
+
+impl<P, M, S> ExecFields<'_, P, M, S>
+where
+    P: FnOnce(&mut Writer),
+    M: Iterator<Item: Encode>,
+    S: Iterator<Item: Encode>,
+{
+    pub(crate) fn write(self, out: &mut Writer) {
+        if let Some(meta) = self.meta {
+            out.nested(1, meta);
+        }
+        out.messages(2, self.mounts);
         out.int32(3, self.network);
         out.int32(4, self.security);
-        out.messages(5, &self.secretenv);
-        out.messages(6, &self.cdi_devices);
+        out.messages(5, self.secretenv);
+        out.messages(6, self.cdi_devices);
     }
 }
 
@@ -77,15 +109,53 @@ pub struct Meta {
 
 impl Encode for Meta {
     fn write_fields(&self, out: &mut Writer) {
-        out.strings(1, &self.args);
-        out.strings(2, &self.env);
-        out.string(3, &self.cwd);
-        out.string(4, &self.user);
-        out.optional(5, self.proxy_env.as_ref());
-        out.messages(6, &self.extra_hosts);
-        out.string(7, &self.hostname);
-        out.messages(9, &self.ulimit);
-        out.string(10, &self.cgroup_parent);
+        let fields = MetaFields {
+            args: self.args.iter(),
+            env: self.env.iter(),
+            cwd: &self.cwd,
+            user: &self.user,
+            proxy_env: self.proxy_env.as_ref(),
+            extra_hosts: &self.extra_hosts,
+            hostname: &self.hostname,
+            ulimit: &self.ulimit,
+            cgroup_parent: &self.cgroup_parent,
+            remove_mount_stubs_recursive: self.remove_mount_stubs_recursive,
+            valid_exit_codes: &self.valid_exit_codes,
+        };
+        fields.write(out);
+    }
+}
+
+/// The fields of a [`Meta`], wherever they are.
+pub(crate) struct MetaFields<'a, A, E> {
+    pub(crate) args: A,
+    pub(crate) env: E,
+    pub(crate) cwd: &'a str,
+    pub(crate) user: &'a str,
+    pub(crate) proxy_env: Option<&'a ProxyEnv>,
+    pub(crate) extra_hosts: &'a [HostIp],
+    pub(crate) hostname: &'a str,
+    pub(crate) ulimit: &'a [Ulimit],
+    pub(crate) cgroup_parent: &'a str,
+    pub(crate) remove_mount_stubs_recursive: bool,
+    pub(crate) valid_exit_codes: &'a [i32],
+}
+
+impl<A, E> MetaFields<'_, A, E>
+where
+    A: Iterator<Item: AsRef<[u8]>>,
+    E: Iterator<Item: AsRef<[u8]>>,
+{
+    pub(crate) fn write(self, out: &mut Writer) {
+        out.strings(1, self.args);
+        out.strings(2, self.env);
+        out.string(3, self.cwd);
+        out.string(4, self.user);
+        out.optional(5, self.proxy_env);
+        out.messages(6, self.extra_hosts);
+        out.string(7, self.hostname);
+        out.messages(9, self.ulimit);
+        out.string(10, self.cgroup_parent);
         out.bool(11, self.remove_mount_stubs_recursive);
         out.packed(12, self.valid_exit_codes.iter().map(|&value| value.into()));
     }

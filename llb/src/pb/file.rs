@@ -12,9 +12,14 @@ pub struct FileOp {
     pub actions: Vec<FileAction>,
 }
 
+impl FileOp {
+    /// Field number of the actions.
+    pub(crate) const ACTIONS: u32 = 2;
+}
+
 impl Encode for FileOp {
     fn write_fields(&self, out: &mut Writer) {
-        out.messages(2, &self.actions);
+        out.messages(Self::ACTIONS, &self.actions);
     }
 }
 
@@ -37,11 +42,52 @@ pub struct FileAction {
 
 impl Encode for FileAction {
     fn write_fields(&self, out: &mut Writer) {
+        let fields = FileActionFields {
+            input: self.input,
+            secondary_input: self.secondary_input,
+            output: self.output,
+            action: self.action.as_ref(),
+        };
+        fields.write_fields(out);
+    }
+}
+
+/// The fields of a [`FileAction`], wherever they are.
+pub(crate) struct FileActionFields<A> {
+    pub(crate) input: i64,
+    pub(crate) secondary_input: i64,
+    pub(crate) output: i64,
+    pub(crate) action: Option<A>,
+}
+
+impl<A: Encode> Encode for FileActionFields<A> {
+    fn write_fields(&self, out: &mut Writer) {
         out.int64(1, self.input);
         out.int64(2, self.secondary_input);
         out.int64(3, self.output);
         if let Some(action) = &self.action {
             action.write_fields(out);
+        }
+    }
+}
+
+/// What a file action does, wherever it is.
+pub(crate) enum ActionFields<'a> {
+    Copy(CopyFields<'a>),
+    MkFile(MkFileFields<'a>),
+    MkDir(MkDirFields<'a>),
+    Rm(RmFields<'a>),
+    Symlink(SymlinkFields<'a>),
+}
+
+impl Encode for ActionFields<'_> {
+    fn write_fields(&self, out: &mut Writer) {
+        match self {
+            Self::Copy(action) => out.message(4, action),
+            Self::MkFile(action) => out.message(5, action),
+            Self::MkDir(action) => out.message(6, action),
+            Self::Rm(action) => out.message(7, action),
+            Self::Symlink(action) => out.message(8, action),
         }
     }
 }
@@ -99,11 +145,60 @@ pub struct FileActionCopy {
     pub required_paths: Vec<String>,
 }
 
+impl FileActionCopy {
+    fn fields(&self) -> CopyFields<'_> {
+        CopyFields {
+            src: &self.src,
+            dest: &self.dest,
+            owner: self.owner.as_ref(),
+            mode: self.mode,
+            follow_symlink: self.follow_symlink,
+            dir_copy_contents: self.dir_copy_contents,
+            attempt_unpack_docker_compatibility: self.attempt_unpack_docker_compatibility,
+            create_dest_path: self.create_dest_path,
+            allow_wildcard: self.allow_wildcard,
+            allow_empty_wildcard: self.allow_empty_wildcard,
+            timestamp: self.timestamp,
+            include_patterns: &self.include_patterns,
+            exclude_patterns: &self.exclude_patterns,
+            always_replace_existing_dest_paths: self.always_replace_existing_dest_paths,
+            mode_str: &self.mode_str,
+            required_paths: &self.required_paths,
+        }
+    }
+}
+
 impl Encode for FileActionCopy {
     fn write_fields(&self, out: &mut Writer) {
-        out.string(1, &self.src);
-        out.string(2, &self.dest);
-        out.optional(3, self.owner.as_ref());
+        self.fields().write_fields(out);
+    }
+}
+
+/// The fields of a [`FileActionCopy`], wherever they are.
+pub(crate) struct CopyFields<'a> {
+    pub(crate) src: &'a str,
+    pub(crate) dest: &'a str,
+    pub(crate) owner: Option<&'a ChownOpt>,
+    pub(crate) mode: i32,
+    pub(crate) follow_symlink: bool,
+    pub(crate) dir_copy_contents: bool,
+    pub(crate) attempt_unpack_docker_compatibility: bool,
+    pub(crate) create_dest_path: bool,
+    pub(crate) allow_wildcard: bool,
+    pub(crate) allow_empty_wildcard: bool,
+    pub(crate) timestamp: i64,
+    pub(crate) include_patterns: &'a [String],
+    pub(crate) exclude_patterns: &'a [String],
+    pub(crate) always_replace_existing_dest_paths: bool,
+    pub(crate) mode_str: &'a str,
+    pub(crate) required_paths: &'a [String],
+}
+
+impl Encode for CopyFields<'_> {
+    fn write_fields(&self, out: &mut Writer) {
+        out.string(1, self.src);
+        out.string(2, self.dest);
+        out.optional(3, self.owner);
         out.int32(4, self.mode);
         out.bool(5, self.follow_symlink);
         out.bool(6, self.dir_copy_contents);
@@ -112,11 +207,11 @@ impl Encode for FileActionCopy {
         out.bool(9, self.allow_wildcard);
         out.bool(10, self.allow_empty_wildcard);
         out.int64(11, self.timestamp);
-        out.strings(12, &self.include_patterns);
-        out.strings(13, &self.exclude_patterns);
+        out.strings(12, self.include_patterns.iter());
+        out.strings(13, self.exclude_patterns.iter());
         out.bool(14, self.always_replace_existing_dest_paths);
-        out.string(15, &self.mode_str);
-        out.strings(16, &self.required_paths);
+        out.string(15, self.mode_str);
+        out.strings(16, self.required_paths.iter());
     }
 }
 
@@ -140,12 +235,39 @@ pub struct FileActionMkFile {
     pub timestamp: i64,
 }
 
+impl FileActionMkFile {
+    fn fields(&self) -> MkFileFields<'_> {
+        MkFileFields {
+            path: &self.path,
+            mode: self.mode,
+            data: &self.data,
+            owner: self.owner.as_ref(),
+            timestamp: self.timestamp,
+        }
+    }
+}
+
 impl Encode for FileActionMkFile {
     fn write_fields(&self, out: &mut Writer) {
-        out.string(1, &self.path);
+        self.fields().write_fields(out);
+    }
+}
+
+/// The fields of a [`FileActionMkFile`], wherever they are.
+pub(crate) struct MkFileFields<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) mode: i32,
+    pub(crate) data: &'a [u8],
+    pub(crate) owner: Option<&'a ChownOpt>,
+    pub(crate) timestamp: i64,
+}
+
+impl Encode for MkFileFields<'_> {
+    fn write_fields(&self, out: &mut Writer) {
+        out.string(1, self.path);
         out.int32(2, self.mode);
-        out.bytes(3, &self.data);
-        out.optional(4, self.owner.as_ref());
+        out.bytes(3, self.data);
+        out.optional(4, self.owner);
         out.int64(5, self.timestamp);
     }
 }
@@ -170,12 +292,39 @@ pub struct FileActionMkDir {
     pub timestamp: i64,
 }
 
+impl FileActionMkDir {
+    fn fields(&self) -> MkDirFields<'_> {
+        MkDirFields {
+            path: &self.path,
+            mode: self.mode,
+            make_parents: self.make_parents,
+            owner: self.owner.as_ref(),
+            timestamp: self.timestamp,
+        }
+    }
+}
+
 impl Encode for FileActionMkDir {
     fn write_fields(&self, out: &mut Writer) {
-        out.string(1, &self.path);
+        self.fields().write_fields(out);
+    }
+}
+
+/// The fields of a [`FileActionMkDir`], wherever they are.
+pub(crate) struct MkDirFields<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) mode: i32,
+    pub(crate) make_parents: bool,
+    pub(crate) owner: Option<&'a ChownOpt>,
+    pub(crate) timestamp: i64,
+}
+
+impl Encode for MkDirFields<'_> {
+    fn write_fields(&self, out: &mut Writer) {
+        out.string(1, self.path);
         out.int32(2, self.mode);
         out.bool(3, self.make_parents);
-        out.optional(4, self.owner.as_ref());
+        out.optional(4, self.owner);
         out.int64(5, self.timestamp);
     }
 }
@@ -194,9 +343,32 @@ pub struct FileActionRm {
     pub allow_wildcard: bool,
 }
 
+impl FileActionRm {
+    fn fields(&self) -> RmFields<'_> {
+        RmFields {
+            path: &self.path,
+            allow_not_found: self.allow_not_found,
+            allow_wildcard: self.allow_wildcard,
+        }
+    }
+}
+
 impl Encode for FileActionRm {
     fn write_fields(&self, out: &mut Writer) {
-        out.string(1, &self.path);
+        self.fields().write_fields(out);
+    }
+}
+
+/// The fields of a [`FileActionRm`], wherever they are.
+pub(crate) struct RmFields<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) allow_not_found: bool,
+    pub(crate) allow_wildcard: bool,
+}
+
+impl Encode for RmFields<'_> {
+    fn write_fields(&self, out: &mut Writer) {
+        out.string(1, self.path);
         out.bool(2, self.allow_not_found);
         out.bool(3, self.allow_wildcard);
     }
@@ -219,11 +391,36 @@ pub struct FileActionSymlink {
     pub timestamp: i64,
 }
 
+impl FileActionSymlink {
+    fn fields(&self) -> SymlinkFields<'_> {
+        SymlinkFields {
+            oldpath: &self.oldpath,
+            newpath: &self.newpath,
+            owner: self.owner.as_ref(),
+            timestamp: self.timestamp,
+        }
+    }
+}
+
 impl Encode for FileActionSymlink {
     fn write_fields(&self, out: &mut Writer) {
-        out.string(1, &self.oldpath);
-        out.string(2, &self.newpath);
-        out.optional(3, self.owner.as_ref());
+        self.fields().write_fields(out);
+    }
+}
+
+/// The fields of a [`FileActionSymlink`], wherever they are.
+pub(crate) struct SymlinkFields<'a> {
+    pub(crate) oldpath: &'a str,
+    pub(crate) newpath: &'a str,
+    pub(crate) owner: Option<&'a ChownOpt>,
+    pub(crate) timestamp: i64,
+}
+
+impl Encode for SymlinkFields<'_> {
+    fn write_fields(&self, out: &mut Writer) {
+        out.string(1, self.oldpath);
+        out.string(2, self.newpath);
+        out.optional(3, self.owner);
         out.int64(4, self.timestamp);
     }
 }
@@ -283,7 +480,8 @@ impl Encode for NamedUserOpt {
 /// The kinds of file action.
 pub mod file_action {
     use super::{
-        FileActionCopy, FileActionMkDir, FileActionMkFile, FileActionRm, FileActionSymlink,
+        ActionFields, FileActionCopy, FileActionMkDir, FileActionMkFile, FileActionRm,
+        FileActionSymlink,
     };
     use crate::encode::{Encode, Writer};
 
@@ -314,13 +512,14 @@ pub mod file_action {
 
     impl Encode for Action {
         fn write_fields(&self, out: &mut Writer) {
-            match self {
-                Self::Copy(action) => out.message(4, action),
-                Self::Mkfile(action) => out.message(5, action),
-                Self::Mkdir(action) => out.message(6, action),
-                Self::Rm(action) => out.message(7, action),
-                Self::Symlink(action) => out.message(8, action),
-            }
+            let fields = match self {
+                Self::Copy(action) => ActionFields::Copy(action.fields()),
+                Self::Mkfile(action) => ActionFields::MkFile(action.fields()),
+                Self::Mkdir(action) => ActionFields::MkDir(action.fields()),
+                Self::Rm(action) => ActionFields::Rm(action.fields()),
+                Self::Symlink(action) => ActionFields::Symlink(action.fields()),
+            };
+            fields.write_fields(out);
         }
     }
 }

@@ -45,9 +45,46 @@ pub struct Mount {
 
 impl Encode for Mount {
     fn write_fields(&self, out: &mut Writer) {
+        let fields = MountFields {
+            input: self.input,
+            selector: &self.selector,
+            dest: &self.dest,
+            output: self.output,
+            readonly: self.readonly,
+            mount_type: self.mount_type,
+            tmpfs_opt: self.tmpfs_opt,
+            cache_opt: self.cache_opt.as_ref().map(CacheOpt::fields),
+            secret_opt: self.secret_opt.as_ref().map(SecretOpt::fields),
+            ssh_opt: self.ssh_opt.as_ref().map(SshOpt::fields),
+            result_id: &self.result_id,
+            content_cache: self.content_cache,
+        };
+        fields.write_fields(out);
+    }
+}
+
+/// The fields of a [`Mount`], wherever they are.
+#[derive(Default)]
+pub(crate) struct MountFields<'a> {
+    pub(crate) input: i64,
+    pub(crate) selector: &'a str,
+    pub(crate) dest: &'a str,
+    pub(crate) output: i64,
+    pub(crate) readonly: bool,
+    pub(crate) mount_type: i32,
+    pub(crate) tmpfs_opt: Option<TmpfsOpt>,
+    pub(crate) cache_opt: Option<CacheFields<'a>>,
+    pub(crate) secret_opt: Option<SecretFields<'a>>,
+    pub(crate) ssh_opt: Option<SshFields<'a>>,
+    pub(crate) result_id: &'a str,
+    pub(crate) content_cache: i32,
+}
+
+impl Encode for MountFields<'_> {
+    fn write_fields(&self, out: &mut Writer) {
         out.int64(1, self.input);
-        out.string(2, &self.selector);
-        out.string(3, &self.dest);
+        out.string(2, self.selector);
+        out.string(3, self.dest);
         out.int64(4, self.output);
         out.bool(5, self.readonly);
         out.int32(6, self.mount_type);
@@ -55,7 +92,7 @@ impl Encode for Mount {
         out.optional(20, self.cache_opt.as_ref());
         out.optional(21, self.secret_opt.as_ref());
         out.optional(22, self.ssh_opt.as_ref());
-        out.string(23, &self.result_id);
+        out.string(23, self.result_id);
         out.int32(24, self.content_cache);
     }
 }
@@ -85,9 +122,30 @@ pub struct CacheOpt {
     pub sharing: i32,
 }
 
+impl CacheOpt {
+    fn fields(&self) -> CacheFields<'_> {
+        CacheFields {
+            id: &self.id,
+            sharing: self.sharing,
+        }
+    }
+}
+
 impl Encode for CacheOpt {
     fn write_fields(&self, out: &mut Writer) {
-        out.string(1, &self.id);
+        self.fields().write_fields(out);
+    }
+}
+
+/// The fields of a [`CacheOpt`], wherever they are.
+pub(crate) struct CacheFields<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) sharing: i32,
+}
+
+impl Encode for CacheFields<'_> {
+    fn write_fields(&self, out: &mut Writer) {
+        out.string(1, self.id);
         out.int32(2, self.sharing);
     }
 }
@@ -112,9 +170,36 @@ pub struct SecretOpt {
     pub optional: bool,
 }
 
+impl SecretOpt {
+    fn fields(&self) -> SecretFields<'_> {
+        SecretFields {
+            id: &self.id,
+            uid: self.uid,
+            gid: self.gid,
+            mode: self.mode,
+            optional: self.optional,
+        }
+    }
+}
+
 impl Encode for SecretOpt {
     fn write_fields(&self, out: &mut Writer) {
-        out.string(1, &self.id);
+        self.fields().write_fields(out);
+    }
+}
+
+/// The fields of a [`SecretOpt`], wherever they are.
+pub(crate) struct SecretFields<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mode: u32,
+    pub(crate) optional: bool,
+}
+
+impl Encode for SecretFields<'_> {
+    fn write_fields(&self, out: &mut Writer) {
+        out.string(1, self.id);
         out.uint64(2, self.uid.into());
         out.uint64(3, self.gid.into());
         out.uint64(4, self.mode.into());
@@ -142,9 +227,36 @@ pub struct SshOpt {
     pub optional: bool,
 }
 
+impl SshOpt {
+    fn fields(&self) -> SshFields<'_> {
+        SshFields {
+            id: &self.id,
+            uid: self.uid,
+            gid: self.gid,
+            mode: self.mode,
+            optional: self.optional,
+        }
+    }
+}
+
 impl Encode for SshOpt {
     fn write_fields(&self, out: &mut Writer) {
-        out.string(1, &self.id);
+        self.fields().write_fields(out);
+    }
+}
+
+/// The fields of a [`SshOpt`], wherever they are.
+pub(crate) struct SshFields<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mode: u32,
+    pub(crate) optional: bool,
+}
+
+impl Encode for SshFields<'_> {
+    fn write_fields(&self, out: &mut Writer) {
+        out.string(1, self.id);
         out.uint64(2, self.uid.into());
         out.uint64(3, self.gid.into());
         out.uint64(4, self.mode.into());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Definition;
-use crate::encode::{Encode, Writer};
+use crate::encode::{Encode, Writer, texts};
 
 /// Brings a tree in from outside the graph.
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
@@ -18,8 +18,24 @@ pub struct SourceOp {
 
 impl Encode for SourceOp {
     fn write_fields(&self, out: &mut Writer) {
-        out.string(1, &self.identifier);
-        out.string_map(2, &self.attrs);
+        let fields = SourceFields {
+            identifier: &self.identifier,
+            attrs: texts(&self.attrs),
+        };
+        fields.write(out);
+    }
+}
+
+/// The fields of a [`SourceOp`], wherever they are. Attributes are sorted.
+pub(crate) struct SourceFields<'a, A> {
+    pub(crate) identifier: &'a str,
+    pub(crate) attrs: A,
+}
+
+impl<'a, A: Iterator<Item = (&'a str, &'a str)>> SourceFields<'a, A> {
+    pub(crate) fn write(self, out: &mut Writer) {
+        out.string(1, self.identifier);
+        out.texts(2, self.attrs);
     }
 }
 
@@ -45,7 +61,7 @@ impl Encode for BuildOp {
         out.int64(1, self.builder);
         out.message_map(2, &self.inputs);
         out.optional(3, self.def.as_ref());
-        out.string_map(4, &self.attrs);
+        out.texts(4, texts(&self.attrs));
     }
 }
 

@@ -21,27 +21,36 @@ pub struct Op {
 
 impl Encode for Op {
     fn write_fields(&self, out: &mut Writer) {
-        out.messages(1, &self.inputs);
-        out.optional(10, self.platform.as_ref());
-        out.optional(11, self.constraints.as_ref());
+        let fields = OpFields {
+            inputs: self.inputs.iter(),
+            platform: self.platform.as_ref(),
+            constraints: self.constraints.as_ref(),
+        };
+        fields.write(out);
         if let Some(op) = &self.op {
             op.write_fields(out);
         }
     }
 }
 
-/// An [`Op`] without its inputs, which are read by themselves when a graph is loaded.
-#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
-pub(crate) struct OpBody {
-    /// As in [`Op`].
-    #[prost(oneof = "op::Op", tags = "2, 3, 4, 5, 6, 7, 8")]
-    pub(crate) op: Option<op::Op>,
-    /// As in [`Op`].
-    #[prost(message, optional, tag = "10")]
-    pub(crate) platform: Option<Platform>,
-    /// As in [`Op`].
-    #[prost(message, optional, tag = "11")]
-    pub(crate) constraints: Option<WorkerConstraints>,
+/// The fields of an [`Op`] but what it does, wherever they are. What it does is written next.
+pub(crate) struct OpFields<I, P, C> {
+    pub(crate) inputs: I,
+    pub(crate) platform: Option<P>,
+    pub(crate) constraints: Option<C>,
+}
+
+impl<I, P, C> OpFields<I, P, C>
+where
+    I: Iterator<Item: Encode>,
+    P: Encode,
+    C: Encode,
+{
+    pub(crate) fn write(self, out: &mut Writer) {
+        out.messages(1, self.inputs);
+        out.optional(10, self.platform.as_ref());
+        out.optional(11, self.constraints.as_ref());
+    }
 }
 
 /// An operating system and a processor, as in the OCI image specification.
@@ -66,11 +75,33 @@ pub struct Platform {
 
 impl Encode for Platform {
     fn write_fields(&self, out: &mut Writer) {
-        out.string(1, &self.architecture);
-        out.string(2, &self.os);
-        out.string(3, &self.variant);
-        out.string(4, &self.os_version);
-        out.strings(5, &self.os_features);
+        let fields = PlatformFields {
+            architecture: &self.architecture,
+            os: &self.os,
+            variant: &self.variant,
+            os_version: &self.os_version,
+            os_features: &self.os_features,
+        };
+        fields.write_fields(out);
+    }
+}
+
+/// The fields of a [`Platform`], wherever they are.
+pub(crate) struct PlatformFields<'a> {
+    pub(crate) architecture: &'a str,
+    pub(crate) os: &'a str,
+    pub(crate) variant: &'a str,
+    pub(crate) os_version: &'a str,
+    pub(crate) os_features: &'a [String],
+}
+
+impl Encode for PlatformFields<'_> {
+    fn write_fields(&self, out: &mut Writer) {
+        out.string(1, self.architecture);
+        out.string(2, self.os);
+        out.string(3, self.variant);
+        out.string(4, self.os_version);
+        out.strings(5, self.os_features.iter());
     }
 }
 
@@ -87,7 +118,23 @@ pub struct Input {
 
 impl Encode for Input {
     fn write_fields(&self, out: &mut Writer) {
-        out.string(1, &self.digest);
+        let fields = InputFields {
+            digest: self.digest.as_bytes(),
+            index: self.index,
+        };
+        fields.write_fields(out);
+    }
+}
+
+/// The fields of an [`Input`], wherever they are.
+pub(crate) struct InputFields<D> {
+    pub(crate) digest: D,
+    pub(crate) index: i64,
+}
+
+impl<D: AsRef<[u8]>> Encode for InputFields<D> {
+    fn write_fields(&self, out: &mut Writer) {
+        out.bytes(1, self.digest.as_ref());
         out.int64(2, self.index);
     }
 }
@@ -102,7 +149,16 @@ pub struct WorkerConstraints {
 
 impl Encode for WorkerConstraints {
     fn write_fields(&self, out: &mut Writer) {
-        out.strings(1, &self.filter);
+        ConstraintsFields(&[&self.filter]).write_fields(out);
+    }
+}
+
+/// The fields of [`WorkerConstraints`], wherever they are: filters, one list after the other.
+pub(crate) struct ConstraintsFields<'a>(pub(crate) &'a [&'a [String]]);
+
+impl Encode for ConstraintsFields<'_> {
+    fn write_fields(&self, out: &mut Writer) {
+        out.strings(1, self.0.iter().copied().flatten());
     }
 }
 
@@ -235,16 +291,25 @@ pub mod op {
         Passthrough(PassthroughOp),
     }
 
+    /// The field numbers.
+    pub(crate) const EXEC: u32 = 2;
+    pub(crate) const SOURCE: u32 = 3;
+    pub(crate) const FILE: u32 = 4;
+    pub(crate) const BUILD: u32 = 5;
+    pub(crate) const MERGE: u32 = 6;
+    pub(crate) const DIFF: u32 = 7;
+    pub(crate) const PASSTHROUGH: u32 = 8;
+
     impl Encode for Op {
         fn write_fields(&self, out: &mut Writer) {
             match self {
-                Self::Exec(op) => out.message(2, op),
-                Self::Source(op) => out.message(3, op),
-                Self::File(op) => out.message(4, op),
-                Self::Build(op) => out.message(5, op),
-                Self::Merge(op) => out.message(6, op),
-                Self::Diff(op) => out.message(7, op),
-                Self::Passthrough(op) => out.message(8, op),
+                Self::Exec(op) => out.message(EXEC, op),
+                Self::Source(op) => out.message(SOURCE, op),
+                Self::File(op) => out.message(FILE, op),
+                Self::Build(op) => out.message(BUILD, op),
+                Self::Merge(op) => out.message(MERGE, op),
+                Self::Diff(op) => out.message(DIFF, op),
+                Self::Passthrough(op) => out.message(PASSTHROUGH, op),
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Owns the builder of `docker-image+blob://` and `oci-layout+blob://` sources.
 
 use super::http::{id, permissions};
+use crate::caps::Cap;
 use crate::op_state::vertex_mut;
 use crate::source::{InvalidSource, source_builder, source_state};
 use crate::vertex::VertexOp;
@@ -69,7 +70,7 @@ fn blob(scheme: &str, text: &str) -> State {
         }
         Ok(reference) => Ok(format!("{scheme}{reference}")),
     };
-    let cap = Some("source.imageblob");
+    let cap = Some(Cap::SourceImageblob);
     match reference {
         Ok(identifier) => source_state(identifier, cap),
         Err(reason) => {

@@ -5,6 +5,7 @@
 //! the host keys of an ssh transport are those the caller gives.
 
 use super::git_url::GitUrl;
+use crate::caps::Cap;
 use crate::source::{source_builder, source_state};
 use crate::{SecretId, SessionId, SshId, State, StoreId, path};
 
@@ -46,7 +47,7 @@ pub fn git(url: impl AsRef<str>) -> Git {
         Err(text) => (text.clone(), text, false, false),
     };
     let mut git = Git {
-        state: source_state(String::new(), Some("source.git")),
+        state: source_state(String::new(), Some(Cap::SourceGit)),
         address,
         parsed,
         ssh,
@@ -55,15 +56,15 @@ pub fn git(url: impl AsRef<str>) -> Git {
     };
     git.set_identifier();
     if !remote.is_empty() {
-        git = git.attr("git.fullurl", remote, Some("source.git.fullurl"));
+        git = git.attr("git.fullurl", remote, Some(Cap::SourceGitFullurl));
     }
     if ssh {
         git = git.attr(
             "git.mountsshsock",
             "default",
-            Some("source.git.mountsshsock"),
+            Some(Cap::SourceGitMountsshsock),
         );
-        git.options_mut().need("source.git.knownsshhosts");
+        git.options_mut().need(Cap::SourceGitKnownsshhosts);
     }
     git.attr("git.authheadersecret", "GIT_AUTH_HEADER", None)
         .attr("git.authtokensecret", "GIT_AUTH_TOKEN", None)
@@ -120,13 +121,13 @@ impl Git {
     /// Keeps the `.git` directory.
     #[must_use]
     pub fn keep_git_dir(self) -> Self {
-        self.attr("git.keepgitdir", "true", Some("source.git.keepgitdir"))
+        self.attr("git.keepgitdir", "true", Some(Cap::SourceGitKeepgitdir))
     }
 
     /// Names one of the two secrets. Engines need the capability if either is left, for the
     /// names are no longer the usual ones.
     fn auth(self, key: &str, secret: SecretId) -> Self {
-        const CAP: &str = "source.git.httpauth";
+        const CAP: Cap = Cap::SourceGitHttpauth;
         let mut git = self.text(key, secret, None);
         let attrs = &git.source_mut().attrs;
         let keys = ["git.authtokensecret", "git.authheadersecret"];
@@ -177,19 +178,19 @@ impl Git {
         } else {
             id
         };
-        self.attr("git.mountsshsock", id, Some("source.git.mountsshsock"))
+        self.attr("git.mountsshsock", id, Some(Cap::SourceGitMountsshsock))
     }
 
     /// Demands that the ref resolves to this commit.
     #[must_use]
     pub fn checksum(self, commit: impl Into<String>) -> Self {
-        self.text("git.checksum", commit, Some("source.git.checksum"))
+        self.text("git.checksum", commit, Some(Cap::SourceGitChecksum))
     }
 
     /// Leaves submodules out.
     #[must_use]
     pub fn skip_submodules(self) -> Self {
-        let cap = Some("source.git.skipsubmodules");
+        let cap = Some(Cap::SourceGitSkipsubmodules);
         self.attr("git.skipsubmodules", "true", cap)
     }
 
@@ -200,7 +201,7 @@ impl Git {
             GitModifiedTime::Checkout => "checkout",
             GitModifiedTime::Commit => "commit",
         };
-        self.attr("git.mtime", value, Some("source.git.mtime"))
+        self.attr("git.mtime", value, Some(Cap::SourceGitMtime))
     }
 
     /// Fetches the commit given as checksum without asking the remote what the ref is.
@@ -209,7 +210,7 @@ impl Git {
         self.attr(
             "git.fetchbycommit",
             "true",
-            Some("source.git.fetchbycommit"),
+            Some(Cap::SourceGitFetchbycommit),
         )
     }
 
@@ -217,7 +218,7 @@ impl Git {
     /// `oci-layout+blob://…`, instead of from the remote. Needs a checksum.
     #[must_use]
     pub fn bundle(self, locator: impl Into<String>) -> Self {
-        self.text("git.bundle", locator, Some("source.git.bundle"))
+        self.text("git.bundle", locator, Some(Cap::SourceGitBundle))
     }
 
     /// Names session and store of the bundle's OCI layout; empty ones are left out.
@@ -237,7 +238,7 @@ impl Git {
         self.attr(
             "git.checkoutbundle",
             "true",
-            Some("source.git.checkoutbundle"),
+            Some(Cap::SourceGitCheckoutbundle),
         )
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns the builder of `http://` and `https://` sources.
 
+use crate::caps::Cap;
 use crate::source::{source_builder, source_state};
 use crate::{Checksum, Mode, SecretId, State};
 
@@ -23,7 +24,7 @@ pub struct Http {
 #[must_use]
 pub fn http(url: impl Into<String>) -> Http {
     Http {
-        state: source_state(url.into(), Some("source.http")),
+        state: source_state(url.into(), Some(Cap::SourceHttp)),
     }
 }
 
@@ -33,7 +34,7 @@ impl Http {
     /// Demands that the file has this digest.
     #[must_use]
     pub fn checksum(self, digest: impl Into<Checksum>) -> Self {
-        let cap = Some("source.http.checksum");
+        let cap = Some(Cap::SourceHttpChecksum);
         self.attr("http.checksum", digest.into().to_string(), cap)
     }
 
@@ -49,7 +50,7 @@ impl Http {
     pub fn mode(mut self, mode: impl Into<Mode>) -> Self {
         let mode = mode.into();
         self.source_mut().check_mode(mode);
-        self.text("http.perm", permissions(mode), Some("source.http.perm"))
+        self.text("http.perm", permissions(mode), Some(Cap::SourceHttpPerm))
     }
 
     /// Sets the owner of the file. Zeros, the default, are not written.
@@ -60,9 +61,9 @@ impl Http {
             .text("http.gid", id(gid), None);
         if uid != 0 || gid != 0 {
             // The capability's name is misspelt in the protocol.
-            http.options_mut().need("soruce.http.uidgid");
+            http.options_mut().need(Cap::SourceHttpUidgid);
         } else {
-            http.options_mut().need_not("soruce.http.uidgid");
+            http.options_mut().need_not(Cap::SourceHttpUidgid);
         }
         http
     }
@@ -73,7 +74,7 @@ impl Http {
         self.text(
             "http.authheadersecret",
             secret.into(),
-            Some("source.http.auth"),
+            Some(Cap::SourceHttpAuth),
         )
     }
 
@@ -91,7 +92,7 @@ impl Http {
 
     fn header(self, key: &str, value: String) -> Self {
         let mut http = self.text(key, value, None);
-        http.options_mut().need("source.http.header");
+        http.options_mut().need(Cap::SourceHttpHeader);
         http
     }
 
@@ -100,7 +101,7 @@ impl Http {
     #[must_use]
     pub fn pgp_signature(self, key: impl Into<String>, signature: impl Into<String>) -> Self {
         let mut http = self;
-        http.options_mut().need("source.http.signatureverify");
+        http.options_mut().need(Cap::SourceHttpSignatureverify);
         let parts = [
             ("http.sig.pubkey", key.into()),
             ("http.sig.signature", signature.into()),

@@ -3,6 +3,7 @@
 //! Owns the builder of `docker-image://` sources. References are made fully qualified here;
 //! looking them up is the engine's, or the caller's before the graph is built.
 
+use crate::caps::Cap;
 use crate::source::{InvalidSource, source_builder, source_state};
 use crate::{Checksum, Reference, State};
 
@@ -44,7 +45,7 @@ pub struct Image {
 pub fn image(reference: impl AsRef<str>) -> Image {
     let reference = reference.as_ref();
     let mut image = Image {
-        state: source_state(String::new(), Some("source.image")),
+        state: source_state(String::new(), Some(Cap::SourceImage)),
     };
     image.set_reference(reference, None);
     image
@@ -96,7 +97,7 @@ impl Image {
                 image.source_mut().attrs.remove(KEY);
                 image
             }
-            ResolveMode::ForcePull => self.attr(KEY, "pull", Some("source.image.resolvemode")),
+            ResolveMode::ForcePull => self.attr(KEY, "pull", Some(Cap::SourceImageResolvemode)),
             // Not asking is only a preference, so that no capability is needed for it.
             ResolveMode::PreferLocal => self.attr(KEY, "local", None),
         }
@@ -105,14 +106,14 @@ impl Image {
     /// Takes only the lowest `limit` layers.
     #[must_use]
     pub fn layer_limit(self, limit: u32) -> Self {
-        let cap = Some("source.image.layerlimit");
+        let cap = Some(Cap::SourceImageLayerlimit);
         self.attr("image.layerlimit", limit.to_string(), cap)
     }
 
     /// Demands that the reference resolves to this digest.
     #[must_use]
     pub fn checksum(self, digest: impl Into<Checksum>) -> Self {
-        let cap = Some("source.image.checksum");
+        let cap = Some(Cap::SourceImageChecksum);
         self.attr("image.checksum", digest.into().to_string(), cap)
     }
 

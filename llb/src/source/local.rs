@@ -3,6 +3,7 @@
 //! Owns the builder of `local://` sources. Which files match a pattern is for the engine; the
 //! patterns are written as they are given.
 
+use crate::caps::Cap;
 use crate::source::{source_builder, source_state};
 use crate::{SessionId, State, go_json};
 
@@ -35,7 +36,7 @@ pub struct Local {
 pub fn local(name: impl AsRef<str>) -> Local {
     let identifier = format!("local://{}", name.as_ref());
     Local {
-        state: source_state(identifier, Some("source.local")),
+        state: source_state(identifier, Some(Cap::SourceLocal)),
     }
 }
 
@@ -47,7 +48,7 @@ impl Local {
         mut self,
         key: &str,
         values: impl IntoIterator<Item = T>,
-        cap: &'static str,
+        cap: Cap,
     ) -> Self {
         let values: Vec<String> = values.into_iter().map(Into::into).collect();
         if values.is_empty() {
@@ -61,21 +62,21 @@ impl Local {
     /// Takes only files that match one of these patterns. An empty list means all files.
     #[must_use]
     pub fn include<T: Into<String>>(self, patterns: impl IntoIterator<Item = T>) -> Self {
-        let cap = "source.local.includepatterns";
+        let cap = Cap::SourceLocalIncludepatterns;
         self.list("local.includepattern", patterns, cap)
     }
 
     /// Leaves out files that match one of these patterns; `!` in front takes them in again.
     #[must_use]
     pub fn exclude<T: Into<String>>(self, patterns: impl IntoIterator<Item = T>) -> Self {
-        let cap = "source.local.excludepatterns";
+        let cap = Cap::SourceLocalExcludepatterns;
         self.list("local.excludepatterns", patterns, cap)
     }
 
     /// Takes only these paths, and what symbolic links in them lead to.
     #[must_use]
     pub fn follow_paths<T: Into<String>>(self, paths: impl IntoIterator<Item = T>) -> Self {
-        self.list("local.followpaths", paths, "source.local.followpaths")
+        self.list("local.followpaths", paths, Cap::SourceLocalFollowpaths)
     }
 
     /// Names the session of the client that lends the directory. Any session of the build by
@@ -85,14 +86,14 @@ impl Local {
         self.text(
             "local.session",
             session_id.into(),
-            Some("source.local.sessionid"),
+            Some(Cap::SourceLocalSessionid),
         )
     }
 
     /// Lets engines reuse what they were sent for directories with the same hint.
     #[must_use]
     pub fn shared_key_hint(self, hint: impl Into<String>) -> Self {
-        let cap = Some("source.local.sharedkeyhint");
+        let cap = Some(Cap::SourceLocalSharedkeyhint);
         self.text("local.sharedkeyhint", hint, cap)
     }
 
@@ -110,14 +111,14 @@ impl Local {
     #[must_use]
     pub fn require_differ(self, differ: Differ) -> Self {
         let mut local = self.differ(differ);
-        local.options_mut().need("source.local.differ");
+        local.options_mut().need(Cap::SourceLocalDiffer);
         local
     }
 
     /// Sends only metadata of files, with the content of those that match `exceptions`.
     #[must_use]
     pub fn metadata_only<T: Into<String>>(self, exceptions: impl IntoIterator<Item = T>) -> Self {
-        let cap = "source.local.metadatatransfer";
+        let cap = Cap::SourceLocalMetadatatransfer;
         let local = self.list("local.metadatatransferexclude", exceptions, cap);
         local.attr("local.metadatatransfer", "true", Some(cap))
     }
@@ -125,7 +126,7 @@ impl Local {
     /// Marks this directory with `id` instead of the marshal's unique id.
     #[must_use]
     pub fn unique_id(mut self, id: impl Into<String>) -> Self {
-        self.options_mut().local_unique_id = Some(id.into());
+        self.options_mut().more_mut().local_unique_id = Some(id.into());
         self
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns the builder of `oci-layout://` sources.
 
+use crate::caps::Cap;
 use crate::source::{source_builder, source_state};
 use crate::{SessionId, State, StoreId};
 
@@ -25,7 +26,7 @@ pub struct OciLayout {
 pub fn oci_layout(reference: impl AsRef<str>) -> OciLayout {
     let identifier = format!("oci-layout://{}", reference.as_ref());
     OciLayout {
-        state: source_state(identifier, Some("source.ocilayout")),
+        state: source_state(identifier, Some(Cap::SourceOcilayout)),
     }
 }
 

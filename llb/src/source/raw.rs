@@ -31,7 +31,7 @@ impl RawSource {
     /// [`Local::unique_id`](crate::Local::unique_id).
     #[must_use]
     pub fn unique_id(mut self, id: impl Into<String>) -> Self {
-        self.options_mut().local_unique_id = Some(id.into());
+        self.options_mut().more_mut().local_unique_id = Some(id.into());
         self
     }
 }

@@ -148,7 +148,7 @@ impl Image {
         let mode = source.attrs.get("image.resolvemode").map(String::as_str);
         Some(Question {
             reference: Reference::parse(reference).ok()?,
-            platform: vertex.constraints.platform.clone(),
+            platform: vertex.constraints.more().platform.clone(),
             resolve_mode: match mode {
                 Some("pull") => ResolveMode::ForcePull,
                 Some("local") => ResolveMode::PreferLocal,
@@ -161,13 +161,13 @@ impl Image {
 /// A request of which the marshal's platform may be missing.
 struct Question {
     reference: Reference,
-    platform: Option<Platform>,
+    platform: Option<Arc<Platform>>,
     resolve_mode: ResolveMode,
 }
 
 impl Question {
     fn on(&self, constraints: &Constraints) -> ImageRequest {
-        let platform = self.platform.as_ref().unwrap_or(constraints.platform());
+        let platform = self.platform.as_deref().unwrap_or(constraints.platform());
         ImageRequest {
             reference: self.reference.clone(),
             platform: platform.clone(),

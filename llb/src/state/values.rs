@@ -5,7 +5,10 @@
 //! turns out to be. How a step writes them is for [`exec`](crate::exec).
 
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
+
+use smol_str::{SmolStr, format_smolstr};
 
 use crate::vertex::{Link, Vertex};
 use crate::{GuestPath, Platform, path, pb};
@@ -113,21 +116,56 @@ pub struct ImageConfig {
 /// Address of a host name whose address is missing, as BuildKit's Go client writes it.
 const NO_ADDRESS: &str = "<nil>";
 
+/// A variable, in the form in which steps get it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Variable {
+    /// `KEY=value`.
+    text: SmolStr,
+    key: usize,
+}
+
+impl Variable {
+    fn new(key: &str, value: &str) -> Self {
+        Self {
+            text: format_smolstr!("{key}={value}"),
+            key: key.len(),
+        }
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        &self.text[..self.key]
+    }
+
+    pub(crate) fn value(&self) -> &str {
+        &self.text[self.key + 1..]
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
 /// One change of the settings.
 #[derive(Clone, Debug)]
 pub(crate) enum Setting {
-    Env(String, String),
+    Env(Variable),
     Dir(GuestPath),
-    User(String),
-    Hostname(String),
-    CgroupParent(String),
+    User(SmolStr),
+    Hostname(SmolStr),
+    CgroupParent(SmolStr),
     Host(String, Option<IpAddr>),
     Ulimit(pb::Ulimit),
     Network(Network),
     Security(Security),
     /// Is normalised when it is set.
     Platform(Platform),
-    ImageConfig(ImageConfig),
+    ImageConfig(Box<ImageConfig>),
+}
+
+impl Setting {
+    pub(crate) fn env(key: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        Self::Env(Variable::new(key.as_ref(), value.as_ref()))
+    }
 }
 
 /// Settings of a deferred state: those it turns out to have, with later changes.
@@ -144,62 +182,48 @@ pub(crate) struct Later {
 pub(crate) struct Values {
     /// If the settings are not known yet: where they come from. The other fields then have
     /// what was set since.
-    pub(crate) later: Option<Later>,
-    pub(crate) env: Vec<(String, String)>,
+    pub(crate) later: Option<Box<Later>>,
+    pub(crate) env: Vec<Variable>,
     pub(crate) dir: GuestPath,
-    pub(crate) user: String,
-    pub(crate) hostname: String,
-    pub(crate) cgroup_parent: String,
+    pub(crate) user: SmolStr,
+    pub(crate) hostname: SmolStr,
+    pub(crate) cgroup_parent: SmolStr,
     pub(crate) extra_hosts: Vec<pb::HostIp>,
     pub(crate) ulimits: Vec<pb::Ulimit>,
     pub(crate) network: Network,
     pub(crate) security: Security,
     /// Normalised.
-    pub(crate) platform: Option<Platform>,
+    pub(crate) platform: Option<Arc<Platform>>,
 }
 
-impl Default for Values {
-    fn default() -> Self {
-        Self {
-            later: None,
-            env: Vec::new(),
-            dir: "/".into(),
-            user: String::new(),
-            hostname: String::new(),
-            cgroup_parent: String::new(),
-            extra_hosts: Vec::new(),
-            ulimits: Vec::new(),
-            network: Network::default(),
-            security: Security::default(),
-            platform: None,
-        }
-    }
-}
+/// What states start with.
+static FRESH: Values = Values {
+    later: None,
+    env: Vec::new(),
+    dir: GuestPath::ROOT,
+    user: SmolStr::new_static(""),
+    hostname: SmolStr::new_static(""),
+    cgroup_parent: SmolStr::new_static(""),
+    extra_hosts: Vec::new(),
+    ulimits: Vec::new(),
+    network: Network::Sandbox,
+    security: Security::Sandbox,
+    platform: None,
+};
 
 impl Values {
     pub(crate) fn env_value(&self, key: &str) -> Option<&str> {
-        let found = self.env.iter().find(|(known, _)| known == key);
-        found.map(|(_, value)| value.as_str())
+        let found = self.env.iter().find(|known| known.key() == key);
+        found.map(Variable::value)
     }
 
-    /// The settings that a deferred vertex turns out to have.
-    pub(crate) fn of_deferred(origin: Arc<Vertex>) -> Self {
-        Self {
-            later: Some(Later {
-                origin,
-                changes: Vec::new(),
-            }),
-            ..Self::default()
-        }
-    }
-
-    pub(crate) fn set(&mut self, setting: Setting) {
+    fn set(&mut self, setting: Setting) {
         if let Some(later) = &mut self.later {
             later.changes.push(setting.clone());
         }
         match setting {
-            Setting::Env(key, value) => self.set_env(key, value),
-            Setting::Dir(path) => self.set_dir(path.as_str()),
+            Setting::Env(variable) => self.set_env(variable),
+            Setting::Dir(path) => self.set_dir(path),
             Setting::User(user) => self.user = user,
             Setting::Hostname(hostname) => self.hostname = hostname,
             Setting::CgroupParent(parent) => self.cgroup_parent = parent,
@@ -207,21 +231,21 @@ impl Values {
             Setting::Ulimit(limit) => self.ulimits.push(limit),
             Setting::Network(network) => self.network = network,
             Setting::Security(security) => self.security = security,
-            Setting::Platform(platform) => self.platform = Some(platform.normalised()),
-            Setting::ImageConfig(config) => self.apply_image_config(config),
+            Setting::Platform(platform) => self.platform = Some(platform.normalised().into()),
+            Setting::ImageConfig(config) => self.apply_image_config(*config),
         }
     }
 
-    fn set_env(&mut self, key: String, value: String) {
-        self.env.retain(|(known, _)| *known != key);
-        self.env.push((key, value));
+    fn set_env(&mut self, variable: Variable) {
+        self.env.retain(|known| known.key() != variable.key());
+        self.env.push(variable);
     }
 
-    fn set_dir(&mut self, path: &str) {
-        self.dir = if path.starts_with('/') {
-            path.into()
+    fn set_dir(&mut self, path: GuestPath) {
+        self.dir = if path.as_str().starts_with('/') {
+            path
         } else {
-            path::join(&[self.dir.as_str(), path]).into()
+            path::join(&[self.dir.as_str(), path.as_str()]).into()
         };
     }
 
@@ -235,19 +259,61 @@ impl Values {
         for variable in config.env {
             let (key, value) = variable.split_once('=').unwrap_or((&variable, ""));
             if !key.is_empty() {
-                self.set_env(key.to_owned(), value.to_owned());
+                self.set_env(Variable::new(key, value));
             }
         }
-        self.set_dir(&config.working_dir);
+        self.set_dir(config.working_dir.into());
         if let Some(platform) = config.platform {
-            self.platform = Some(platform.normalised());
+            self.platform = Some(platform.normalised().into());
+        }
+    }
+}
+
+/// Settings, shared by all states that have the same. Nothing for what states start with.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings(Option<Arc<Values>>);
+
+impl Settings {
+    /// The settings that a deferred vertex turns out to have.
+    pub(crate) fn of_deferred(origin: Arc<Vertex>) -> Self {
+        let later = Later {
+            origin,
+            changes: Vec::new(),
+        };
+        Self(Some(Arc::new(Values {
+            later: Some(Box::new(later)),
+            ..FRESH.clone()
+        })))
+    }
+
+    /// Changes these settings, and no others that were the same.
+    pub(crate) fn set(&mut self, setting: Setting) {
+        let values = self.0.get_or_insert_with(|| Arc::new(FRESH.clone()));
+        Arc::make_mut(values).set(setting);
+    }
+
+    /// Tells whether both are one.
+    #[cfg(test)]
+    pub(crate) fn shares(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
         }
     }
 
     /// Moves the deferred vertex these settings keep alive to `links`, if only they do.
-    pub(crate) fn unlink(values: &mut Arc<Self>, links: &mut Vec<Link>) {
-        if let Some(later) = Arc::get_mut(values).and_then(|values| values.later.take()) {
+    pub(crate) fn unlink(&mut self, links: &mut Vec<Link>) {
+        let values = self.0.as_mut().and_then(Arc::get_mut);
+        if let Some(later) = values.and_then(|values| values.later.take()) {
             links.push(Link::Vertex(later.origin));
         }
+    }
+}
+
+impl Deref for Settings {
+    type Target = Values;
+
+    fn deref(&self) -> &Values {
+        self.0.as_deref().unwrap_or(&FRESH)
     }
 }

@@ -188,6 +188,67 @@ fn fields_that_are_not_known_stay() {
     assert_eq!(unknown_count(&replaced.ops()[0]), 1);
 }
 
+/// What is said of the ops of [`foreign`], and of the places they come from, has fields that are
+/// not known either.
+fn foreign_with_more() -> Definition {
+    let delimited = |field: u8, content: &[u8]| {
+        let mut out = vec![field << 3 | 2];
+        prost::encode_length_delimiter(content.len(), &mut out).expect("a vector grows");
+        out.extend(content);
+        out
+    };
+    let entry = |op: &Bytes, mut value: Vec<u8>| {
+        value.extend(UNKNOWN);
+        let key = delimited(1, OpDigest::of(op).to_string().as_bytes());
+        [key, delimited(2, &value)].concat()
+    };
+    let definition = foreign();
+    let mut bytes = definition.encode();
+    let mut source = Vec::new();
+    for op in definition.ops() {
+        bytes.extend(delimited(2, &entry(op, vec![0x08, 1])));
+        source.extend(delimited(1, &entry(op, vec![])));
+    }
+    source.extend(delimited(
+        2,
+        &[&delimited(1, b"file")[..], &UNKNOWN].concat(),
+    ));
+    source.extend(UNKNOWN);
+    bytes.extend(delimited(3, &source));
+    Definition::decode(bytes).expect("it decodes")
+}
+
+#[test]
+fn what_is_said_in_fields_that_are_not_known_stays() {
+    let definition = foreign_with_more();
+    let of_source = |definition: &Definition| {
+        unknown_count(definition.source().expect("there are source maps").raw())
+    };
+    assert_eq!(of_source(&definition), 5);
+    let pinned = definition
+        .rewrite(|vertex| match vertex.op() {
+            Op::Source(_) => Rewrite::Identifier("b://longer".into()),
+            _ => Rewrite::Keep,
+        })
+        .unwrap();
+    assert_eq!(of_source(&pinned), 5);
+    assert_eq!(pinned.metadata().len(), 3);
+    for (digest, said) in pinned.metadata().iter() {
+        assert_eq!(unknown_count(said.raw()), 1, "{digest}");
+        let locations = &pinned.source().unwrap().locations;
+        assert!(locations.contains_key(&digest.to_string()));
+    }
+    // A state keeps what is said of its ops.
+    let state = llb::State::from_definition(&definition).unwrap();
+    let again = state.marshal(&constraints()).unwrap();
+    assert_eq!(again.ops(), definition.ops());
+    for op in &again.ops()[..2] {
+        let digest = OpDigest::of(op);
+        let (before, after) = (definition.metadata(), again.metadata());
+        assert_eq!(before.get(&digest), after.get(&digest));
+    }
+}
+
 #[test]
 fn what_becomes_equal_becomes_one() {
     let (a, b) = (source("a://"), source("b://"));

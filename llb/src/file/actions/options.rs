@@ -13,7 +13,7 @@ macro_rules! attributes {
             /// Sets the owner: numbers or `"user:group"`.
             #[must_use]
             pub fn owner(mut self, owner: impl Into<Owner>) -> Self {
-                self.action.attributes.owner = Some(owner.into());
+                self.action.attributes.set_owner(owner.into());
                 self
             }
 
@@ -21,7 +21,7 @@ macro_rules! attributes {
             /// 1970 become the nearest that is not.
             #[must_use]
             pub fn created(mut self, time: SystemTime) -> Self {
-                self.action.attributes.created = Some(unix_nanoseconds(time));
+                self.action.attributes.set_created(unix_nanoseconds(time));
                 self
             }
 
@@ -29,7 +29,7 @@ macro_rules! attributes {
             /// the time at which the step runs.
             #[must_use]
             pub fn created_nanoseconds(mut self, nanoseconds: i64) -> Self {
-                self.action.attributes.created = Some(nanoseconds);
+                self.action.attributes.set_created(nanoseconds);
                 self
             }
         }
@@ -89,8 +89,8 @@ impl Step<CopyPath> {
 
     /// Changes the mode of all copies as chmod would, such as `u=rwX,go=rX`.
     #[must_use]
-    pub fn symbolic_mode(mut self, mode: impl Into<String>) -> Self {
-        self.action.mode = Some(CopyMode::Symbolic(mode.into()));
+    pub fn symbolic_mode(mut self, mode: impl AsRef<str>) -> Self {
+        self.action.mode = Some(CopyMode::Symbolic(mode.as_ref().into()));
         self
     }
 
@@ -146,27 +146,24 @@ impl Step<CopyPath> {
     /// Copies only what matches one of these patterns. Repeated calls add up.
     #[must_use]
     pub fn include<T: Into<String>>(mut self, patterns: impl IntoIterator<Item = T>) -> Self {
-        self.action
-            .include
-            .extend(patterns.into_iter().map(Into::into));
+        let patterns = patterns.into_iter().map(Into::into);
+        self.action.more_mut().include.extend(patterns);
         self
     }
 
     /// Leaves out what matches one of these patterns. Repeated calls add up.
     #[must_use]
     pub fn exclude<T: Into<String>>(mut self, patterns: impl IntoIterator<Item = T>) -> Self {
-        self.action
-            .exclude
-            .extend(patterns.into_iter().map(Into::into));
+        let patterns = patterns.into_iter().map(Into::into);
+        self.action.more_mut().exclude.extend(patterns);
         self
     }
 
     /// Fails if one of these paths of the source is missing. Repeated calls add up.
     #[must_use]
     pub fn required_paths<T: Into<String>>(mut self, paths: impl IntoIterator<Item = T>) -> Self {
-        self.action
-            .required_paths
-            .extend(paths.into_iter().map(Into::into));
+        let paths = paths.into_iter().map(Into::into);
+        self.action.more_mut().required_paths.extend(paths);
         self
     }
 }
