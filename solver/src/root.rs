@@ -295,6 +295,17 @@ impl StateRoot {
         Ok(rustix::fs::syncfs(&self.dir)?)
     }
 
+    /// Bytes that are taken on the file system of the root, by whomever, whether they are on disk
+    /// yet or not; 0 if it does not tell.
+    pub fn used_bytes(&self) -> u64 {
+        rustix::fs::fstatvfs(&self.dir).map_or(0, |space| {
+            space
+                .f_blocks
+                .saturating_sub(space.f_bfree)
+                .saturating_mul(space.f_frsize)
+        })
+    }
+
     /// Clears the layers of sessions that nobody locks, and the trash of such sessions.
     fn clear_stale(&self, sessions: BorrowedFd<'_>) {
         let mut live = vec![format!("{:05x}", self.session.prefix)];

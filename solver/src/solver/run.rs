@@ -81,6 +81,10 @@ pub(super) async fn solve(
     let given = Arc::new(given);
     given.tell_network(&solver, &graph, &*sink);
     let engine = solver.engine(&given, 0);
+    let awaited = match request.durability {
+        Durability::Synced => Some(solver.0.syncer.ahead()),
+        Durability::Background => None,
+    };
     let ran = match graph.head() {
         Some(_) => {
             let solving = Solving {
@@ -121,6 +125,7 @@ pub(super) async fn solve(
         let _panicked = tokio::task::spawn_blocking(move || engine.remember_locals()).await;
     }
     settle(&solver, request.durability).await?;
+    drop(awaited);
     let platform = request.platform.unwrap_or_else(|| platform_of(&graph));
     let result = BuildResult::new(reference, platform, solver.store().clone())
         .with_provenance(Arc::new(provenance));
