@@ -9,6 +9,7 @@ use crate::solver::{SolveRequest, Solver};
 /// Far longer than any of this takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+#[expect(clippy::disallowed_methods, reason = "only a limit for what hangs")]
 fn until(what: &str, test: impl Fn() -> bool) {
     let start = Instant::now();
     while !test() {
