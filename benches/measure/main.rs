@@ -4,7 +4,7 @@
 //! cargo bench                        everything
 //! cargo bench -- --quick             smaller inputs, a minute in all
 //! cargo bench -- no-op steps         only these groups: llb, no-op, start, steps, chain, files,
-//!                                    contexts, export, outputs, pull
+//!                                    contexts, export, outputs, pull, push
 //! ```
 //!
 //! Each row is a median and a minimum, the target if there is one, and the ratio to the peer, which
@@ -25,6 +25,7 @@ mod llb;
 mod no_op;
 mod outputs;
 mod pull;
+mod push;
 mod sample;
 mod space;
 mod start;
@@ -52,7 +53,7 @@ impl Size {
 
 type Group = fn(Size) -> Outcome;
 
-const GROUPS: [(&str, Group); 10] = [
+const GROUPS: [(&str, Group); 11] = [
     ("llb", llb::measure),
     ("no-op", no_op::measure),
     ("start", start::measure),
@@ -63,6 +64,7 @@ const GROUPS: [(&str, Group); 10] = [
     ("export", export::measure),
     ("outputs", outputs::measure),
     ("pull", pull::measure),
+    ("push", push::measure),
 ];
 
 fn main() -> Outcome {

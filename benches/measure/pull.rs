@@ -15,7 +15,7 @@ use crate::table::{Row, note};
 use crate::{Outcome, Size, trees};
 
 /// A running docker-registry.
-struct Registry(Child);
+pub(crate) struct Registry(Child);
 
 impl Drop for Registry {
     fn drop(&mut self) {
@@ -24,7 +24,8 @@ impl Drop for Registry {
     }
 }
 
-fn registry(folder: &Path) -> Outcome<(Registry, String)> {
+/// Starts a registry whose files are below `folder`, and says where it is reached.
+pub(crate) fn registry(folder: &Path) -> Outcome<(Registry, String)> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let config = folder.join("registry.yml");
     let text = format!(
