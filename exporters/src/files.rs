@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use ashlar_llb::BlobDigest;
 use ashlar_solver::cancel::Cancel;
-use ashlar_solver::result::BuildResult;
+use ashlar_solver::result::{BuildResult, MakeContext};
 use ashlar_solver::tree::{Attributes, Entry, Kind, Node, Timestamp, TreePath, View};
 use sha2::{Digest as _, Sha256};
 
@@ -208,7 +208,10 @@ fn statements(
 ) -> Result<BTreeMap<Vec<u8>, Arc<[u8]>>, ExportError> {
     let mut statements = BTreeMap::new();
     let attested = result.attestations.get(&target.id).into_iter().flatten();
-    let predicates = predicates(attested.filter(|each| !each.is_inline_only()), cancel)?;
+    let predicates = predicates(
+        attested.filter(|each| !each.is_inline_only()),
+        &MakeContext::new(cancel),
+    )?;
     if predicates.is_empty() {
         return Ok(statements);
     }

@@ -15,7 +15,6 @@ mod assemble;
 mod attest;
 mod config;
 mod manifest;
-mod purl;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;

@@ -14,8 +14,8 @@
 //!
 //! [`export_all`] runs several at once; they share the work on layers. [`ImageOptions`] and
 //! [`FileOptions`] hold what can be asked of an image or of files; [`Output::parse`] reads the
-//! `type=…,dest=…` strings of `buildctl build --output`. [`sbom`] tells which packages a result
-//! contains.
+//! `type=…,dest=…` strings of `buildctl build --output`. [`attest`] adds provenance, SBOMs and
+//! other statements to a result; [`sbom`] tells which packages it contains.
 //!
 //! ```no_run
 //! # async fn example(result: ashlar_solver::result::BuildResult)
@@ -33,6 +33,7 @@
 
 mod annotations;
 mod archive;
+pub mod attest;
 mod blocks;
 mod cache_only;
 mod compression;
@@ -51,6 +52,7 @@ mod options;
 mod output;
 mod packages;
 mod platforms;
+pub mod provenance;
 mod purl;
 #[cfg(feature = "registry")]
 mod push;

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use crate::{CacheOnly, Docker, Epoch, Exporter, Image, Local, LocalMode, Oci, Tar};
 use attributes::{file_options, image_options};
-use fields::{Fields, split};
+use fields::Fields;
+pub(crate) use fields::split;
 
 /// An output as `buildctl build --output` takes it: `type=oci,dest=image.tar,name=app:v1`.
 ///

@@ -16,7 +16,7 @@ pub(crate) struct Target<'a> {
     pub(crate) reference: &'a Ref,
 }
 
-/// The trees of a result. Where nobody told the platform of a single one, its image config does.
+/// The trees of a result, in its order. Where nobody told the platform of a single one, its image config does.
 pub(crate) fn targets(result: &BuildResult) -> Result<Vec<Target<'_>>, ExportError> {
     let mut targets = Vec::new();
     for tree in result.refs() {
@@ -39,7 +39,13 @@ pub(crate) fn targets(result: &BuildResult) -> Result<Vec<Target<'_>>, ExportErr
             reference: &tree.reference,
         });
     }
-    Ok(targets)
+    let known = |id: &String| targets.iter().any(|target| target.id == *id);
+    match result.attestations.keys().find(|id| !known(id)) {
+        Some(id) => Err(ExportError::Option {
+            reason: format!("something is attested of {id:?}, which the result has no tree for"),
+        }),
+        None => Ok(targets),
+    }
 }
 
 /// The platform that an image config names.

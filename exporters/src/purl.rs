@@ -1,9 +1,13 @@
 //! Package URLs.
 //!
-//! Owns [`Purl`], which writes the canonical form of the package URL specification.
+//! Owns [`Purl`], which writes the canonical form of the package URL specification, as in SBOMs, and
+//! [`image_purl`], which writes images as BuildKit does in provenance: there names are escaped as in
+//! queries and versions as in paths, which is not the same.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
+
+use ashlar_llb::{Platform, Reference};
 
 /// A package URL in its parts.
 #[derive(Debug, Clone)]
@@ -72,4 +76,93 @@ fn escape(out: &mut impl fmt::Write, text: &str, plain: &[u8]) -> fmt::Result {
         }
     }
     Ok(())
+}
+
+/// What Go's `url.QueryEscape` leaves as it is. It writes spaces as `+`, which no reference has.
+const QUERY: &[u8] = b".-_~";
+
+/// What Go's `url.PathEscape` leaves as it is.
+const PATH: &[u8] = b".-_~$&+:=@";
+
+/// An image as BuildKit names it: the name as people write it, the tag as version, and digest and
+/// platform as qualifiers. `kind` is `docker`, or `oci` for images of layouts. `platform` must be
+/// normalised.
+pub(crate) fn image_purl(kind: &str, image: &Reference, platform: Option<&Platform>) -> String {
+    let digest = image.digest();
+    let image = match digest {
+        Some(_) => image.clone(),
+        None => image.clone().with_default_tag(),
+    };
+    let named = Reference::parse(&image.name()).expect("BUG: the name of a reference is one");
+    let name = named.familiar();
+    let mut out = format!("pkg:{kind}/");
+    let mut write = || -> fmt::Result {
+        for (position, part) in name.split('/').enumerate() {
+            if position > 0 {
+                out.write_char('/')?;
+            }
+            escape(&mut out, part, QUERY)?;
+        }
+        if let Some(tag) = image.tag() {
+            out.write_char('@')?;
+            escape(&mut out, tag, PATH)?;
+        }
+        let mut separator = '?';
+        let platform = platform.map(Platform::format);
+        let qualifiers = [("digest", digest), ("platform", platform.as_deref())];
+        for (key, value) in qualifiers {
+            if let Some(value) = value {
+                write!(out, "{separator}{key}=")?;
+                escape(&mut out, value, PATH)?;
+                separator = '&';
+            }
+        }
+        Ok(())
+    };
+    write().expect("BUG: writing to a string cannot fail");
+    out
+}
+
+/// The package URL with one more qualifier at its end.
+pub(crate) fn with_qualifier(purl: &str, key: &str, value: &str) -> String {
+    let separator = if purl.contains('?') { '&' } else { '?' };
+    format!("{purl}{separator}{key}={value}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_in_canonical_form() {
+        let mut purl = Purl::new("deb", "libstdc++6", "1:12.2.0-14+deb12u1").namespace("debian");
+        purl.qualifier("upstream", "gcc-12@12");
+        purl.qualifier("arch", "amd64");
+        purl.qualifier("empty", "");
+        assert_eq!(
+            purl.to_string(),
+            "pkg:deb/debian/libstdc%2B%2B6@1:12.2.0-14%2Bdeb12u1?arch=amd64&upstream=gcc-12%4012"
+        );
+    }
+
+    #[test]
+    fn images_as_in_provenance() {
+        let purl = |text: &str| {
+            let platform = Platform::linux_amd64();
+            image_purl("docker", &Reference::parse(text).unwrap(), Some(&platform))
+        };
+        let digest = "sha256:e8275b2b76280af67e26f068e5d585eb905f8dfd2f1918b3229db98133cb4862";
+        assert_eq!(
+            purl("alpine"),
+            "pkg:docker/alpine@latest?platform=linux%2Famd64"
+        );
+        assert_eq!(
+            purl("127.0.0.1:5003/golden/base:v1"),
+            "pkg:docker/127.0.0.1%3A5003/golden/base@v1?platform=linux%2Famd64"
+        );
+        assert_eq!(
+            purl(&format!("docker.io/me/app@{digest}")),
+            format!("pkg:docker/me/app?digest={digest}&platform=linux%2Famd64")
+        );
+    }
 }

@@ -18,8 +18,11 @@ mod error;
 mod files;
 mod package_scanner;
 mod scanner;
+mod supplement;
 
 pub use error::ScanError;
+pub(crate) use supplement::{LayerFinder, SupplementError, supplement};
+
 pub use package_scanner::{PackageScanner, ScanLimits};
 pub use scanner::{ScanDocument, ScanTarget, Scanner};
 

@@ -14,7 +14,9 @@ use std::io::Read as _;
 use ashlar_llb::BlobDigest;
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::refs::Ref;
-use ashlar_solver::result::{Attestation, AttestationContent, AttestationKind, Subject};
+use ashlar_solver::result::{
+    Attestation, AttestationContent, AttestationKind, MakeContext, Subject,
+};
 use ashlar_solver::tree::View;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -37,7 +39,9 @@ pub(crate) struct Predicate {
     pub(crate) path: String,
     pub(crate) predicate_type: String,
     subjects: Vec<Subject>,
-    content: Vec<u8>,
+    pub(crate) content: Vec<u8>,
+    /// Whether it is what a bill of materials is mainly made of.
+    pub(crate) is_core: bool,
 }
 
 /// Something that a statement is about.
@@ -72,20 +76,25 @@ struct Statement<'a> {
 /// Blocks.
 pub(crate) fn predicates<'a>(
     attestations: impl IntoIterator<Item = &'a Attestation>,
-    cancel: &Cancel,
+    context: &MakeContext<'_>,
 ) -> Result<Vec<Predicate>, ExportError> {
     let (mut core, mut rest) = (Vec::new(), Vec::new());
     for attestation in attestations {
         let read = match attestation.kind {
-            AttestationKind::Bundle => bundle::open(attestation, cancel)?,
-            _ => vec![predicate(attestation, cancel)?],
+            AttestationKind::Bundle => bundle::open(attestation, context.cancel)?,
+            _ => vec![predicate(attestation, context)?],
         };
-        for predicate in read {
+        for mut predicate in read {
             let name = attestation.metadata.get("sbom-core");
-            let stem = predicate.path.split('.').next().unwrap_or_default();
-            match name {
-                Some(name) if name == stem.as_bytes() => core.push(predicate),
-                _ => rest.push(predicate),
+            let is_named = |path: &str| {
+                let stem = path.split('.').next().unwrap_or_default();
+                name.is_some_and(|name| name == stem.as_bytes())
+            };
+            predicate.is_core = is_named(predicate.path.rsplit('/').next().unwrap_or_default());
+            // As in BuildKit, the whole path decides on the order.
+            match is_named(&predicate.path) {
+                true => core.push(predicate),
+                false => rest.push(predicate),
             }
         }
     }
@@ -100,20 +109,23 @@ fn invalid(attestation: &Attestation, reason: impl Into<String>) -> ExportError 
     }
 }
 
-fn predicate(attestation: &Attestation, cancel: &Cancel) -> Result<Predicate, ExportError> {
+fn predicate(
+    attestation: &Attestation,
+    context: &MakeContext<'_>,
+) -> Result<Predicate, ExportError> {
     if attestation.path.is_empty() {
         return Err(invalid(attestation, "it has no path"));
     }
     let content = match &attestation.content {
         AttestationContent::Bytes(bytes) => bytes.to_vec(),
-        AttestationContent::Made(make) => make(cancel)?,
+        AttestationContent::Made(make) => make(context)?,
         AttestationContent::File(tree) => {
             if attestation.predicate_type.starts_with(PROVENANCE) {
                 return Err(invalid(attestation, "frontends may not attest provenance"));
             }
             read(
                 attestation,
-                &view(tree, cancel)?,
+                &view(tree, context.cancel)?,
                 attestation.path.as_bytes(),
             )?
         }
@@ -129,6 +141,7 @@ fn predicate(attestation: &Attestation, cancel: &Cancel) -> Result<Predicate, Ex
         predicate_type: attestation.predicate_type.clone(),
         subjects: attestation.subjects.clone(),
         content,
+        is_core: false,
     })
 }
 

@@ -23,7 +23,9 @@ use crate::turns::Turns;
 
 pub(crate) use blobs::put_repository;
 
-pub use attestation::{Attestation, AttestationContent, AttestationKind, MakeAttestation, Subject};
+pub use attestation::{
+    Attestation, AttestationContent, AttestationKind, MakeAttestation, MakeContext, Subject,
+};
 
 /// The key of [`BuildResult::metadata`] under which an image config (JSON) stands; as in BuildKit.
 pub const IMAGE_CONFIG_KEY: &str = "containerimage.config";

@@ -4,22 +4,24 @@ use std::collections::{BTreeMap, HashMap};
 
 use ashlar_llb::Platform;
 use ashlar_solver::cancel::Cancel;
-use ashlar_solver::error::Failure;
+use ashlar_solver::error::{Failure, OperationError};
 use ashlar_solver::meta::LayerBlob;
 use ashlar_solver::oci::{Descriptor, media_type};
 use ashlar_solver::result::{
-    BASE_CONFIG_KEY, BuildResult, IMAGE_CONFIG_KEY, INLINE_CACHE_KEY, SOURCE_BLOB,
+    BASE_CONFIG_KEY, BuildResult, IMAGE_CONFIG_KEY, INLINE_CACHE_KEY, MakeContext, SOURCE_BLOB,
 };
 use ashlar_solver::tree::Timestamp;
 
 use super::attest::attest;
 use super::config::{BaseConfig, ConfigInput, HistoryLayer, image_config};
 use super::manifest::{Index, Manifest};
-use super::{BlobContent, Image, ImageBlob, purl};
+use super::{BlobContent, Image, ImageBlob};
 use crate::layer::{LayerOptions, LayerRequest, LayerSource, layer_blobs};
 use crate::options::references;
 use crate::platforms::{Target, targets};
-use crate::statement::{StatementSubject, predicates};
+use crate::purl::image_purl;
+use crate::sbom::{LayerFinder, SPDX_PREDICATE, SupplementError, supplement};
+use crate::statement::{Predicate, StatementSubject, predicates};
 use crate::{
     AnnotationKind, Annotations, Compatibility, Compression, ExportError, ImageOptions, MediaTypes,
     json,
@@ -175,13 +177,12 @@ impl<'a> Plan<'a> {
     ) -> Result<(), ExportError> {
         let (mut manifests, mut attested) = (Vec::new(), Vec::new());
         for layers in trees {
-            let Target { id, platform, .. } = layers.target;
+            let Target { platform, .. } = layers.target;
             let (mut manifest, _) = self.manifest(image, layers, Some(platform))?;
             manifest.platform = Some(platform.into());
-            if let Some(attestations) = self.result.attestations.get(id) {
-                let predicates = predicates(attestations, cancel)?;
+            if let Some(predicates) = self.predicates(layers, cancel)? {
                 let names = image.names.iter();
-                let subjects = names.map(|name| purl::image(name, platform));
+                let subjects = names.map(|name| image_purl("docker", name, Some(platform)));
                 let subjects: Vec<StatementSubject> = subjects
                     .map(|name| StatementSubject::new(name, &manifest.digest))
                     .collect();
@@ -200,6 +201,60 @@ impl<'a> Plan<'a> {
         image.root = image.add_text(index.media_type(), text);
         image.root.annotations = self.annotations.of_index(AnnotationKind::IndexDescriptor);
         Ok(())
+    }
+
+    /// What is attested of one platform, if anything is.
+    fn predicates(
+        &self,
+        layers: &TreeLayers<'_>,
+        cancel: &Cancel,
+    ) -> Result<Option<Vec<Predicate>>, ExportError> {
+        let target = layers.target;
+        let Some(attestations) = self.result.attestations.get(&target.id) else {
+            return Ok(None);
+        };
+        let as_built = || {
+            let requests = layers.sources.iter().map(|source| LayerRequest {
+                source: source.clone(),
+                latest: None,
+            });
+            let requests: Vec<_> = requests.collect();
+            let made = layer_blobs(&self.result.store, self.layer_options(), &requests, cancel);
+            made.map_err(|error| match error {
+                ExportError::Cancelled => OperationError::Cancelled,
+                error => error.into(),
+            })
+        };
+        let level = self.options.compatibility.number();
+        let mut read = predicates(
+            attestations,
+            &MakeContext::of_image(cancel, level, &as_built),
+        )?;
+        let mut documents = read
+            .iter_mut()
+            .filter(|predicate| predicate.is_core && predicate.predicate_type == SPDX_PREDICATE)
+            .peekable();
+        if documents.peek().is_some() {
+            let stack = target.reference.stack(cancel)?;
+            let blobs = layers.blobs.iter().map(|blob| blob.digest);
+            let mut finder = LayerFinder::new(stack.layers().into_iter().zip(blobs));
+            for document in documents {
+                document.content = supplement(&document.content, &mut finder, cancel).map_err(
+                    |error| match error {
+                        SupplementError::Cancelled => ExportError::Cancelled,
+                        SupplementError::Layer(error) => Failure::from(error).into(),
+                    },
+                )?;
+            }
+        }
+        Ok(Some(read))
+    }
+
+    fn layer_options(&self) -> LayerOptions {
+        LayerOptions {
+            compression: self.options.compression,
+            force: self.options.force_compression,
+        }
     }
 
     /// Adds layers, config and manifest of one platform; gives what names manifest and config.
@@ -259,10 +314,7 @@ impl<'a> Plan<'a> {
         image: &mut Image,
         cancel: &Cancel,
     ) -> Result<Vec<TreeLayers<'a>>, ExportError> {
-        let options = LayerOptions {
-            compression: self.options.compression,
-            force: self.options.force_compression,
-        };
+        let options = self.layer_options();
         let mut trees = Vec::new();
         let mut unique = Vec::new();
         let mut places: HashMap<String, usize> = HashMap::new();
@@ -325,11 +377,13 @@ impl<'a> Plan<'a> {
         if latest.is_some() {
             self.keep_base(base.as_ref(), &mut requests)?;
         }
+        let sources = requests.iter().map(|request| request.source.clone());
         let layers = TreeLayers {
             target,
             base,
             epoch,
             made,
+            sources: sources.collect(),
             blobs: Vec::new(),
         };
         Ok((layers, requests))
@@ -377,6 +431,9 @@ struct TreeLayers<'a> {
     epoch: Option<Timestamp>,
     /// What made each layer, and when.
     made: Vec<(String, Timestamp)>,
+    /// Where each is.
+    sources: Vec<LayerSource>,
+    /// What each is in the image.
     blobs: Vec<LayerBlob>,
 }
 

@@ -165,7 +165,7 @@ fn distance(left: &str, right: &str) -> usize {
 }
 
 /// Cuts a line of comma-separated values.
-pub(super) fn split(text: &str) -> Result<Vec<String>, OutputError> {
+pub(crate) fn split(text: &str) -> Result<Vec<String>, OutputError> {
     let wrong = || OutputError::Quotes {
         text: text.to_owned(),
     };

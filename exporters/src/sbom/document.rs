@@ -264,7 +264,7 @@ impl Document {
 }
 
 /// Who writes documents.
-fn creator() -> String {
+pub(super) fn creator() -> String {
     format!("Tool: ashlar-{}", env!("CARGO_PKG_VERSION"))
 }
 

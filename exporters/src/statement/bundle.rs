@@ -78,6 +78,7 @@ pub(super) fn open(
             predicate_type: found,
             subjects: subjects.collect(),
             content: json::go_value(&statement.predicate).into_bytes(),
+            is_core: false,
         });
     }
     Ok(statements)

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::*;
 
 fn text(attestation: Attestation, exported: &[StatementSubject]) -> Result<String, ExportError> {
-    let read = predicates([&attestation], &Cancel::new())?;
+    let read = predicates([&attestation], &MakeContext::new(&Cancel::new()))?;
     let [only] = &read[..] else {
         panic!("{read:?}");
     };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::cancel::Cancel;
 use crate::error::OperationError;
+use crate::meta::LayerBlob;
 use crate::refs::Ref;
 
 /// What an attestation is made of.
@@ -20,8 +21,49 @@ pub enum AttestationKind {
     Bundle,
 }
 
+/// What an exporter tells who makes an attestation for it.
+#[expect(
+    missing_debug_implementations,
+    reason = "a function has nothing to show"
+)]
+#[non_exhaustive]
+pub struct MakeContext<'a> {
+    /// Raised when nobody wants the attestation any more.
+    pub cancel: &'a Cancel,
+    /// BuildKit's compatibility level of the export: 10, 20 or 30.
+    pub compatibility: u32,
+    /// Gives the layers of the tree as blobs, the lowest first, as they are before times in them
+    /// are rewritten; makes those that are missing. `None` for exports that are no image.
+    pub layers: Option<&'a dyn Fn() -> Result<Vec<LayerBlob>, OperationError>>,
+}
+
+impl<'a> MakeContext<'a> {
+    /// Of an export that is no image, at the newest level.
+    pub fn new(cancel: &'a Cancel) -> Self {
+        Self {
+            cancel,
+            compatibility: 30,
+            layers: None,
+        }
+    }
+
+    /// Of an image.
+    pub fn of_image(
+        cancel: &'a Cancel,
+        compatibility: u32,
+        layers: &'a dyn Fn() -> Result<Vec<LayerBlob>, OperationError>,
+    ) -> Self {
+        Self {
+            cancel,
+            compatibility,
+            layers: Some(layers),
+        }
+    }
+}
+
 /// Makes the bytes of an attestation. Blocks; minds the cancel flag.
-pub type MakeAttestation = dyn Fn(&Cancel) -> Result<Vec<u8>, OperationError> + Send + Sync;
+pub type MakeAttestation =
+    dyn Fn(&MakeContext<'_>) -> Result<Vec<u8>, OperationError> + Send + Sync;
 
 /// Where the bytes of an attestation are.
 #[derive(Clone)]

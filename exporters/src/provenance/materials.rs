@@ -1,0 +1,218 @@
+//! What a result was made of.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ashlar_llb::pb::op::Op;
+use ashlar_llb::{BlobDigest, Graph, Platform, Reference};
+use ashlar_solver::provenance::{Provenance, ResolvedSource};
+use serde::Serialize;
+
+use crate::purl::{image_purl, with_qualifier};
+use crate::redact;
+
+/// Something that a result was made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Material {
+    pub(super) uri: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) digest: BTreeMap<&'static str, String>,
+}
+
+/// Something that a caller lends under an id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Lent {
+    pub(super) id: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) optional: bool,
+}
+
+/// A directory that a caller lends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct LocalSource {
+    pub(super) name: String,
+}
+
+/// Everything that went into a result.
+#[derive(Debug, Default)]
+pub(super) struct Inputs {
+    /// In BuildKit's order: images, blobs, git, http, each sorted by their names.
+    pub(super) materials: Vec<Material>,
+    pub(super) locals: Vec<LocalSource>,
+    pub(super) secrets: Vec<Lent>,
+    pub(super) ssh: Vec<Lent>,
+    /// Some step had a way into a network.
+    pub(super) network: bool,
+    /// What has no digest, and why.
+    pub(super) incomplete: Vec<String>,
+}
+
+/// An image, as BuildKit tells two apart.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Image {
+    reference: String,
+    layout: bool,
+    platform: String,
+}
+
+impl Inputs {
+    pub(super) fn of(provenance: &Provenance, graph: &Graph) -> Self {
+        let mut inputs = Self::default();
+        let mut images: BTreeMap<Image, (Platform, BlobDigest)> = BTreeMap::new();
+        let mut blobs = BTreeMap::new();
+        let (mut git, mut http) = (BTreeMap::new(), BTreeMap::new());
+        let mut locals = BTreeSet::new();
+        let (mut secrets, mut agents) = (BTreeMap::new(), BTreeMap::new());
+        for vertex in &provenance.vertices {
+            inputs.network |= vertex.network;
+            match &vertex.source {
+                Some(ResolvedSource::Image {
+                    reference,
+                    platform,
+                    digest,
+                    layout,
+                    ..
+                }) => {
+                    let image = Image {
+                        reference: reference.clone(),
+                        layout: *layout,
+                        platform: platform.format(),
+                    };
+                    images.entry(image).or_insert((platform.clone(), *digest));
+                }
+                Some(ResolvedSource::Blob {
+                    reference,
+                    digest,
+                    layout,
+                }) => {
+                    blobs.insert((reference.clone(), *layout), *digest);
+                }
+                Some(ResolvedSource::Git { address, commit }) => {
+                    git.entry(redact::credentials(address))
+                        .or_insert_with(|| commit.clone());
+                }
+                Some(ResolvedSource::Http { address, digest }) => {
+                    http.entry(redact::credentials(address)).or_insert(*digest);
+                }
+                Some(ResolvedSource::Local { name }) => {
+                    locals.insert(name.clone());
+                }
+                _ => {}
+            }
+            let op = graph.find(&vertex.digest).map(|at| graph.vertex(at).op());
+            match op {
+                Some(Op::Exec(exec)) => {
+                    let mounts = &exec.mounts;
+                    for secret in mounts.iter().filter_map(|mount| mount.secret_opt.as_ref()) {
+                        lend(&mut secrets, &secret.id, secret.optional);
+                    }
+                    for secret in &exec.secretenv {
+                        lend(&mut secrets, &secret.id, secret.optional);
+                    }
+                    for agent in mounts.iter().filter_map(|mount| mount.ssh_opt.as_ref()) {
+                        let id = match &agent.id[..] {
+                            "" => "default",
+                            id => id,
+                        };
+                        lend(&mut agents, id, agent.optional);
+                    }
+                }
+                Some(Op::Source(source)) => {
+                    for key in ["git.authtokensecret", "git.authheadersecret"] {
+                        if let Some(id) = source.attrs.get(key).filter(|id| !id.is_empty()) {
+                            lend(&mut secrets, id, true);
+                        }
+                    }
+                    if vertex.source.is_none() {
+                        let name = redact::credentials(&source.identifier);
+                        inputs.incomplete.push(format!("{name} has no digest"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let tagged: BTreeSet<String> = images
+            .keys()
+            .filter_map(|image| Reference::parse(&image.reference).ok())
+            .filter(|reference| reference.digest().is_none())
+            .map(|reference| name_and_tag(&reference))
+            .collect();
+        for (image, (platform, digest)) in images {
+            let reference = Reference::parse(&image.reference);
+            // The same image is known by its tag.
+            let is_known = reference.as_ref().is_ok_and(|reference| {
+                reference.digest().is_some() && tagged.contains(&name_and_tag(reference))
+            });
+            if !is_known {
+                let uri = uri(&image.reference, image.layout, Some(&platform));
+                inputs.materials.push(Material::new(uri, &digest));
+            }
+        }
+        for ((reference, layout), digest) in blobs {
+            let uri = with_qualifier(&uri(&reference, layout, None), "ref_type", "blob");
+            inputs.materials.push(Material::new(uri, &digest));
+        }
+        for (uri, commit) in git {
+            let algorithm = if commit.len() == 64 { "sha256" } else { "sha1" };
+            let digest = BTreeMap::from([(algorithm, commit)]);
+            inputs.materials.push(Material { uri, digest });
+        }
+        for (uri, digest) in http {
+            inputs.materials.push(Material::new(uri, &digest));
+        }
+        for name in &locals {
+            inputs
+                .incomplete
+                .push(format!("local directory `{name}` has no digest"));
+        }
+        inputs.locals = locals
+            .into_iter()
+            .map(|name| LocalSource { name })
+            .collect();
+        inputs.secrets = lent(secrets);
+        inputs.ssh = lent(agents);
+        inputs
+    }
+}
+
+impl Material {
+    fn new(uri: String, digest: &BlobDigest) -> Self {
+        let text = digest.to_string();
+        let hex = text.strip_prefix("sha256:").unwrap_or(&text).to_owned();
+        Self {
+            uri,
+            digest: BTreeMap::from([("sha256", hex)]),
+        }
+    }
+}
+
+/// Notes something lent; what one step cannot do without is not optional.
+fn lend(all: &mut BTreeMap<String, bool>, id: &str, optional: bool) {
+    let known = all.entry(id.to_owned()).or_insert(true);
+    *known &= optional;
+}
+
+fn lent(all: BTreeMap<String, bool>) -> Vec<Lent> {
+    all.into_iter()
+        .map(|(id, optional)| Lent { id, optional })
+        .collect()
+}
+
+fn name_and_tag(reference: &Reference) -> String {
+    let tag = reference.tag().unwrap_or("latest");
+    format!("{}:{tag}", reference.name())
+}
+
+/// The package URL of an image. References into layouts need not look like those of registries.
+fn uri(reference: &str, layout: bool, platform: Option<&Platform>) -> String {
+    let kind = if layout { "oci" } else { "docker" };
+    match Reference::parse(reference) {
+        Ok(parsed) => image_purl(kind, &parsed, platform),
+        Err(_) => {
+            let mut purl = crate::purl::Purl::new(kind, reference, "");
+            if let Some(platform) = platform {
+                purl.qualifier("platform", platform.format());
+            }
+            purl.to_string()
+        }
+    }
+}
