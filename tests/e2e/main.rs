@@ -10,6 +10,7 @@
 
 mod agents;
 mod archives;
+mod attest;
 mod changed_input;
 mod compile;
 mod compression;
