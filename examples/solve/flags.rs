@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
+use ashlar_exporters::attest::Attest;
 use ashlar_solver::ops::Entitlements;
 
 pub const HELP: &str = "\
@@ -15,6 +16,8 @@ solve: solves a definition read from standard input
                            type=image|registry,name=NAME[,…], type=cacheonly; may be given several times
   --secret SECRET          id=NAME[,src=FILE][,env=VARIABLE], lends a secret
   --ssh AGENT              default|ID[=SOCKET[,raw=true]], lends an ssh agent
+  --opt attest:TYPE=…      attest:provenance=[mode=min|max][,version=v1|v0.2]…, attest:sbom=[files=false]
+  --attest ATTESTATION     type=provenance[,mode=min]… or type=sbom, as above
   --allow ENTITLEMENT      network.host, security.insecure, device[=NAME[,alias=OTHER]]
   --progress MODE          auto, plain, tty, rawjson or none (default: auto)
   --metadata-file FILE     writes what the exporters answer as JSON
@@ -48,6 +51,7 @@ pub struct Flags {
     pub outputs: Vec<String>,
     pub secrets: Vec<String>,
     pub agents: Vec<String>,
+    pub attest: Attest,
     pub entitlements: Entitlements,
     pub progress: Mode,
     pub metadata_file: Option<PathBuf>,
@@ -64,6 +68,7 @@ impl Flags {
             outputs: Vec::new(),
             secrets: Vec::new(),
             agents: Vec::new(),
+            attest: Attest::new(),
             entitlements: Entitlements::default(),
             progress: Mode::auto(),
             metadata_file: None,
@@ -90,6 +95,17 @@ impl Flags {
                 "--output" | "-o" => flags.outputs.push(value()?),
                 "--secret" => flags.secrets.push(value()?),
                 "--ssh" => flags.agents.push(value()?),
+                "--opt" => {
+                    let text = value()?;
+                    let (key, option) = text.split_once('=').unwrap_or((&text, ""));
+                    if !key.starts_with("attest:") {
+                        return Err(
+                            format!("there is no frontend that takes the option {key}").into()
+                        );
+                    }
+                    flags.attest = flags.attest.option(key, option)?;
+                }
+                "--attest" => flags.attest = flags.attest.parse(&value()?)?,
                 "--allow" => flags.entitlements = flags.entitlements.allow(&value()?)?,
                 "--progress" => flags.progress = mode(&value()?)?,
                 "--metadata-file" => flags.metadata_file = Some(value()?.into()),

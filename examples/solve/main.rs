@@ -25,7 +25,8 @@ use ashlar_exporters::{Exported, Output, export_all};
 use ashlar_llb::Definition;
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::registry::{DockerConfig, HostConfig, Password, RegistryConfig};
-use ashlar_solver::solver::{SolveRequest, Solved, Solver};
+use ashlar_solver::result::BuildResult;
+use ashlar_solver::solver::{SolveRequest, Solver};
 use futures::StreamExt as _;
 
 use flags::Flags;
@@ -116,7 +117,8 @@ async fn run() -> Result<(), Box<dyn Error>> {
     if solved.is_err() {
         progress.failed()?;
     }
-    let exported = export(&solver, &solved?, &flags).await?;
+    let result = flags.attest.apply(&solved?.result, &Cancel::new()).await?;
+    let exported = export(&solver, &result, &flags).await?;
     if let Some(path) = &flags.metadata_file {
         write_metadata(path, &exported)?;
     }
@@ -145,7 +147,7 @@ fn proxied() -> RegistryConfig {
 
 async fn export(
     solver: &Solver,
-    solved: &Solved,
+    result: &BuildResult,
     flags: &Flags,
 ) -> Result<Vec<Exported>, Box<dyn Error>> {
     let mut outputs = Vec::new();
@@ -162,7 +164,7 @@ async fn export(
         outputs.push(output.with_registry(solver.registry()));
     }
     let exporters: Vec<_> = outputs.iter().map(Output::exporter).collect();
-    Ok(export_all(&exporters, &solved.result, &Cancel::new()).await?)
+    Ok(export_all(&exporters, result, &Cancel::new()).await?)
 }
 
 /// Writes what the exporters answered as JSON; values that are JSON themselves become part of it.
