@@ -12,8 +12,8 @@ use ashlar_exporters::{Exporter as _, Oci};
 use ashlar_llb::{self as llb, State, copy, mkfile};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::registry::{
-    ClientIdentity, Credential, HostConfig, Password, RegistryConfig, RegistryError,
-    StaticCredentials,
+    ClientIdentity, Credential, Credentials, DockerConfig, HostConfig, Password, RegistryConfig,
+    RegistryError, StaticCredentials,
 };
 use ashlar_solver::solver::{SolveError, Solved, Solver};
 use base64::Engine as _;
@@ -130,7 +130,7 @@ async fn pull(
     folder: &Path,
     registry: &Registry,
     config: RegistryConfig,
-    known: StaticCredentials,
+    known: impl Credentials + 'static,
 ) -> Result<Solved, SolveError> {
     let root = tempfile::tempdir_in(folder).unwrap().keep();
     let solver = Solver::builder()
@@ -289,6 +289,25 @@ async fn passwords_are_shown_where_they_are_demanded() {
     failure(pull(me(&registry, "hunter3")).await, |e| {
         matches!(e, RegistryError::Unauthorized { shown: true, .. })
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logins_of_others_are_used() {
+    let name = "logins_of_others_are_used";
+    if skipped(name, &TOOLS) {
+        return;
+    }
+    let folder = temp();
+    let store = app(folder.path()).await;
+    let registry = Registry::start(folder.path(), &store, &passwords(folder.path()));
+    // Podman has the same file and the same code.
+    let file = folder.path().join("auth.json");
+    run(Command::new("skopeo")
+        .args(["login", "--tls-verify=false", "--username=me"])
+        .args(["--password=hunter2", "--authfile"])
+        .args([file.display().to_string(), registry.host()]));
+    let config = RegistryConfig::default();
+    says_hi(pull(folder.path(), &registry, config, DockerConfig::new(file)).await).await;
 }
 
 /// Runs openssl in `folder`.

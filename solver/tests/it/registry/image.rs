@@ -281,6 +281,27 @@ async fn a_rebuild_asks_for_the_tag_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_same_layers_in_another_image_are_known() {
+    let (mut store, image) = three();
+    let mut other = image.manifest.clone();
+    other["annotations"] = json!({"built": "again"});
+    store.manifest("v2", MANIFEST, &other.to_string());
+    let fake = serve(store).await;
+    let folder = tempfile::tempdir().unwrap();
+    let solver = solver(folder.path());
+    let state = |tag: &str| {
+        let base = llb::image(format!("{}/app:{tag}", fake.host));
+        request(llb::scratch().file(copy(State::from(base), "/etc/two", "/two")))
+    };
+    let first = solve(&solver, state("v1")).await.unwrap();
+    assert_eq!(first.ran(), 2);
+    let loaded = layers(&fake, &image);
+    let second = solve(&solver, state("v2")).await.unwrap();
+    assert_eq!(second.ran(), 0, "{:?}", second.vertices);
+    assert_eq!(layers(&fake, &image), loaded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_named_by_digest_is_never_asked_about_again() {
     let (store, image) = three();
     let digest = BlobDigest::of(image.manifest.to_string().as_bytes());
