@@ -1,4 +1,4 @@
-//! Docker archives: image layouts that `docker load` understands.
+//! Docker archives: image layouts that `docker load` understands, into files, streams or engines.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -9,7 +9,9 @@ use ashlar_solver::result::BuildResult;
 use async_trait::async_trait;
 use serde::Serialize;
 
-use crate::destination::Destination;
+use crate::destination::{Destination, Sink};
+#[cfg(feature = "engine")]
+use crate::engine::Engine;
 use crate::exporter::{Exporter, Prepared, blocking};
 use crate::image::{Defaults, Image, assemble};
 use crate::oci::{dated, index_entries};
@@ -17,42 +19,71 @@ use crate::options::image_options;
 use crate::{ExportError, ImageOptions, archive, json};
 
 /// Exports an image as an archive for `docker load`: an image layout, and beside it what Docker
-/// wants to know (`manifest.json`).
+/// wants to know (`manifest.json`). [`Docker::engine`] loads it right away.
 ///
 /// As in BuildKit, results in map form are refused, even those of one platform, and an image with
 /// attestations is an index that only Docker's containerd image store takes. Docker wants names to
 /// find the image again.
 #[derive(Debug, Clone)]
 pub struct Docker {
-    destination: Destination,
+    form: Form,
     verify: bool,
     pub(crate) options: ImageOptions,
+}
+
+/// What takes the archive.
+#[derive(Debug, Clone)]
+enum Form {
+    Archive(Destination),
+    #[cfg(feature = "engine")]
+    Engine(Engine),
 }
 
 impl Docker {
     /// Writes one tar file. An existing file is replaced once the new one is complete; a pipe or a
     /// device is written to.
     pub fn archive(path: impl Into<PathBuf>) -> Self {
-        Self::new(Destination::File(path.into()))
+        Self::new(Form::Archive(Destination::File(path.into())))
     }
 
     /// Writes the tar to a stream, which `open` opens once per export, when all else is done.
     pub fn writer(
         open: impl Fn() -> io::Result<Box<dyn Write + Send>> + Send + Sync + 'static,
     ) -> Self {
-        Self::new(Destination::Writer(Arc::new(open)))
+        Self::new(Form::Archive(Destination::Writer(Arc::new(open))))
     }
 
-    fn new(destination: Destination) -> Self {
+    /// Loads the image into the engine that listens on `socket`: Docker (usually
+    /// `/var/run/docker.sock`), or Podman, whose service speaks the same language. An engine that
+    /// has the image under all its names is sent nothing. The feature `engine` can be left out.
+    ///
+    /// ```no_run
+    /// # async fn example(result: ashlar_solver::result::BuildResult)
+    /// # -> Result<(), ashlar_exporters::ExportError> {
+    /// use ashlar_exporters::{Docker, Exporter as _};
+    /// use ashlar_solver::cancel::Cancel;
+    ///
+    /// let engine = Docker::engine("/var/run/docker.sock").name("app:v1");
+    /// engine.export(&result, &Cancel::new()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "engine")]
+    pub fn engine(socket: impl Into<PathBuf>) -> Self {
+        Self::new(Form::Engine(Engine::new(socket.into())))
+    }
+
+    fn new(form: Form) -> Self {
         Self {
-            destination,
+            form,
             verify: false,
             options: ImageOptions::default(),
         }
     }
 
     /// Sets whether the archive is read again, and its blobs compared with their digests, before it
-    /// replaces an old one. Streams are not read. Default: no.
+    /// replaces an old one. Streams are not read; an engine is asked what it has under the names of
+    /// the image. Default: no.
     #[must_use]
     pub fn verify(mut self, verify: bool) -> Self {
         self.verify = verify;
@@ -94,17 +125,24 @@ impl Docker {
         let entries = index_entries(&image, &root);
         let manifest = docker_manifest(&image)?;
         let (written, verify) = (image.clone(), self.verify);
-        self.destination.write(
-            exported,
-            cancel,
-            move |sink, cancel| {
-                archive::write(sink, &written, entries, manifest.as_deref(), cancel)
-            },
-            |file, cancel| match verify {
-                true => archive::verify(file, &image, cancel),
-                false => Ok(()),
-            },
-        )
+        let write = move |sink: &mut Sink<'_>, cancel: &Cancel| {
+            archive::write(sink, &written, entries, manifest.as_deref(), cancel)
+        };
+        match &self.form {
+            Form::Archive(destination) => {
+                destination.write(exported, cancel, write, |file, cancel| match verify {
+                    true => archive::verify(file, &image, cancel),
+                    false => Ok(()),
+                })
+            }
+            #[cfg(feature = "engine")]
+            Form::Engine(engine) => {
+                let engine = engine.clone();
+                Ok(Prepared::new(exported, move |cancel| async move {
+                    engine.load(&image, write, verify, &cancel).await
+                }))
+            }
+        }
     }
 }
 

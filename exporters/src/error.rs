@@ -87,6 +87,14 @@ pub enum ExportError {
         /// What the registry, or the way to it, did.
         failure: Failure,
     },
+    /// An engine did not take the image.
+    #[error("the engine at {} does not take the image: {reason}", socket.display())]
+    Engine {
+        /// Its socket.
+        socket: PathBuf,
+        /// What it said.
+        reason: String,
+    },
     /// A blob cannot be compressed or written.
     #[error("cannot make the blob of a layer")]
     Blob {
@@ -170,6 +178,7 @@ impl Blame for ExportError {
             | Self::Unsupported { .. }
             | Self::Convert { .. }
             | Self::Verify { .. }
+            | Self::Engine { .. }
             | Self::Blob { .. } => Fault::Environment,
             Self::Store(failure) | Self::Push { failure, .. } => failure.fault(),
         }
@@ -182,6 +191,10 @@ impl Blame for ExportError {
             {
                 Some("free some space at the destination".to_owned())
             }
+            Self::Io {
+                action: "connect to",
+                ..
+            } => Some("see that the engine runs and that its socket may be used".to_owned()),
             Self::Store(failure) | Self::Push { failure, .. } => failure.remedy(),
             _ => None,
         }

@@ -5,7 +5,7 @@
 //! | exporter | writes |
 //! |---|---|
 //! | [`Oci`] | an OCI image, as one archive or as an image layout directory |
-//! | [`Docker`] | an archive for `docker load` |
+//! | [`Docker`] | an archive for `docker load`, or the image into an engine over its socket |
 //! | [`Image`] | an image into the store of the solver, under its names |
 //! | `Push` | an image to a registry (feature `registry`, which is on by default) |
 //! | [`Local`] | the files into a directory |
@@ -39,6 +39,8 @@ mod cache_only;
 mod compression;
 mod destination;
 mod docker;
+#[cfg(feature = "engine")]
+mod engine;
 mod error;
 mod exporter;
 mod files;

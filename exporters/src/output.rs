@@ -145,7 +145,8 @@ const STORE_KEYS: [&str; 6] = [
 /// Keys of images that are pushed.
 const PUSH_KEYS: [&str; 2] = ["push-by-digest", "registry.insecure"];
 const OCI_KEYS: [&str; 2] = ["dest", "tar"];
-const DOCKER_KEYS: [&str; 1] = ["dest"];
+/// `engine` is no key of BuildKit.
+const DOCKER_KEYS: [&str; 2] = ["dest", "engine"];
 /// Keys of outputs that are files.
 const FILE_KEYS: [&str; 5] = [
     "dest",
@@ -364,14 +365,30 @@ fn oci(mut fields: Fields) -> Result<Output, OutputError> {
 }
 
 fn docker(mut fields: Fields) -> Result<Output, OutputError> {
-    let mut docker = match fields.stream()? {
-        Stream::File(path) => Docker::archive(path),
-        Stream::StandardOutput => Docker::writer(standard_output),
+    let mut docker = match fields.take("engine") {
+        Some(socket) => engine(&mut fields, socket)?,
+        None => match fields.stream()? {
+            Stream::File(path) => Docker::archive(path),
+            Stream::StandardOutput => Docker::writer(standard_output),
+        },
     };
     docker = docker.verify(fields.flag("verify")?.unwrap_or(false));
     let docker = docker.options(image_options(&mut fields)?);
     fields.end()?;
     Ok(Output::Docker(docker))
+}
+
+/// The engine that listens on a socket.
+fn engine(fields: &mut Fields, socket: String) -> Result<Docker, OutputError> {
+    let expected = match fields.take("dest") {
+        Some(_) => "no `dest` beside it",
+        None if socket.is_empty() => "the socket of an engine",
+        #[cfg(feature = "engine")]
+        None => return Ok(Docker::engine(socket)),
+        #[cfg(not(feature = "engine"))]
+        None => "none: there is no client of engines",
+    };
+    Err(OutputError::value("engine", socket, expected))
 }
 
 fn local(mut fields: Fields) -> Result<Output, OutputError> {

@@ -348,57 +348,121 @@ fn containerd_imports_archives() {
     });
 }
 
+/// What an engine answers to a GET.
+fn ask(socket: &Path, path: &str) -> Option<Value> {
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "-f", "--unix-socket"]).arg(socket);
+    let answer = curl.arg(format!("http://engine{path}")).output().unwrap();
+    answer
+        .status
+        .success()
+        .then(|| serde_json::from_slice(&answer.stdout).unwrap())
+}
+
+/// Loads an image into an engine in each way, and asks the engine about it.
+async fn engine_takes(kit: &Kit, socket: &Path) {
+    let inspect = |name: &str| {
+        let image = ask(socket, &format!("/images/{name}/json"));
+        let image = image.unwrap_or_else(|| panic!("no {name}"));
+        assert_eq!(image["RootFS"]["Layers"].as_array().unwrap().len(), 4);
+        assert_eq!(image["Config"]["Labels"]["of"], "ashlar");
+        image["Id"].as_str().unwrap().to_owned()
+    };
+    let old = "localhost/ashlar/old:v1";
+    let mut options = ashlar_exporters::ImageOptions::default();
+    options.media_types = Some(ashlar_exporters::MediaTypes::Docker);
+    options.names = vec![old.to_owned()];
+    kit.export(
+        Docker::archive(kit.path("docker.tar")).name(NAME),
+        &kit.result,
+    )
+    .await;
+    kit.export(
+        Docker::archive(kit.path("old.tar")).options(options),
+        &kit.result,
+    )
+    .await;
+    for (archive, name) in [("docker.tar", NAME), ("old.tar", old)] {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "-f", "-X", "POST", "--unix-socket"])
+            .arg(socket);
+        curl.args(["-H", "Content-Type: application/x-tar", "-T"])
+            .arg(kit.path(archive));
+        run(curl.arg("http://engine/images/load"));
+        inspect(name);
+    }
+    // Right from the result: under two names, then without one.
+    let (one, two) = ("localhost/ashlar/loaded:v1", "localhost/ashlar/loaded:v2");
+    let load = Docker::engine(socket).name(one).name(two).verify(true);
+    let exported = load.export(&kit.result, &Cancel::new()).await.unwrap();
+    assert_eq!(inspect(one), inspect(two));
+    assert_eq!(
+        inspect(one),
+        exported.response["containerimage.config.digest"]
+    );
+    // It is moved, not kept, when another image takes the name.
+    let other = kit
+        .result
+        .clone()
+        .with_image_config(CONFIG.replace("hello", "bye"));
+    kit.export(Docker::engine(socket).name(one).verify(true), &other)
+        .await;
+    assert_ne!(
+        ask(socket, &format!("/images/{one}/json")).unwrap()["Id"],
+        inspect(two)
+    );
+    kit.export(Docker::engine(socket).verify(true), &kit.result)
+        .await;
+}
+
 #[test]
-fn docker_loads_archives() {
-    let needs = [
-        Need::Root,
-        Need::Tool("dockerd"),
-        Need::Tool("docker"),
-        Need::Tool("busybox"),
-    ];
-    if skipped("docker_loads_archives", &needs) {
+fn docker_takes_archives_and_results() {
+    let needs = ["dockerd", "curl", "busybox"].map(Need::Tool);
+    let all = [&[Need::Root][..], &needs].concat();
+    if skipped("docker_takes_archives_and_results", &all) {
         return;
     }
     support::runtime().block_on(async {
         let kit = Kit::new().await;
-        kit.export(
-            Docker::archive(kit.path("docker.tar")).name(NAME),
-            &kit.result,
-        )
-        .await;
-        let docker_types = |types| {
-            let mut options = ashlar_exporters::ImageOptions::default();
-            options.media_types = Some(types);
-            options.names = vec!["localhost/ashlar/old:v1".to_owned()];
-            options
-        };
-        let old = docker_types(ashlar_exporters::MediaTypes::Docker);
-        kit.export(
-            Docker::archive(kit.path("old.tar")).options(old),
-            &kit.result,
-        )
-        .await;
-        let socket = format!("unix://{}", kit.path("docker.sock").display());
+        let socket = kit.path("docker.sock");
         let mut dockerd = Command::new("dockerd");
         dockerd.args(["--bridge=none", "--iptables=false", "--storage-driver=vfs"]);
         dockerd.arg("--data-root").arg(kit.path("docker"));
         dockerd.arg("--exec-root").arg(kit.path("docker-exec"));
         dockerd.arg("--pidfile").arg(kit.path("docker.pid"));
-        dockerd.args(["--host", &socket]);
-        let docker = || {
-            let mut docker = Command::new("docker");
-            docker.args(["--host", &socket]);
-            docker
-        };
-        let is_ready = || docker().arg("info").output().unwrap().status.success();
+        dockerd
+            .arg("--host")
+            .arg(format!("unix://{}", socket.display()));
+        let is_ready = || ask(&socket, "/version").is_some();
         let _daemon = daemon(dockerd, &kit.path("dockerd.log"), is_ready);
-        for (archive, name) in [("docker.tar", NAME), ("old.tar", "localhost/ashlar/old:v1")] {
-            let said = run(docker().args(["load", "-i"]).arg(kit.path(archive)));
-            assert!(said.contains(name), "{said}");
-            let text = run(docker().args(["image", "inspect", name]));
-            let image: Value = serde_json::from_str(&text).unwrap();
-            assert_eq!(image[0]["RootFS"]["Layers"].as_array().unwrap().len(), 4);
-            assert_eq!(image[0]["Config"]["Labels"]["of"], "ashlar");
-        }
+        engine_takes(&kit, &socket).await;
+    });
+}
+
+#[test]
+fn the_service_of_podman_takes_archives_and_results() {
+    let needs = ["podman", "curl", "busybox"].map(Need::Tool);
+    let all = [&[Need::Root][..], &needs].concat();
+    if skipped("the_service_of_podman_takes_archives_and_results", &all) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let kit = Kit::new().await;
+        let socket = kit.path("podman.sock");
+        let mut podman = Command::new("podman");
+        podman.arg("--root").arg(kit.path("podman"));
+        podman.arg("--runroot").arg(kit.path("podman-run"));
+        podman.args([
+            "--storage-driver",
+            "vfs",
+            "system",
+            "service",
+            "--time",
+            "0",
+        ]);
+        podman.arg(format!("unix://{}", socket.display()));
+        let is_ready = || ask(&socket, "/version").is_some();
+        let _daemon = daemon(podman, &kit.path("podman.log"), is_ready);
+        engine_takes(&kit, &socket).await;
     });
 }

@@ -17,6 +17,7 @@ mod compression;
 mod concurrent;
 mod contexts;
 mod devices;
+mod engines;
 mod export;
 mod export_killed;
 mod export_names;
