@@ -16,5 +16,10 @@ fuzz_target!(|text: &str| {
     let only = PlatformMatcher::only(&platform);
     let strict = PlatformMatcher::strict(&platform);
     let _ = (only.rank(&host), strict.matches(&host));
-    assert!(only.matches(&normal), "{platform:?} does not match itself");
+    assert!(strict.matches(&normal), "{platform:?} is not itself");
+    // As in containerd an arm64 of a variant that nobody knows runs nothing.
+    assert!(
+        only.matches(&normal) || normal.architecture == "arm64",
+        "{platform:?} does not match itself"
+    );
 });

@@ -11,7 +11,8 @@ pub struct PlatformMatcher {
 
 impl PlatformMatcher {
     /// Takes the platform itself and what its processor also runs: `386` on `amd64`, lower
-    /// variants, 32-bit `arm` on `arm64`.
+    /// variants, 32-bit `arm` on `arm64`. As in containerd, an `arm64` of an unknown variant runs
+    /// nothing, not even itself.
     #[must_use]
     pub fn only(platform: &Platform) -> Self {
         let platform = platform.clone().normalised();
