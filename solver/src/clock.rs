@@ -1,7 +1,11 @@
 //! Time as a value that is passed in.
 
+mod timestamp;
+
 use std::fmt;
 use std::time::{Duration, SystemTime};
+
+pub use timestamp::{ParseTimestampError, Timestamp};
 
 /// Tells the time. Implemented by [`SystemClock`] and by the doubles of tests.
 pub trait Clock: Send + Sync + fmt::Debug {

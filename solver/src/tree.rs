@@ -22,15 +22,14 @@ pub mod index;
 pub mod pack;
 pub mod path;
 pub mod tar;
-mod time;
 pub mod view;
 pub(crate) mod whiteout;
 pub mod writer;
 
+pub use crate::clock::{ParseTimestampError, Timestamp};
 pub use entry::{Attributes, Entry, Kind, Xattrs};
 pub use files::Files;
 pub use index::Index;
 pub use path::TreePath;
-pub use time::{ParseTimestampError, Timestamp};
 pub use view::{Node, View};
 pub use writer::{CopyItem, LayerWriter, WriteError, WriterOptions};
