@@ -1,7 +1,9 @@
 //! Cache keys and records: which work was done before.
 //!
 //! Owns the rule by which a vertex's key follows from its op and its inputs' keys ([`key`]), the
-//! lookup of keys through stored links ([`index`]), and the explanation of a miss ([`explain`]).
+//! lookup of keys through stored and imported links ([`index`], [`import`]), records as values
+//! ([`records`]) and which of them a solve exports ([`export`]), and the explanation of a miss
+//! ([`explain`], [`listing`]).
 //!
 //! As in BuildKit, an op without inputs has the key `sha256("<digest>@<output>")`, content has
 //! `sha256("<digest>@-1")`, and the key of any other op is *found*: it is what stored links lead
@@ -14,10 +16,18 @@
 //! only results are.
 
 pub mod explain;
+pub mod export;
+pub mod import;
 pub mod index;
 pub mod key;
+pub mod listing;
+pub mod records;
 
 pub use crate::meta::{Link, MetaError, RecordBatch, Records, ResultRow};
 pub use explain::MissReason;
-pub use index::{Cache, Lookup};
+pub use export::{CacheMode, ExportSource, SolvedEdge, SolvedKeys, SolvedValue, SolvedVertex};
+pub use import::ImportedRecords;
+pub use index::{Backlink, Cache, KnownResult, Lookup, ResultSource};
 pub use key::{InputPart, RunKey};
+pub use listing::{Change, ContentChanges, ContentListing, ListedEntry, PathChange};
+pub use records::CacheRecords;

@@ -1,6 +1,6 @@
 //! Blobs: bytes that are named by their digest.
 //!
-//! Owns [`BlobStore`] (the blobs of a state root), [`Verify`] (a reader that fails unless it
+//! Owns [`BlobStore`] (the blobs of a state root), [`BlobProvider`] (blobs from anywhere), [`Verify`] (a reader that fails unless it
 //! yields exactly the bytes a descriptor promises) and [`Inflate`] (the tar stream inside a layer
 //! blob, in one pass over its bytes).
 //!
@@ -16,12 +16,14 @@
 
 mod error;
 mod inflate;
+mod provider;
 mod store;
 mod verify;
 mod writer;
 
 pub use error::ContentError;
 pub use inflate::{Compression, Inflate};
+pub use provider::{BlobProvider, NoSuchBlob};
 pub use store::{Blob, BlobStore};
 pub use verify::Verify;
 pub use writer::BlobWriter;

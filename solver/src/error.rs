@@ -37,6 +37,12 @@ pub trait Blame: StdError + Send + Sync + 'static {
     fn remedy(&self) -> Option<String> {
         None
     }
+
+    /// Whether it lies with what the caller of one solve brought along, such as an imported cache.
+    /// Other solves that wait for the same work then try for themselves. Default: false.
+    fn is_personal(&self) -> bool {
+        false
+    }
 }
 
 /// Any error of the engine, shared by everyone who waited for the failed work.
@@ -57,6 +63,11 @@ impl Failure {
     /// What to do about it.
     pub fn remedy(&self) -> Option<String> {
         self.0.remedy()
+    }
+
+    /// Whether it lies with what the caller of one solve brought along.
+    pub fn is_personal(&self) -> bool {
+        self.0.is_personal()
     }
 
     /// The error itself, for a caller that knows which type to expect.

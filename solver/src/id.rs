@@ -1,7 +1,7 @@
 //! Identifiers of the solver: fixed-size, `Copy`, one type per meaning.
 //!
 //! Owns the digest newtypes that are not part of LLB itself ([`CacheDigest`], [`CacheKey`],
-//! [`ContentDigest`], [`Selector`]) and the ids of stored things ([`LayerId`], [`StackId`]). Digests of ops and
+//! [`RecordDigest`], [`ContentDigest`], [`Selector`]) and the ids of stored things ([`LayerId`], [`StackId`]). Digests of ops and
 //! blobs come from `ashlar_llb`.
 
 use std::fmt;
@@ -101,6 +101,20 @@ digest_type! {
     /// A digest of the part of an input that an op looks at (`CacheMap.Deps[].Selector` in
     /// BuildKit): part of the link between the input's key and the op's key.
     Selector
+}
+
+digest_type! {
+    /// What BuildKit's cache config calls the digest of a record: an op's [`CacheDigest`] and
+    /// output, `sha256("<cache digest>@<output>")`. Of an op without inputs it is also the
+    /// [`CacheKey`].
+    RecordDigest
+}
+
+impl RecordDigest {
+    /// The digest of the records of an output of an op.
+    pub fn new(digest: CacheDigest, output: u32) -> Self {
+        Self(*CacheKey::root(digest, output).as_bytes())
+    }
 }
 
 impl CacheKey {

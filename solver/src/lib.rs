@@ -61,7 +61,8 @@
 //! | follow a solve, await it, cancel it | [`SolveHandle`](solver::SolveHandle), [`progress::Event`] |
 //! | show progress on a terminal | `terminal::Terminal`, with the feature `terminal` |
 //! | lend secrets and ssh agents | [`session`] |
-//! | know why a vertex ran | [`VertexReport`](solver::VertexReport), [`cache::MissReason`] |
+//! | know why a vertex ran | [`Solved::explain`](solver::Solved::explain), [`cache::MissReason`] |
+//! | take cache records along, use those of others | [`Solved::export_cache`](solver::Solved::export_cache), [`CacheImport`](solver::CacheImport), [`cache::records`] |
 //! | know whose fault an error is, and what to do | [`SolveError`](solver::SolveError), [`error::Blame`] |
 //! | look into a result | [`BuildResult`](result::BuildResult), [`refs::Ref`] |
 //! | look into what a failed step left, or run a shell there | [`SolveError::failed_step`](solver::SolveError::failed_step), [`FailedStep`](solver::FailedStep) |

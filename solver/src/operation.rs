@@ -1,24 +1,24 @@
 //! The engine seam: what the scheduler asks of an op, generic over the result type `T`.
 //!
 //! Owns [`Operation`] (how one vertex is keyed and run), [`CacheMap`] (what its key is made of),
-//! [`Context`] (what a call may use), [`SubSolve`] (how an op has a definition solved that it found)
-//! and [`Results`] (how results outlive a solve). Knows nothing of file systems: the scheduler is
-//! tested with operations on numbers.
+//! [`Context`] (what a call may use), [`SubSolve`] (how an op has a definition solved that it found),
+//! [`Results`] (how results outlive a solve) and [`Import`] (results from elsewhere). Knows nothing
+//! of file systems: the scheduler is tested with operations on numbers.
 //!
 //! Invariant: two operations whose cache maps and input keys are equal may stand in for each
 //! other. Everything that decides the result is therefore in the cache map or in the inputs.
 
 use std::fmt::Debug;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ashlar_llb::Definition;
 use async_trait::async_trait;
 
+use crate::cache::{ContentChanges, ContentListing, ImportedRecords};
 use crate::cancel::Cancel;
 use crate::error::{Blame, Failure, Fault, OperationError};
-use crate::id::{CacheDigest, ContentDigest, ResultId, Selector};
+use crate::id::{CacheDigest, CacheKey, ContentDigest, ResultId, Selector};
 use crate::progress::Reporter;
 
 /// What one input contributes to the key of an op.
@@ -163,6 +163,26 @@ pub trait Operation<T>: Send + Sync + Debug {
         Err(NotByContent.into())
     }
 
+    /// Summarises what this op sees of its `input`th input, to be remembered, and tells how that
+    /// differs from `old`, an earlier summary. Called only after a run, for inputs whose content
+    /// digest was computed, so it need not read files. `None`: there is nothing to tell.
+    ///
+    /// # Errors
+    /// Cost the explanation of a miss, nothing else.
+    async fn describe_content(
+        &self,
+        input: usize,
+        value: &T,
+        old: Option<&ContentListing>,
+        context: &Context,
+    ) -> Result<Option<ContentDescription>, OperationError>
+    where
+        T: Sync,
+    {
+        let _ = (input, value, old, context);
+        Ok(None)
+    }
+
     /// Does the work and returns one value per output, unrequested ones included.
     ///
     /// # Errors
@@ -225,6 +245,54 @@ pub struct SubSolved<T> {
     /// Whether the definition alone decides the value: nothing in it has to be looked at to know
     /// whether it changed.
     pub fixed: bool,
+}
+
+/// A summary of content.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(clippy::exhaustive_structs, reason = "what an operation tells")]
+pub struct ContentDescription {
+    /// What there is.
+    pub listing: ContentListing,
+    /// How it differs from what it was; `None` if that was not asked.
+    pub changes: Option<ContentChanges>,
+}
+
+/// Records from elsewhere that a solve looks at beside those of the store, and their results.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "records and their results")]
+pub struct Import<T> {
+    /// The records.
+    pub records: Arc<ImportedRecords>,
+    /// What they name.
+    pub results: Arc<dyn ImportedResults<T>>,
+}
+
+impl<T> Clone for Import<T> {
+    fn clone(&self) -> Self {
+        Self {
+            records: Arc::clone(&self.records),
+            results: Arc::clone(&self.results),
+        }
+    }
+}
+
+/// How results of imported records are had.
+#[async_trait]
+pub trait ImportedResults<T>: Send + Sync + Debug {
+    /// Makes the result whose topmost layer has that place in the records; it was found under
+    /// `key`, and made at `created_at` (milliseconds since 1970). What can wait should: most results
+    /// are never looked into. `None`: it cannot be had; another one is tried, or the vertex runs.
+    /// What is done for it is told to `reporter`.
+    ///
+    /// # Errors
+    /// Taken for `None` and reported as a warning.
+    async fn load(
+        &self,
+        key: CacheKey,
+        layer: usize,
+        created_at: i64,
+        reporter: &Reporter,
+    ) -> Result<Option<T>, Failure>;
 }
 
 /// How results outlive a solve. Implemented over layers, and by a double over numbers.

@@ -12,6 +12,7 @@ pub mod diff;
 mod engine;
 pub mod exec;
 pub mod file;
+pub mod imported;
 pub mod keys;
 pub mod merge;
 mod previous;
@@ -27,7 +28,7 @@ pub use content::InputError;
 pub use engine::{CacheMounts, DeviceGrant, Engine, Entitlements, UnknownEntitlement};
 pub use merge::NoSuchInput;
 
-use content::checksum_input;
+use content::{checksum_input, describe_input};
 use engine::unblock;
 
 use crate::error::{Blame, Fault, OperationError};

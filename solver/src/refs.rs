@@ -105,6 +105,15 @@ impl Ref {
         }
     }
 
+    /// The layers, if they were made, also those of a lazy tree. Does not block.
+    pub fn made_stack(&self) -> Option<Stack> {
+        match &*self.0 {
+            Inner::Stack(stack) => Some(stack.clone()),
+            // Whoever makes the layers at this moment holds the lock for long.
+            Inner::Lazy { stack, .. } => stack.try_lock().ok()?.clone(),
+        }
+    }
+
     /// The tree. Blocks.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ mod value;
 mod work;
 
 pub use graph::{Edge, Graph, Vertex};
-pub use report::{Output, SolveError, Solved, VertexReport, VertexStatus};
+pub use report::{Output, SolveError, Solved, Trace, VertexReport, VertexStatus};
 pub use work::SeamError;
 
 use std::fmt::Debug;
@@ -41,7 +41,7 @@ use tokio::sync::Semaphore;
 use crate::cache::Cache;
 use crate::cancel::Cancel;
 use crate::clock::Clock;
-use crate::operation::Results;
+use crate::operation::{Import, Results};
 use crate::progress::Sink;
 
 /// What a solve uses of its caller's.
@@ -107,9 +107,39 @@ impl<T: Clone + Debug + Send + Sync + 'static> Scheduler<T> {
         outputs: &[Edge],
         context: &SolveContext,
     ) -> Result<Solved<T>, SolveError> {
+        self.solve_importing(graph, outputs, context, Arc::default())
+            .await
+    }
+
+    /// As [`Scheduler::solve`], with imported records beside those of the store. Results of the
+    /// store are preferred. The links by which an imported result was found are stored; the result
+    /// itself is stored by who makes it.
+    ///
+    /// # Errors
+    /// As [`Scheduler::solve`].
+    ///
+    /// # Cancellation
+    /// As [`Scheduler::solve`].
+    pub async fn solve_importing(
+        &self,
+        graph: &Graph<T>,
+        outputs: &[Edge],
+        context: &SolveContext,
+        imports: Arc<[Import<T>]>,
+    ) -> Result<Solved<T>, SolveError> {
         let solve = self.solves.fetch_add(1, Ordering::Relaxed);
-        drive::Drive::new(self, graph, outputs, context, solve)?
+        drive::Drive::new(self, graph, outputs, context, solve, imports)?
             .run()
             .await
+    }
+
+    /// The records that it looks at.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The results that the records name.
+    pub fn results(&self) -> &Arc<dyn Results<T>> {
+        &self.results
     }
 }

@@ -9,6 +9,7 @@
 //! - **Dropping or cancelling a solve kills its processes before it returns.**
 
 mod builder;
+mod cache;
 mod durability;
 mod error;
 mod events;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 pub use builder::SolverBuilder;
+pub use cache::{CacheExport, CacheImport, CacheLayer, CacheLayerId, LazyBlob};
 pub use durability::Durability;
 pub use error::{BuildError, FailureSource, SolveError, SourceLocation};
 pub use events::Events;

@@ -2,7 +2,7 @@
 //!
 //! Owns [`Cache`]: the stored records behind a front that remembers links read before, as long as
 //! nobody changed the records. A solve that finds everything reads one version number and its
-//! results; the rest is memory.
+//! results; the rest is memory. A [`Lookup`] may also look at records that were imported.
 //!
 //! Invariant: a database that cannot be read costs hits, never a solve. Errors are remembered by
 //! the [`Lookup`] for a warning, and the answer is "not found".
@@ -10,8 +10,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::id::{CacheDigest, CacheKey, ResultId};
-use crate::meta::{Link, MetaError, RecordBatch, RecordReader, Records, ResultRow};
+use super::import::ImportedRecords;
+use super::listing::ContentListing;
+use crate::id::{CacheDigest, CacheKey, RecordDigest, ResultId, Selector};
+use crate::meta::{Link, MetaError, RecordBatch, RecordReader, Records};
 
 /// Links kept in memory: at most about 30 MB, far more than a solve has.
 const FRONT_LINKS: usize = 200_000;
@@ -20,11 +22,53 @@ const FRONT_LINKS: usize = 200_000;
 /// its other inputs; those are checked one by one instead.
 pub const LINK_TARGETS: usize = 32;
 
+/// Links to one key that are exported. A key has as many as there were ways to make it.
+const BACKLINKS: usize = 4096;
+
 /// The cache records of one store. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Cache {
     records: Arc<dyn Records>,
     front: Arc<Mutex<Front>>,
+}
+
+/// Where a result is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ResultSource {
+    /// In the store.
+    Stored(ResultId),
+    /// Elsewhere.
+    Imported {
+        /// By which of the imports of the solve it is known.
+        import: usize,
+        /// The place of its topmost layer in the imported records.
+        layer: usize,
+    },
+}
+
+/// A result that a key has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KnownResult {
+    /// Where it is.
+    pub source: ResultSource,
+    /// When it was made, in milliseconds since 1970.
+    pub created_at: i64,
+}
+
+/// What a key may be made of: one alternative for one input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Backlink {
+    /// The op and its output.
+    pub record: RecordDigest,
+    /// Which of the op's inputs.
+    pub input: u32,
+    /// A key of that input.
+    pub dependency: CacheKey,
+    /// The part of the input that counts.
+    pub selector: Option<Selector>,
 }
 
 /// What the mutex in [`Cache`] guards: links as they were at a version of the records.
@@ -82,6 +126,15 @@ impl Cache {
     /// Calls `body` with a lookup that sees one state of the records throughout. `body` must not
     /// use the cache or its database otherwise.
     pub fn read<R>(&self, body: impl FnOnce(&mut Lookup<'_>) -> R) -> R {
+        self.read_with(&[], body)
+    }
+
+    /// As [`Cache::read`], with imported records beside those of the store.
+    pub fn read_with<R>(
+        &self,
+        imports: &[Arc<ImportedRecords>],
+        body: impl FnOnce(&mut Lookup<'_>) -> R,
+    ) -> R {
         let mut body = Some(body);
         let mut result = None;
         let started = self.records.read(&mut |reader| {
@@ -89,6 +142,7 @@ impl Cache {
             let mut lookup = Lookup {
                 reader: Some(reader),
                 front: &mut front,
+                imports,
                 error: None,
             };
             lookup.refresh();
@@ -100,6 +154,7 @@ impl Cache {
             result = Some(body(&mut Lookup {
                 reader: None,
                 front: &mut empty,
+                imports,
                 error,
             }));
         }
@@ -128,6 +183,7 @@ impl Cache {
 pub struct Lookup<'a> {
     reader: Option<&'a mut dyn RecordReader>,
     front: &'a mut Front,
+    imports: &'a [Arc<ImportedRecords>],
     error: Option<MetaError>,
 }
 
@@ -153,7 +209,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// The keys that `link` leads to.
+    /// The keys that `link` leads to in the store.
     pub fn targets(&mut self, link: &Link) -> Targets {
         if let Some(known) = self.front.links.get(link) {
             return known.clone();
@@ -170,7 +226,18 @@ impl Lookup<'_> {
         targets
     }
 
-    /// Whether `link` leads to `target`.
+    /// Adds the keys that `link` leads to in imported records.
+    pub fn imported_targets(&self, link: &Link, targets: &mut Vec<CacheKey>) {
+        if self.imports.is_empty() {
+            return;
+        }
+        let record = RecordDigest::new(link.digest, link.output);
+        for import in self.imports {
+            targets.extend(import.targets(record, link.input, link.dependency, link.selector));
+        }
+    }
+
+    /// Whether `link` leads to `target` in the store.
     pub fn leads_to(&mut self, link: &Link, target: CacheKey) -> bool {
         if let Some(known) = self.front.links.get(link).and_then(Targets::as_slice) {
             return known.contains(&target);
@@ -179,15 +246,74 @@ impl Lookup<'_> {
             .unwrap_or(false)
     }
 
-    /// The results of `key`, newest first.
-    pub fn results(&mut self, key: CacheKey) -> Vec<ResultRow> {
-        self.ask(|reader| reader.results(key)).unwrap_or_default()
+    /// Whether any import has a record of `target`.
+    pub fn is_imported(&self, target: CacheKey) -> bool {
+        let mut imports = self.imports.iter();
+        imports.any(|import| import.has(target))
+    }
+
+    /// The results of `key`: those of the store, the newest first, then imported ones, the newest
+    /// first.
+    pub fn results(&mut self, key: CacheKey) -> Vec<KnownResult> {
+        let stored = self.ask(|reader| reader.results(key)).unwrap_or_default();
+        let stored = stored.into_iter().map(|row| KnownResult {
+            source: ResultSource::Stored(row.result),
+            created_at: row.created_at,
+        });
+        let mut results: Vec<KnownResult> = stored.collect();
+        let first = results.len();
+        for (number, import) in self.imports.iter().enumerate() {
+            results.extend(import.results(key).map(|result| KnownResult {
+                source: ResultSource::Imported {
+                    import: number,
+                    layer: result.layer,
+                },
+                created_at: result.created_at,
+            }));
+        }
+        results[first..].sort_by_key(|result| std::cmp::Reverse(result.created_at));
+        results
+    }
+
+    /// What `key` may be made of, as far as the store and the imports know; for each way the
+    /// first few thousand.
+    pub fn sources(&mut self, key: CacheKey) -> Vec<Backlink> {
+        let mut links = Vec::new();
+        let _error_is_kept = self.ask(|reader| reader.sources(key, BACKLINKS, &mut links));
+        let of_store = |link: Link| Backlink {
+            record: RecordDigest::new(link.digest, link.output),
+            input: link.input,
+            dependency: link.dependency,
+            selector: link.selector,
+        };
+        let mut sources: Vec<Backlink> = links.into_iter().map(of_store).collect();
+        for import in self.imports {
+            sources.extend(import.sources(key));
+        }
+        sources
     }
 
     /// Whether the op was seen before, with whatever is its `input`th input.
     pub fn seen(&mut self, digest: CacheDigest, output: u32, input: u32) -> bool {
-        self.ask(|reader| reader.seen(digest, output, input))
-            .unwrap_or(false)
+        let stored = self.ask(|reader| reader.seen(digest, output, input));
+        stored.unwrap_or(false)
+            || !self.imports.is_empty() && {
+                let record = RecordDigest::new(digest, output);
+                let mut imports = self.imports.iter();
+                imports.any(|import| import.seen(record, input))
+            }
+    }
+
+    /// Of the newest stored result of an op the links of its `input`th input.
+    pub fn latest(&mut self, digest: CacheDigest, output: u32, input: u32) -> Vec<Link> {
+        self.ask(|reader| reader.latest(digest, output, input))
+            .unwrap_or_default()
+    }
+
+    /// What is remembered of the content that a key stands for.
+    pub fn listing(&mut self, content: CacheKey) -> Option<ContentListing> {
+        let bytes = self.ask(|reader| reader.listing(content))??;
+        ContentListing::decode(&bytes)
     }
 
     /// The first error since the lookup began, once.

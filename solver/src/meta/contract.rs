@@ -79,6 +79,7 @@ fn save_result(meta: &dyn Meta, name: &str, result: i64, created_at: i64) {
         links: Vec::new(),
         results,
         created_at,
+        ..RecordBatch::default()
     })
     .unwrap();
 }
@@ -191,6 +192,7 @@ fn links_lead_to_every_key_that_was_saved() {
             links,
             results: Vec::new(),
             created_at: 5,
+            ..RecordBatch::default()
         };
         meta.save(&batch).unwrap();
         meta.save(&batch).unwrap();
@@ -229,6 +231,119 @@ fn links_lead_to_every_key_that_was_saved() {
             assert!(!reader.seen(CacheDigest::of(b"op"), 0, 0).unwrap());
         })
         .unwrap();
+    });
+}
+
+#[test]
+fn links_are_found_from_where_they_lead() {
+    on_both(|reopen| {
+        let meta = reopen(false);
+        let selected = Link {
+            selector: Some(Selector::of(b"s")),
+            ..link("x")
+        };
+        let other = Link {
+            output: 2,
+            input: 0,
+            ..link("y")
+        };
+        let links = vec![
+            (link("x"), key("one")),
+            (selected, key("one")),
+            (other, key("one")),
+            (link("z"), key("two")),
+        ];
+        meta.save(&RecordBatch {
+            links,
+            ..RecordBatch::default()
+        })
+        .unwrap();
+        reopen(false)
+            .read(&mut |reader| {
+                let mut found = Vec::new();
+                reader.sources(key("one"), 10, &mut found).unwrap();
+                found.sort();
+                let mut expected = [link("x"), selected, other];
+                expected.sort();
+                assert_eq!(found, expected);
+                reader.sources(key("nobody's"), 10, &mut found).unwrap();
+                reader.sources(key("one"), 2, &mut found).unwrap();
+                assert_eq!(found.len(), 5);
+            })
+            .unwrap();
+    });
+}
+
+#[test]
+fn the_newest_result_of_an_op_tells_its_inputs() {
+    on_both(|reopen| {
+        let meta = reopen(false);
+        let op = CacheDigest::of(b"op");
+        let latest = |meta: &dyn Meta, output| {
+            let mut found = Vec::new();
+            meta.read(&mut |reader| found = reader.latest(op, output, 1).unwrap())
+                .unwrap();
+            found
+        };
+        let selected = Link {
+            selector: Some(Selector::of(b"s")),
+            ..link("b")
+        };
+        let links = vec![
+            (link("a"), key("first")),
+            (link("b"), key("second")),
+            (selected, key("second")),
+            (link("c"), key("without result")),
+        ];
+        meta.save(&RecordBatch {
+            links,
+            ..RecordBatch::default()
+        })
+        .unwrap();
+        assert_eq!(latest(&*meta, 0), []);
+        save_result(&*meta, "first", 1, 10);
+        assert_eq!(latest(&*meta, 0), [link("a")]);
+        save_result(&*meta, "second", 2, 20);
+        let mut both = [link("b"), selected];
+        both.sort();
+        let mut found = latest(&*reopen(false), 0);
+        found.sort();
+        assert_eq!(found, both);
+        save_result(&*meta, "first", 3, 30);
+        assert_eq!(latest(&*meta, 0), [link("a")]);
+        assert_eq!(latest(&*meta, 1), []);
+    });
+}
+
+#[test]
+fn the_latest_listings_are_kept() {
+    on_both(|reopen| {
+        let meta = reopen(false);
+        let name = |at: usize| key(&at.to_string());
+        let listing = |meta: &dyn Meta, key| {
+            let mut found = None;
+            meta.read(&mut |reader| found = reader.listing(key).unwrap())
+                .unwrap();
+            found
+        };
+        let save = |at: usize, text: &[u8]| {
+            meta.save(&RecordBatch {
+                listings: vec![(name(at), text.to_vec())],
+                ..RecordBatch::default()
+            })
+            .unwrap();
+        };
+        save(0, b"old");
+        for at in 1..super::records::LISTINGS {
+            save(at, b"");
+        }
+        assert_eq!(listing(&*reopen(false), name(0)), Some(b"old".to_vec()));
+        save(0, b"new");
+        save(super::records::LISTINGS, b"one more");
+        assert_eq!(listing(&*meta, name(0)), Some(b"new".to_vec()));
+        assert_eq!(listing(&*meta, name(1)), None);
+        assert_eq!(listing(&*meta, name(2)), Some(Vec::new()));
+        assert_eq!(listing(&*meta, key("nobody's")), None);
     });
 }
 
@@ -284,6 +399,7 @@ fn a_restart_loses_what_was_not_synced() {
             links,
             results: Vec::new(),
             created_at: 5,
+            ..RecordBatch::default()
         })
         .unwrap();
         drop(meta);

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::records::LISTINGS;
 use super::{
     Durability, Generation, LayerBlob, LayerBlobs, Link, MetaError, NamedValue, Names, RecordBatch,
     RecordReader, Records, ResultRow, StackRow, Stacks,
@@ -29,6 +30,8 @@ struct State {
     names: BTreeMap<(String, Vec<u8>), Stamped<Vec<u8>>>,
     links: BTreeSet<(Link, CacheKey)>,
     results: BTreeMap<(CacheKey, ResultId), Stamped<i64>>,
+    /// The latest last.
+    listings: Vec<(CacheKey, Vec<u8>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -241,6 +244,12 @@ impl Records for Memory {
             let row = state.stamp(batch.created_at);
             state.results.insert((key, result), row);
         }
+        for (key, listing) in &batch.listings {
+            state.listings.retain(|(known, _)| known != key);
+            state.listings.push((*key, listing.clone()));
+        }
+        let surplus = state.listings.len().saturating_sub(LISTINGS);
+        state.listings.drain(..surplus);
         state.stamp(());
         Ok(())
     }
@@ -301,5 +310,40 @@ impl RecordReader for State {
         Ok(next.is_some_and(|(link, _)| {
             (link.digest, link.output, link.input) == (digest, output, input)
         }))
+    }
+
+    fn sources(
+        &mut self,
+        target: CacheKey,
+        limit: usize,
+        links: &mut Vec<Link>,
+    ) -> Result<(), MetaError> {
+        let to = self.links.iter().filter(|(_, to)| *to == target);
+        links.extend(to.map(|(link, _)| *link).take(limit));
+        Ok(())
+    }
+
+    fn latest(
+        &mut self,
+        digest: CacheDigest,
+        output: u32,
+        input: u32,
+    ) -> Result<Vec<Link>, MetaError> {
+        let of_op = |link: &Link| (link.digest, link.output, link.input) == (digest, output, input);
+        let made = self.results.iter().filter(|((key, _), _)| {
+            let mut links = self.links.iter();
+            links.any(|(link, target)| target == key && of_op(link))
+        });
+        let newest = made.max_by_key(|((_, result), row)| (row.value, *result));
+        let Some(((newest, _), _)) = newest else {
+            return Ok(Vec::new());
+        };
+        let to = self.links.iter().filter(|(_, target)| target == newest);
+        Ok(to.map(|(link, _)| *link).filter(of_op).collect())
+    }
+
+    fn listing(&mut self, content: CacheKey) -> Result<Option<Vec<u8>>, MetaError> {
+        let known = self.listings.iter().find(|(key, _)| *key == content);
+        Ok(known.map(|(_, listing)| listing.clone()))
     }
 }

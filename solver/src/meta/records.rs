@@ -37,6 +37,9 @@ pub struct RecordBatch {
     pub links: Vec<(Link, CacheKey)>,
     /// Results of keys.
     pub results: Vec<(CacheKey, ResultId)>,
+    /// What is remembered of the content that keys stand for. Of these the store keeps the latest
+    /// few hundred.
+    pub listings: Vec<(CacheKey, Vec<u8>)>,
     /// When, in milliseconds since 1970.
     pub created_at: i64,
 }
@@ -79,7 +82,40 @@ pub trait RecordReader: Debug {
     /// # Errors
     /// The database cannot be read.
     fn seen(&mut self, digest: CacheDigest, output: u32, input: u32) -> Result<bool, MetaError>;
+
+    /// Adds at most `limit` of the links that lead to `target` to `links`, in no particular order.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn sources(
+        &mut self,
+        target: CacheKey,
+        limit: usize,
+        links: &mut Vec<Link>,
+    ) -> Result<(), MetaError>;
+
+    /// The links of an input that lead to the newest result of an op and output; none if no result
+    /// of it is left.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn latest(
+        &mut self,
+        digest: CacheDigest,
+        output: u32,
+        input: u32,
+    ) -> Result<Vec<Link>, MetaError>;
+
+    /// What is remembered of the content that a key stands for.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    fn listing(&mut self, content: CacheKey) -> Result<Option<Vec<u8>>, MetaError>;
 }
+
+/// Listings that are kept; the least recently stored go first. A listing has at most a few tens of
+/// kilobytes.
+pub(super) const LISTINGS: usize = 500;
 
 /// The cache records of all solves.
 pub trait Records: Send + Sync + Debug {

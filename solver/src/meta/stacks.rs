@@ -54,7 +54,7 @@ pub trait Stacks: Send + Sync + Debug {
 }
 
 /// A blob that was made from a layer, or that a layer was made from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LayerBlob {
     /// How it is compressed, for example `gzip`; free text that tells the variants of one layer
     /// apart.

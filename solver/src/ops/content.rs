@@ -4,13 +4,18 @@ use sha2::{Digest as _, Sha256};
 
 use super::engine::unblock;
 use super::keys::{OpKey, Selector};
+use crate::cache::listing::MOST_ENTRIES;
+use crate::cache::{Change, ContentChanges, ContentListing, ListedEntry};
 use crate::cancel::Cancel;
 use crate::error::{Blame, Fault, OperationError};
 use crate::id::ContentDigest;
-use crate::operation::{CacheMap, Context, InputKey};
+use crate::operation::{CacheMap, ContentDescription, Context, InputKey};
 use crate::ops::file::nearest_names;
 use crate::refs::Ref;
-use crate::tree::checksum::{ChecksumError, ChecksumOptions, checksum, checksum_of_nothing};
+use crate::tree::checksum::{
+    ChecksumError, ChecksumOptions, Difference, ListedPart, checksum, checksum_of_nothing, compare,
+    list,
+};
 use crate::tree::{TreePath, View};
 
 /// What an op needs of an input cannot be had.
@@ -69,11 +74,7 @@ pub(super) async fn checksum_input(
     value: &Ref,
     context: &Context,
 ) -> Result<ContentDigest, OperationError> {
-    let plan = key.inputs.get(input).and_then(|plan| plan.content.clone());
-    let mut selectors = plan.unwrap_or_default();
-    if selectors.is_empty() {
-        selectors.push(Selector::default());
-    }
+    let selectors = selectors(key, input);
     let value = value.clone();
     unblock(&context.cancel, move |cancel| {
         let view = if value.is_scratch() {
@@ -96,6 +97,113 @@ pub(super) async fn checksum_input(
     .await
 }
 
+/// The parts of an input that an op looks at.
+fn selectors(key: &OpKey, input: usize) -> Vec<Selector> {
+    let plan = key.inputs.get(input).and_then(|plan| plan.content.clone());
+    let mut selectors = plan.unwrap_or_default();
+    if selectors.is_empty() {
+        selectors.push(Selector::default());
+    }
+    selectors
+}
+
+/// What an op sees of one input, as a list, and how that differs from an earlier list.
+pub(super) async fn describe_input(
+    key: &OpKey,
+    input: usize,
+    value: &Ref,
+    old: Option<&ContentListing>,
+    context: &Context,
+) -> Result<Option<ContentDescription>, OperationError> {
+    let selectors = selectors(key, input);
+    let (value, old) = (value.clone(), old.cloned());
+    unblock(&context.cancel, move |cancel| {
+        if value.is_scratch() {
+            return Ok(None);
+        }
+        let view = value.view_until(&cancel)?;
+        let mut listing = ContentListing::default();
+        let mut changes = old.is_some().then(ContentChanges::default);
+        for (part, selector) in (0_u8..).zip(&selectors) {
+            let left = MOST_ENTRIES.saturating_sub(listing.entries.len());
+            let path = absolute(selector);
+            let options = options(selector);
+            let listed = list(&view, path.as_bytes(), &options, left, &cancel)?;
+            // More than can be remembered: then nothing is.
+            let Some(listed) = listed else {
+                return Ok(None);
+            };
+            listing
+                .entries
+                .extend(listed.into_iter().map(|listed| entry(part, listed)));
+            if let (Some(old), Some(changes)) = (&old, &mut changes) {
+                tell_changes(&view, part, selector, old, changes, &cancel)?;
+            }
+        }
+        Ok(Some(ContentDescription { listing, changes }))
+    })
+    .await
+}
+
+fn entry(part: u8, listed: ListedPart) -> ListedEntry {
+    ListedEntry {
+        part,
+        path: listed.path.into(),
+        whole: listed.whole,
+        digest: beginning(listed.digest),
+    }
+}
+
+fn beginning(digest: ContentDigest) -> [u8; 8] {
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest.as_bytes()[..8]);
+    first
+}
+
+/// Tells how one part of an input differs from what it was.
+fn tell_changes(
+    view: &View,
+    part: u8,
+    selector: &Selector,
+    old: &ContentListing,
+    changes: &mut ContentChanges,
+    cancel: &Cancel,
+) -> Result<(), ChecksumError> {
+    let top = absolute(selector);
+    let options = options(selector);
+    let of_part = old.entries.iter().filter(|entry| entry.part == part);
+    let tests: Vec<_> = of_part
+        .map(|entry| {
+            let was = move |digest: ContentDigest| beginning(digest) == entry.digest;
+            (entry, was)
+        })
+        .collect();
+    let old = tests.iter().map(|(entry, was)| {
+        let was: &dyn Fn(ContentDigest) -> bool = was;
+        (&entry.path[..], entry.whole, was)
+    });
+    compare(
+        view,
+        top.as_bytes(),
+        &options,
+        old,
+        cancel,
+        |path, difference| {
+            let change = match difference {
+                Difference::Added => Change::Added,
+                Difference::Removed => Change::Removed,
+                Difference::Changed => Change::Changed,
+            };
+            let path = match (path.starts_with(b"/"), path.is_empty()) {
+                (true, _) => path.to_vec(),
+                (false, true) => top.as_bytes().to_vec(),
+                (false, false) => [top.trim_end_matches('/').as_bytes(), b"/", path].concat(),
+            };
+            changes.push(path, change);
+        },
+    )
+}
+
 fn absolute(selector: &Selector) -> String {
     let clean = TreePath::clean(selector.path.as_bytes()).unwrap_or_default();
     format!("/{}", String::from_utf8_lossy(clean.as_bytes()))
@@ -110,14 +218,17 @@ fn part(
     let Some(view) = view else {
         return checksum_of_nothing(path.as_bytes());
     };
-    let options = ChecksumOptions {
+    checksum(view, path.as_bytes(), &options(selector), cancel)
+}
+
+fn options(selector: &Selector) -> ChecksumOptions {
+    ChecksumOptions {
         follow_links: selector.follow_links,
         wildcard: selector.wildcard,
         include: selector.include.clone(),
         exclude: selector.exclude.clone(),
         required: selector.required.clone(),
-    };
-    checksum(view, path.as_bytes(), &options, cancel)
+    }
 }
 
 fn refused(

@@ -32,12 +32,13 @@ use lent::Lent;
 use mounts::{Active, Mounts, Output};
 
 use super::keys::{self, OpKey};
-use super::{Engine, checksum_input, unblock};
+use super::{Engine, checksum_input, describe_input, unblock};
+use crate::cache::ContentListing;
 use crate::cancel::Cancel;
 use crate::error::OperationError;
 use crate::executor::{ExecutorError, Exit, Process, Resources, Streams, find_user};
 use crate::id::ContentDigest;
-use crate::operation::{CacheMap, Context, Operation};
+use crate::operation::{CacheMap, ContentDescription, Context, Operation};
 use crate::progress::Reporter;
 use crate::refs::Ref;
 use crate::snapshot::LayerDescription;
@@ -197,6 +198,16 @@ impl Operation<Ref> for ExecOperation {
         context: &Context,
     ) -> Result<ContentDigest, OperationError> {
         checksum_input(&self.key, input, value, context).await
+    }
+
+    async fn describe_content(
+        &self,
+        input: usize,
+        value: &Ref,
+        old: Option<&ContentListing>,
+        context: &Context,
+    ) -> Result<Option<ContentDescription>, OperationError> {
+        describe_input(&self.key, input, value, old, context).await
     }
 
     fn is_personal(&self) -> bool {

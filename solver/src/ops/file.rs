@@ -38,11 +38,12 @@ use plan::{Settings, Step};
 
 use super::keys::{self, OpKey};
 use super::previous::CopyName;
-use super::{Engine, checksum_input, unblock};
+use super::{Engine, checksum_input, describe_input, unblock};
+use crate::cache::ContentListing;
 use crate::cancel::Cancel;
 use crate::error::OperationError;
 use crate::id::{CacheDigest, ContentDigest};
-use crate::operation::{CacheMap, Context, Operation};
+use crate::operation::{CacheMap, ContentDescription, Context, Operation};
 use crate::progress::Reporter;
 use crate::refs::Ref;
 use crate::snapshot::{ActiveLayer, LayerDescription, Stack};
@@ -103,12 +104,22 @@ impl Operation<Ref> for FileOperation {
         checksum_input(&self.key, input, value, context).await
     }
 
+    async fn describe_content(
+        &self,
+        input: usize,
+        value: &Ref,
+        old: Option<&ContentListing>,
+        context: &Context,
+    ) -> Result<Option<ContentDescription>, OperationError> {
+        describe_input(&self.key, input, value, old, context).await
+    }
+
     async fn run(&self, inputs: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
         let (op, graph) = (self.op.clone(), self.graph.clone());
         let (engine, name) = (self.engine.clone(), self.name.clone());
         let reporter = context.reporter.clone();
         // What is read in place or downloaded may take long to become layers.
-        let made = inputs.iter().all(|input| input.known_stack().is_some());
+        let made = inputs.iter().all(|input| input.made_stack().is_some());
         let small = made && is_small(&op);
         let digest = self.key.digest();
         let work = move |cancel: Cancel| {

@@ -10,7 +10,7 @@
 
 #[cfg(feature = "registry")]
 mod image;
-mod image_layers;
+pub(super) mod image_layers;
 mod local;
 mod oci_layout;
 

@@ -24,8 +24,11 @@ use super::state::{
     Content, EdgeState, Fate, Found, InputState, Key, Level, MOST_KEYS, VertexState,
 };
 use super::{VertexReport, VertexStatus};
-use crate::cache::{InputPart, Link, Lookup, MissReason, RecordBatch};
-use crate::id::{CacheDigest, CacheKey, ContentDigest, ResultId, Selector};
+use crate::cache::{
+    ContentChanges, InputPart, KnownResult, Link, Lookup, MissReason, RecordBatch, SolvedEdge,
+    SolvedKeys, SolvedValue, SolvedVertex,
+};
+use crate::id::{CacheDigest, CacheKey, ContentDigest, Selector};
 use crate::operation::CacheMap;
 
 /// One small piece of deciding.
@@ -55,7 +58,7 @@ pub(super) enum Action<T> {
         vertex: usize,
         slot: usize,
         key: CacheKey,
-        result: ResultId,
+        result: KnownResult,
     },
     /// Compute the content digest of an input.
     Content {
@@ -89,6 +92,10 @@ pub(super) struct RunRequest<T> {
     pub volatile: bool,
     /// Run even if another solve just did.
     pub forced: bool,
+    /// The inputs that the op is keyed by the content of.
+    pub by_content: Vec<usize>,
+    /// An input whose content is another, and the key of what it was.
+    pub changed: Option<(usize, CacheKey)>,
 }
 
 /// What was done outside.
@@ -104,7 +111,7 @@ pub(super) enum Event<T> {
         vertex: usize,
         slot: usize,
         key: CacheKey,
-        result: ResultId,
+        result: KnownResult,
         value: Option<T>,
     },
     /// The content digest of an input.
@@ -119,6 +126,8 @@ pub(super) enum Event<T> {
         values: Vec<Option<T>>,
         /// The contents of inputs that were not known before.
         contents: Vec<(usize, ContentDigest)>,
+        /// How the content that is another differs.
+        changes: Option<ContentChanges>,
         shared: bool,
         /// The values are good for this solve only.
         confined: bool,
@@ -230,7 +239,7 @@ impl<T: Clone> Build<T> {
                 value,
                 result,
             } => {
-                self.loaded(vertex, slot, key, result, value);
+                self.loaded(vertex, slot, key, result, value, lookup);
             }
             Event::Content {
                 vertex,
@@ -243,6 +252,7 @@ impl<T: Clone> Build<T> {
                 vertex,
                 values,
                 contents,
+                changes,
                 shared,
                 confined,
             } => {
@@ -251,7 +261,7 @@ impl<T: Clone> Build<T> {
                     (false, true) => Fate::Looked,
                     (false, false) => Fate::Ran,
                 };
-                self.ran(vertex, values, &contents, fate);
+                self.ran(vertex, values, &contents, changes, fate);
             }
         }
     }
@@ -369,6 +379,7 @@ impl<T: Clone> Build<T> {
                         found.keys.extend(keys);
                     }
                 }
+                lookup.imported_targets(&link, &mut found.keys);
             }
             any |= found.many || !found.keys.is_empty();
             all.push(found);
@@ -457,8 +468,13 @@ impl<T: Clone> Build<T> {
         let mut keys = match enumerated {
             Some(found) => found.keys.clone(),
             // Every input has more links than are worth reading. The key that we would give to
-            // these very inputs is the one to expect.
-            None => self.expected_key(vertex, slot).into_iter().collect(),
+            // these very inputs is the one to expect, beside imported ones.
+            None => {
+                let imported = found(0)
+                    .into_iter()
+                    .flat_map(|found| found.keys.iter().copied());
+                imported.chain(self.expected_key(vertex, slot)).collect()
+            }
         };
         keys.retain(|&key| {
             (0..state.inputs.len()).all(|input| {
@@ -539,7 +555,10 @@ impl<T: Clone> Build<T> {
                 Fate::Ran if state.map.as_ref().is_some_and(|map| map.volatile) => {
                     VertexStatus::Looked
                 }
-                Fate::Ran => VertexStatus::Ran(state.miss.unwrap_or(MissReason::NeverSeen)),
+                Fate::Ran => {
+                    let miss = state.miss.clone();
+                    VertexStatus::Ran(miss.unwrap_or(MissReason::NeverSeen))
+                }
             };
             let key = state
                 .edges
@@ -575,5 +594,49 @@ impl<T: Clone> Build<T> {
         outputs
             .filter(|output| output.key.is_some() || output.value.is_some())
             .collect()
+    }
+
+    /// Lets go of results that are never exported: those of vertices without inputs, and those
+    /// that only this solve has a key of.
+    pub(super) fn forget_sources(&mut self) {
+        for state in &mut self.vertices {
+            let source = state.inputs.is_empty();
+            for edge in &mut state.edges {
+                if source || edge.canonical.is_some_and(|key| key.volatile) {
+                    edge.value = None;
+                }
+            }
+        }
+    }
+
+    /// The keys and values of all vertices.
+    pub(super) fn keys(&self) -> SolvedKeys<T> {
+        let edge = |edge: &EdgeState<T>| {
+            let good = edge.keys.iter().filter(|key| !key.volatile);
+            let canonical = edge.canonical.filter(|key| !key.volatile);
+            let value = edge.value.as_ref().zip(canonical);
+            SolvedEdge {
+                keys: good.map(|key| key.id).collect(),
+                value: value.map(|(value, key)| SolvedValue {
+                    key: key.id,
+                    value: value.clone(),
+                    created_at: edge.created_at,
+                }),
+            }
+        };
+        let vertex = |state: &VertexState<T>| SolvedVertex {
+            inputs: state
+                .inputs
+                .iter()
+                .map(|input| (input.vertex, input.slot))
+                .collect(),
+            edges: state.edges.iter().map(edge).collect(),
+            export: None,
+        };
+        SolvedKeys {
+            vertices: self.vertices.iter().map(vertex).collect(),
+            outputs: self.outputs.clone(),
+            imports: Vec::new(),
+        }
     }
 }

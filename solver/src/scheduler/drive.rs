@@ -18,10 +18,12 @@ use tokio::task::JoinSet;
 
 use super::build::{Action, Build, Event, RunRequest};
 use super::work::{SeamError, Work, milliseconds};
-use super::{Edge, Graph, Scheduler, SolveContext, SolveError, Solved};
+use super::{Edge, Graph, Scheduler, SolveContext, SolveError, Solved, Trace};
+use crate::cache::{ImportedRecords, KnownResult, ResultSource};
 use crate::cancel::Cancel;
 use crate::error::{Failure, OperationError};
-use crate::operation::Context;
+use crate::id::CacheKey;
+use crate::operation::{Context, Import};
 use crate::progress::{self, Outcome, Reporter};
 
 /// What came of an action for a vertex.
@@ -37,6 +39,9 @@ pub(super) struct Drive<'a, T: Clone> {
     /// Raised when the solve ends.
     cancel: EndOfSolve,
     solve: u64,
+    imports: Arc<[Import<T>]>,
+    /// The records of `imports`.
+    imported: Vec<Arc<ImportedRecords>>,
     build: Build<T>,
     /// Cache maps and loads.
     light: FuturesUnordered<Pending<T>>,
@@ -70,6 +75,7 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
         outputs: &[Edge],
         context: &'a SolveContext,
         solve: u64,
+        imports: Arc<[Import<T>]>,
     ) -> Result<Self, SolveError> {
         Ok(Self {
             scheduler,
@@ -77,6 +83,11 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
             context,
             cancel: EndOfSolve(context.cancel.child()),
             solve,
+            imported: imports
+                .iter()
+                .map(|import| Arc::clone(&import.records))
+                .collect(),
+            imports,
             build: Build::new(graph, outputs)?,
             light: FuturesUnordered::new(),
             tasks: JoinSet::new(),
@@ -103,6 +114,7 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
             values,
             report: self.build.report(),
             outputs: self.build.known_outputs(),
+            trace: Trace::new(self.build, self.imports),
         })
     }
 
@@ -142,7 +154,7 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
     /// Feeds the build state and lets it decide, in one read of the cache.
     fn decide(&mut self, events: &mut Vec<Event<T>>) {
         let build = &mut self.build;
-        let error = self.scheduler.cache.read(|lookup| {
+        let error = self.scheduler.cache.read_with(&self.imported, |lookup| {
             for event in events.drain(..) {
                 build.apply(event, lookup);
             }
@@ -177,22 +189,9 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
                 key,
                 result,
             } => {
-                let results = Arc::clone(&self.scheduler.results);
-                let cache = self.scheduler.cache.clone();
-                let reporter = self.reporter(vertex);
+                let load = self.load(vertex, key, result);
                 let load = async move {
-                    let value = match results.load(result).await {
-                        Ok(Some(value)) => Some(value),
-                        Ok(None) => {
-                            // If this fails, the record is found gone again next time.
-                            drop(cache.drop_result(key, result));
-                            None
-                        }
-                        Err(failure) => {
-                            reporter.warn(format!("a result cannot be used: {}", failure.chain()));
-                            None
-                        }
-                    };
+                    let value = load.await;
                     Ok(Event::Loaded {
                         vertex,
                         slot,
@@ -238,6 +237,43 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
                 }
                 None
             }
+        }
+    }
+
+    /// Loads a result; `None` if it is gone.
+    fn load(
+        &self,
+        vertex: usize,
+        key: CacheKey,
+        result: KnownResult,
+    ) -> impl Future<Output = Option<T>> + Send + use<T> {
+        let results = Arc::clone(&self.scheduler.results);
+        let cache = self.scheduler.cache.clone();
+        let reporter = self.reporter(vertex);
+        let imports = Arc::clone(&self.imports);
+        async move {
+            let loaded = match result.source {
+                ResultSource::Stored(id) => {
+                    let loaded = results.load(id).await;
+                    if let Ok(None) = loaded {
+                        // If this fails, the record is found gone again next time.
+                        drop(cache.drop_result(key, id));
+                    }
+                    loaded
+                }
+                ResultSource::Imported { import, layer } => match imports.get(import) {
+                    Some(import) => {
+                        let created_at = result.created_at;
+                        let results = &import.results;
+                        results.load(key, layer, created_at, &reporter).await
+                    }
+                    None => Ok(None),
+                },
+            };
+            loaded.unwrap_or_else(|failure| {
+                reporter.warn(format!("a result cannot be used: {}", failure.chain()));
+                None
+            })
         }
     }
 

@@ -1,10 +1,14 @@
 //! What a solve returns.
 
+use std::sync::Arc;
+
 use ashlar_llb::OpDigest;
 
-use crate::cache::MissReason;
+use super::build::Build;
+use crate::cache::{MissReason, SolvedKeys};
 use crate::error::{Blame, Failure, Fault};
 use crate::id::CacheKey;
+use crate::operation::Import;
 
 /// The outcome of a solve.
 #[derive(Debug, Clone)]
@@ -16,6 +20,8 @@ pub struct Solved<T> {
     pub report: Vec<VertexReport>,
     /// All outputs of vertices that are known in the end, those of inputs first.
     pub outputs: Vec<Output<T>>,
+    /// What an export of cache records needs.
+    pub trace: Trace<T>,
 }
 
 /// What is known of one output of a vertex.
@@ -33,6 +39,38 @@ pub struct Output<T> {
     pub value: Option<T>,
 }
 
+/// The keys and results that a solve came across. Holds the results.
+#[derive(Debug, Clone)]
+pub struct Trace<T> {
+    build: Arc<Build<T>>,
+    imports: Arc<[Import<T>]>,
+}
+
+impl<T: Clone> Trace<T> {
+    pub(super) fn new(mut build: Build<T>, imports: Arc<[Import<T>]>) -> Self {
+        build.forget_sources();
+        let build = Arc::new(build);
+        Self { build, imports }
+    }
+
+    /// The keys and results. `export` says of each vertex, by its index in the graph, whether its
+    /// results may be exported.
+    pub fn keys(&self, export: impl Fn(usize) -> Option<bool>) -> SolvedKeys<T> {
+        let mut keys = self.build.keys();
+        for (at, vertex) in keys.vertices.iter_mut().enumerate() {
+            vertex.export = export(at);
+        }
+        let imports = self.imports.iter();
+        keys.imports = imports.map(|import| Arc::clone(&import.records)).collect();
+        keys
+    }
+
+    /// What the solve imported.
+    pub fn imports(&self) -> &[Import<T>] {
+        &self.imports
+    }
+}
+
 /// What happened to one vertex.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -47,7 +85,7 @@ pub struct VertexReport {
 }
 
 /// How a vertex ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum VertexStatus {
     /// No requested output needs it.

@@ -1,7 +1,7 @@
 //! What the scheduler knows of each vertex while a solve runs.
 
-use crate::cache::{InputPart, Lookup, MissReason};
-use crate::id::{CacheDigest, CacheKey, ContentDigest, ResultId};
+use crate::cache::{InputPart, KnownResult, Lookup, MissReason, ResultSource};
+use crate::id::{CacheDigest, CacheKey, ContentDigest};
 use crate::operation::CacheMap;
 
 /// A key, and whether it is good for this solve only.
@@ -42,6 +42,8 @@ pub(super) struct EdgeState<T> {
     pub value: Option<T>,
     /// The key under which `value` was loaded or stored.
     pub canonical: Option<Key>,
+    /// When `value` was made, if it was loaded.
+    pub created_at: Option<i64>,
 }
 
 impl<T> EdgeState<T> {
@@ -57,6 +59,7 @@ impl<T> EdgeState<T> {
             requested: false,
             value: None,
             canonical: None,
+            created_at: None,
         }
     }
 
@@ -71,12 +74,19 @@ impl<T> EdgeState<T> {
 /// key beyond the newest is one more chance of a hit, and one more lookup.
 pub(super) const MOST_KEYS: usize = 16;
 
-/// A stored result that may serve.
+/// A result that may serve.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Record {
-    pub created_at: i64,
     pub key: CacheKey,
-    pub result: ResultId,
+    pub result: KnownResult,
+}
+
+impl Record {
+    /// The better of two is the greater: what the store has, then what is newer.
+    pub(super) fn rank(&self) -> (bool, i64) {
+        let stored = matches!(self.result.source, ResultSource::Stored(_));
+        (stored, self.result.created_at)
+    }
 }
 
 /// The content digest of an input, on its way.
@@ -180,6 +190,8 @@ pub(super) struct VertexState<T> {
     pub forced: bool,
     pub miss: Option<MissReason>,
     pub fate: Fate,
+    /// The links to its keys are in the store, or on their way there.
+    pub adopted: bool,
 }
 
 impl<T> VertexState<T> {
@@ -200,6 +212,7 @@ impl<T> VertexState<T> {
             forced: false,
             miss: None,
             fate: Fate::Open,
+            adopted: false,
         }
     }
 

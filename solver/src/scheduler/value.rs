@@ -2,8 +2,10 @@
 
 use super::build::{Action, Build, RunRequest, Step};
 use super::state::{Content, Fate, Key, Level, Ready, Record, RunStage};
-use crate::cache::{InputPart, Lookup, MissReason, RecordBatch};
-use crate::id::{CacheKey, ContentDigest, ResultId};
+use crate::cache::{
+    ContentChanges, InputPart, KnownResult, Lookup, MissReason, RecordBatch, ResultSource,
+};
+use crate::id::{CacheKey, ContentDigest};
 
 impl<T: Clone> Build<T> {
     /// Asks for the value of an edge, once.
@@ -28,18 +30,17 @@ impl<T: Clone> Build<T> {
             }
             let known = edge.looked;
             for key in edge.keys.iter().skip(known).filter(|key| !key.volatile) {
-                let rows = lookup.results(key.id).into_iter();
-                edge.records.extend(rows.map(|row| Record {
-                    created_at: row.created_at,
+                let found = lookup.results(key.id).into_iter();
+                edge.records.extend(found.map(|result| Record {
                     key: key.id,
-                    result: row.result,
+                    result,
                 }));
             }
             edge.looked = edge.keys.len();
             if edge.looked > known {
-                edge.records.sort_by_key(|record| record.created_at);
+                edge.records.sort_by_key(Record::rank);
             }
-            if let Some(Record { key, result, .. }) = edge.records.pop() {
+            if let Some(Record { key, result }) = edge.records.pop() {
                 edge.loading = true;
                 self.actions.push(Action::Load {
                     vertex,
@@ -70,8 +71,9 @@ impl<T: Clone> Build<T> {
         vertex: usize,
         slot: usize,
         key: CacheKey,
-        result: ResultId,
+        result: KnownResult,
         value: Option<T>,
+        lookup: &mut Lookup<'_>,
     ) {
         let state = &mut self.vertices[vertex];
         state.edges[slot].loading = false;
@@ -83,7 +85,9 @@ impl<T: Clone> Build<T> {
         if state.fate == Fate::Open {
             state.fate = Fate::Loaded;
         }
+        state.edges[slot].created_at = Some(result.created_at);
         if state.inputs.is_empty()
+            && let ResultSource::Stored(result) = result.source
             && state.edges[slot]
                 .keys
                 .first()
@@ -103,6 +107,9 @@ impl<T: Clone> Build<T> {
                 ..RecordBatch::default()
             }));
         }
+        if matches!(result.source, ResultSource::Imported { .. }) {
+            self.adopt(vertex, lookup);
+        }
         self.supply(
             vertex,
             slot,
@@ -112,6 +119,44 @@ impl<T: Clone> Build<T> {
             },
             value,
         );
+    }
+
+    /// Stores the links to the imported keys of a vertex and all that it is made of, so that what
+    /// was loaded is found again without the import.
+    fn adopt(&mut self, vertex: usize, lookup: &mut Lookup<'_>) {
+        let mut batch = RecordBatch::default();
+        let mut todo = vec![vertex];
+        while let Some(vertex) = todo.pop() {
+            if std::mem::replace(&mut self.vertices[vertex].adopted, true) {
+                continue;
+            }
+            let state = &self.vertices[vertex];
+            todo.extend(state.inputs.iter().map(|input| input.vertex));
+            if state.inputs.is_empty() {
+                continue;
+            }
+            for edge in &state.edges {
+                let imported = |key: &&Key| !key.volatile && lookup.is_imported(key.id);
+                let targets: Vec<CacheKey> = edge
+                    .keys
+                    .iter()
+                    .filter(imported)
+                    .map(|key| key.id)
+                    .collect();
+                for target in targets {
+                    for input in 0..state.inputs.len() {
+                        for link in self.links(vertex, input, edge.output) {
+                            if !lookup.leads_to(&link, target) {
+                                batch.links.push((link, target));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        if !batch.links.is_empty() {
+            self.actions.push(Action::Learn(batch));
+        }
     }
 
     /// Sets the value of an edge and tells those who wait for it.
@@ -225,9 +270,9 @@ impl<T: Clone> Build<T> {
             forced |= from.forced && from.fate != Fate::Loaded;
             parts.push(Some(InputPart::new(key.id, part.selector)));
         }
-        let miss = match state.miss {
+        let miss = match &state.miss {
             _ if forced => MissReason::Ignored,
-            Some(known) => known,
+            Some(known) => known.clone(),
             None if map.volatile => MissReason::Volatile,
             None if state.edges.iter().any(|edge| edge.matched) => MissReason::DataGone,
             None => self.explain(vertex, lookup),
@@ -264,12 +309,33 @@ impl<T: Clone> Build<T> {
             return MissReason::NeverSeen;
         }
         for input in 0..inputs {
-            if !self.look_up_input(vertex, input, lookup) {
-                return match self.vertices[vertex].inputs[input].content {
-                    Content::Known(_) => MissReason::ContentChanged { input },
-                    _ => MissReason::InputChanged { input },
+            if self.look_up_input(vertex, input, lookup) {
+                continue;
+            }
+            let number = u32::try_from(input).unwrap_or(u32::MAX);
+            let latest = lookup.latest(digest, output, number);
+            let state = &self.vertices[vertex].inputs[input];
+            if let Content::Known(content) = state.content {
+                // A key by content goes without a selector, and is one that content is known of.
+                let mut plain: Vec<_> = latest
+                    .iter()
+                    .filter(|link| link.selector.is_none())
+                    .collect();
+                plain.sort_by_key(|link| lookup.listing(link.dependency).is_none());
+                let by_content = plain.first();
+                return MissReason::ContentChanged {
+                    input,
+                    old: by_content.map(|link| link.dependency),
+                    new: Some(CacheKey::content(content)),
+                    changes: None,
                 };
             }
+            let new = self.vertices[state.vertex].edges[state.slot].canonical;
+            return MissReason::InputChanged {
+                input,
+                old: latest.first().map(|link| link.dependency),
+                new: new.filter(|key| !key.volatile).map(|key| key.id),
+            };
         }
         MissReason::InputsNewTogether
     }
@@ -308,6 +374,17 @@ impl<T: Clone> Build<T> {
                 .collect(),
             volatile,
             forced: state.forced,
+            by_content: (0..state.inputs.len())
+                .filter(|&input| state.by_content(input))
+                .collect(),
+            changed: match &state.miss {
+                Some(MissReason::ContentChanged {
+                    input,
+                    old: Some(old),
+                    ..
+                }) => Some((*input, *old)),
+                _ => None,
+            },
         };
         self.actions.push(Action::Run(request));
     }
@@ -318,9 +395,13 @@ impl<T: Clone> Build<T> {
         vertex: usize,
         values: Vec<Option<T>>,
         contents: &[(usize, ContentDigest)],
+        found: Option<ContentChanges>,
         fate: Fate,
     ) {
         let state = &mut self.vertices[vertex];
+        if let Some(MissReason::ContentChanged { changes, .. }) = &mut state.miss {
+            *changes = found;
+        }
         state.fate = fate;
         let Some(ready) = state.run.as_mut().and_then(|run| run.ready.as_mut()) else {
             return;
@@ -344,6 +425,7 @@ impl<T: Clone> Build<T> {
         for (slot, value) in values.into_iter().enumerate() {
             let Some(value) = value else { continue };
             let edge = &mut self.vertices[vertex].edges[slot];
+            edge.created_at = None;
             let id = CacheKey::derive(digest, edge.output, &parts);
             let key = Key { id, volatile };
             edge.add_key(key);

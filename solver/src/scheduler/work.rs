@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::build::{Event, RunRequest};
 use super::flight::{FlightKey, Flights, Landing, Owner, Role, Waiter};
-use crate::cache::{Cache, InputPart, Link, RecordBatch, RunKey};
+use crate::cache::{Cache, ContentChanges, InputPart, Link, RecordBatch, ResultSource, RunKey};
 use crate::clock::Clock;
 use crate::error::{Blame, Failure, Fault, OperationError};
 use crate::id::{CacheKey, ContentDigest, ResultId};
@@ -91,8 +91,8 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
                 Role::Waiter(waiter) => match self.landing(waiter).await? {
                     Some(Ok(values)) => {
                         let stored = vec![None; values.len()];
-                        self.record(&stored);
-                        return self.event(values, true);
+                        self.record(&stored, Vec::new());
+                        return self.event(values, None, true);
                     }
                     Some(Err(failure)) => return Err(failure.into()),
                     None => {}
@@ -165,9 +165,10 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
         self.ask_contents(&inputs).await?;
         let values = result?;
         let stored = self.keep(&values).await;
-        self.record(&stored);
+        let described = self.describe(&inputs).await;
+        self.record(&stored, described.listings);
         drop(first);
-        self.event(values, false)
+        self.event(values, described.changes, false)
     }
 
     async fn own(
@@ -181,24 +182,31 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
                 vertex,
                 values,
                 contents: std::mem::take(&mut self.contents),
+                changes: None,
                 shared: true,
                 confined: false,
             });
         }
+        let inputs = match self.request.by_content.is_empty() {
+            true => Vec::new(),
+            false => self.request.inputs.clone(),
+        };
         match self.execute(started).await {
             Ok(values) => {
                 let stored = self.keep(&values).await;
-                self.record(&stored);
+                let described = self.describe(&inputs).await;
+                self.record(&stored, described.listings);
                 if let Some(owner) = owner.filter(|_| !self.context.is_confined()) {
                     owner.land(Ok(values.clone()));
                 }
-                self.event(values, false)
+                self.event(values, described.changes, false)
             }
             // A failure after the cancellation may be its effect: the waiters try for themselves.
             Err(_) if self.context.cancel.is_cancelled() => Err(OperationError::Cancelled),
             Err(OperationError::Cancelled) => Err(OperationError::Cancelled),
             Err(OperationError::Failed(failure)) => {
-                if let Some(owner) = owner.filter(|_| !self.operation.is_personal()) {
+                let personal = self.operation.is_personal() || failure.is_personal();
+                if let Some(owner) = owner.filter(|_| !personal) {
                     owner.land(Err(failure.clone()));
                 }
                 Err(failure.into())
@@ -224,7 +232,12 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
         result
     }
 
-    fn event(&mut self, values: Vec<T>, shared: bool) -> Result<Event<T>, OperationError> {
+    fn event(
+        &mut self,
+        values: Vec<T>,
+        changes: Option<ContentChanges>,
+        shared: bool,
+    ) -> Result<Event<T>, OperationError> {
         let request = &self.request;
         let mut of_edges = Vec::with_capacity(request.outputs.len());
         for (&output, &wanted) in request.outputs.iter().zip(&request.wanted) {
@@ -245,9 +258,43 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
             vertex: request.vertex,
             values: of_edges,
             contents: std::mem::take(&mut self.contents),
+            changes,
             shared,
             confined: self.context.is_confined(),
         })
+    }
+
+    /// Summarises the content of inputs that nobody summarised before, and tells how the one that
+    /// made the vertex run differs.
+    async fn describe(&self, inputs: &[T]) -> Described {
+        let mut described = Described::default();
+        if !self.may_store() {
+            return described;
+        }
+        let request = &self.request;
+        for &input in &request.by_content {
+            let (Some(value), Some(Some(part))) = (inputs.get(input), request.parts.get(input))
+            else {
+                continue;
+            };
+            let asked = request.changed.filter(|(changed, _)| *changed == input);
+            let (known, old) = self.cache.read(|lookup| {
+                let known = lookup.listing(part.key).is_some();
+                (known, asked.and_then(|(_, old)| lookup.listing(old)))
+            });
+            if known && old.is_none() {
+                continue;
+            }
+            let told = self
+                .operation
+                .describe_content(input, value, old.as_ref(), &self.context);
+            // What cannot be told costs an explanation, not the solve.
+            if let Ok(Some(told)) = told.await {
+                described.listings.push((part.key, told.listing.encode()));
+                described.changes = described.changes.or(told.changes);
+            }
+        }
+        described
     }
 
     fn may_store(&self) -> bool {
@@ -264,7 +311,13 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
         let rows: Vec<_> = self.cache.read(|lookup| {
             let newest = |output: &u32| {
                 let key = CacheKey::derive(request.digest, *output, &parts);
-                lookup.results(key).into_iter().next().map(|row| row.result)
+                lookup
+                    .results(key)
+                    .into_iter()
+                    .find_map(|known| match known.source {
+                        ResultSource::Stored(result) => Some(result),
+                        ResultSource::Imported { .. } => None,
+                    })
             };
             request.outputs.iter().map(newest).collect()
         });
@@ -299,13 +352,14 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
     }
 
     /// Stores the links from all keys of the inputs, and the results that were kept.
-    fn record(&self, stored: &[Option<ResultId>]) {
+    fn record(&self, stored: &[Option<ResultId>], listings: Vec<(CacheKey, Vec<u8>)>) {
         if !self.may_store() {
             return;
         }
         let request = &self.request;
         let mut batch = RecordBatch {
             created_at: milliseconds(&*self.clock),
+            listings,
             ..RecordBatch::default()
         };
         let parts = self.parts();
@@ -347,6 +401,13 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
             ));
         }
     }
+}
+
+/// What is remembered of the content of inputs.
+#[derive(Debug, Default)]
+struct Described {
+    listings: Vec<(CacheKey, Vec<u8>)>,
+    changes: Option<ContentChanges>,
 }
 
 /// The time of day in milliseconds since 1970.

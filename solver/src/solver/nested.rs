@@ -123,6 +123,7 @@ impl SubSolve<Ref> for SubSolver {
             no_cache: given.no_cache,
             cancel: context.cancel.clone(),
             sink,
+            imports: Arc::new([]),
         };
         let solved = run::run(&solver, &graph, &engine, solving).await;
         let run::Ran {
@@ -137,7 +138,7 @@ impl SubSolve<Ref> for SubSolver {
         };
         let fixed = !reports.iter().any(looked) && !graph.vertices().iter().any(changing);
         let mut all = given.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        all.extend(reports);
+        run::append(&mut all, reports);
         Ok(SubSolved { value, fixed })
     }
 }

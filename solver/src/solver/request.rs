@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ashlar_llb::{Definition, Platform};
 
-use super::Durability;
+use super::{CacheImport, Durability};
 use crate::session::{LocalDirectory, SecretProvider, Session, SshAgent};
 use crate::source::image::ResolveMode;
 
@@ -24,6 +24,9 @@ pub struct SolveRequest {
     pub resolve: ResolveMode,
     /// When the result is safe from a power cut. Default: [`Durability::Background`].
     pub durability: Durability,
+    /// Records from elsewhere, looked at after those of the store; of equally good ones those of the
+    /// first import count. Default: none.
+    pub imports: Vec<CacheImport>,
     /// The platform of the result; goes into image configs that do not name one. Default: that of
     /// the vertex the result comes from, else that of this machine.
     pub platform: Option<Platform>,
@@ -38,6 +41,7 @@ impl SolveRequest {
             no_cache: false,
             resolve: ResolveMode::default(),
             durability: Durability::default(),
+            imports: Vec::new(),
             platform: None,
         }
     }
@@ -90,6 +94,13 @@ impl SolveRequest {
     #[must_use]
     pub fn ssh(mut self, id: impl Into<String>, agent: impl SshAgent + 'static) -> Self {
         self.session.ssh.insert(id.into(), Arc::new(agent));
+        self
+    }
+
+    /// Lets the solve use records from elsewhere.
+    #[must_use]
+    pub fn import_cache(mut self, import: CacheImport) -> Self {
+        self.imports.push(import);
         self
     }
 

@@ -5,17 +5,20 @@ use std::sync::Arc;
 use ashlar_llb::pb::{NetMode, op::Op};
 use ashlar_llb::{Graph, OpDigest, Platform};
 
+use super::cache::SolveImport;
 use super::nested::Given;
 use super::record;
 use super::{Durability, SolveError, SolveRequest, Solver, SourceLocation};
 use crate::cancel::Cancel;
 use crate::error::{Failure, OperationError};
+use crate::operation::Import;
+use crate::ops::imported::ImportError;
 use crate::ops::{Engine, operation};
 use crate::progress::{Event, Sink};
 use crate::provenance::{Provenance, Recorder};
 use crate::refs::Ref;
 use crate::result::BuildResult;
-use crate::scheduler::{self, Edge, SolveContext, Vertex, VertexStatus};
+use crate::scheduler::{self, Edge, SolveContext, Trace, Vertex, VertexStatus};
 
 /// What a solve returns.
 #[derive(Debug, Clone)]
@@ -27,6 +30,11 @@ pub struct Solved {
     pub vertices: Vec<VertexReport>,
     /// What was read of each local directory that was looked at.
     pub locals: Vec<LocalReport>,
+    pub(super) solver: Solver,
+    /// The keys and results of the vertices; `None` if there are none.
+    pub(super) trace: Option<Trace<Ref>>,
+    /// By vertex whether the definition lets its results be exported.
+    pub(super) exports: Vec<Option<bool>>,
 }
 
 /// What was read of one local directory to find out what is in its files. Files that are remembered
@@ -51,6 +59,20 @@ impl Solved {
             .filter(|v| matches!(v.status, VertexStatus::Ran(_)))
             .count()
     }
+
+    /// Says in one line why a vertex ran, by its place in [`Solved::vertices`]; `None` if it did
+    /// not. The reason as a value is in its [`VertexStatus`].
+    pub fn explain(&self, vertex: usize) -> Option<String> {
+        let report = self.vertices.get(vertex)?;
+        let VertexStatus::Ran(reason) = &report.status else {
+            return None;
+        };
+        let why = reason.text(|input| {
+            let input = self.vertices.get(*report.inputs.get(input)?)?;
+            Some(input.name.to_string())
+        });
+        Some(format!("{} ran: {why}", report.name))
+    }
 }
 
 /// What happened to one vertex.
@@ -63,6 +85,8 @@ pub struct VertexReport {
     pub name: Arc<str>,
     /// How it ended, and why it ran if it did.
     pub status: VertexStatus,
+    /// The places of its inputs in [`Solved::vertices`].
+    pub inputs: Vec<usize>,
 }
 
 pub(super) async fn solve(
@@ -87,12 +111,15 @@ pub(super) async fn solve(
     };
     let ran = match graph.head() {
         Some(_) => {
+            let imports = request.imports.iter();
+            let imports = imports.map(|import| import.for_solve(&engine, &solver));
             let solving = Solving {
                 no_cache: request.no_cache,
                 cancel,
                 sink: telling,
+                imports: Arc::new([]),
             };
-            run(&solver, &graph, &engine, solving).await?
+            run_importing(&solver, &graph, &engine, solving, imports.collect()).await?
         }
         None => Ran::nothing(),
     };
@@ -106,9 +133,10 @@ pub(super) async fn solve(
     let Ran {
         reference,
         mut vertices,
+        trace,
         ..
     } = ran;
-    vertices.extend(given.take_reports());
+    append(&mut vertices, given.take_reports());
     let mut locals = Vec::new();
     for (name, files, bytes) in engine.locals_read() {
         let name: Arc<str> = name.into();
@@ -127,13 +155,34 @@ pub(super) async fn solve(
     settle(&solver, request.durability).await?;
     drop(awaited);
     let platform = request.platform.unwrap_or_else(|| platform_of(&graph));
+    let exports = graph.vertices().iter();
+    let exports = exports.map(|vertex| {
+        vertex
+            .metadata()
+            .export_cache
+            .as_ref()
+            .map(|told| told.value)
+    });
+    let exports = exports.collect();
     let result = BuildResult::new(reference, platform, solver.store().clone())
         .with_provenance(Arc::new(provenance));
     Ok(Solved {
         result,
         vertices,
         locals,
+        solver,
+        trace,
+        exports,
     })
+}
+
+/// Adds the reports of another graph, or of several.
+pub(super) fn append(reports: &mut Vec<VertexReport>, of_another: Vec<VertexReport>) {
+    let before = reports.len();
+    reports.extend(of_another.into_iter().map(|mut report| {
+        report.inputs.iter_mut().for_each(|input| *input += before);
+        report
+    }));
 }
 
 /// Whether a step leaves it to the solver which network it gets.
@@ -151,11 +200,42 @@ fn platform_of(graph: &Graph) -> Platform {
 }
 
 /// How a graph is solved.
+#[derive(Clone)]
 pub(super) struct Solving {
     /// Run every vertex.
     pub(super) no_cache: bool,
     pub(super) cancel: Cancel,
     pub(super) sink: Arc<dyn Sink>,
+    /// Records from elsewhere.
+    pub(super) imports: Arc<[Import<Ref>]>,
+}
+
+/// As [`run`], and anew without those imports that turn out to be broken.
+async fn run_importing(
+    solver: &Solver,
+    graph: &Graph,
+    engine: &Arc<Engine>,
+    mut solving: Solving,
+    mut imports: Vec<SolveImport>,
+) -> Result<Ran, SolveError> {
+    loop {
+        solving.imports = imports.iter().map(|import| import.import.clone()).collect();
+        let error = match run(solver, graph, engine, solving.clone()).await {
+            Err(error @ SolveError::Vertex { .. }) => error,
+            ended => return ended,
+        };
+        let SolveError::Vertex { failure, .. } = &error else {
+            return Err(error);
+        };
+        let count = imports.len();
+        imports.retain(|import| !import.is_broken());
+        if failure.downcast_ref::<ImportError>().is_none() || imports.len() == count {
+            return Err(error);
+        }
+        let message = format!("{}; the solve goes on without it", failure.chain());
+        let digest = None;
+        solving.sink.control(Event::Warning { digest, message });
+    }
 }
 
 /// Solves the head of a graph. Waits for all it started, unless dropped.
@@ -173,7 +253,9 @@ pub(super) async fn run(
     }];
     let context = SolveContext::new(solving.cancel, solving.sink, solver.store().clock().clone());
     let work = scheduler::Graph { vertices };
-    let solved = solver.0.scheduler.solve(&work, &outputs, &context).await;
+    let scheduler = &solver.0.scheduler;
+    let solved = scheduler.solve_importing(&work, &outputs, &context, solving.imports);
+    let solved = solved.await;
     let mut solved = solved.map_err(|error| located(graph, error))?;
     let reference = solved.values.pop().expect("BUG: one output was asked for");
     let reports = graph
@@ -185,12 +267,14 @@ pub(super) async fn run(
             digest: vertex.digest(),
             name: scheduled.name.clone(),
             status: report.status,
+            inputs: scheduled.inputs.iter().map(|edge| edge.vertex).collect(),
         })
         .collect();
     Ok(Ran {
         reference,
         vertices: reports,
         outputs: solved.outputs,
+        trace: Some(solved.trace),
     })
 }
 
@@ -200,6 +284,8 @@ pub(super) struct Ran {
     /// By index in the graph.
     pub(super) vertices: Vec<VertexReport>,
     pub(super) outputs: Vec<scheduler::Output<Ref>>,
+    /// What an export of cache records needs; `None` if there is nothing to export.
+    pub(super) trace: Option<Trace<Ref>>,
 }
 
 impl Ran {
@@ -209,6 +295,7 @@ impl Ran {
             reference: Ref::scratch(),
             vertices: Vec::new(),
             outputs: Vec::new(),
+            trace: None,
         }
     }
 }

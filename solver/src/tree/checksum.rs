@@ -1,7 +1,7 @@
 //! Checksums of content, as `cache/contenthash` of BuildKit computes them.
 //!
 //! Owns the checksum of one object ([`FileHasher`], [`file_digest`]) and of parts of a tree
-//! ([`checksum`]). They depend on names, kinds, modes, owners, link targets, extended attributes
+//! ([`checksum`]), and what a checksum covers as a list ([`list`], [`compare`]). They depend on names, kinds, modes, owners, link targets, extended attributes
 //! and bytes; not on times.
 //!
 //! Invariants:
@@ -16,6 +16,7 @@ mod fill;
 mod filter;
 mod follow;
 mod hasher;
+mod list;
 
 use std::io;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use ashlar_llb::patterns::BadPattern;
 
 pub(super) use fill::fill;
 pub use hasher::{FileHasher, file_digest};
+pub use list::{Difference, ListedPart, compare, list};
 
 use super::{Node, TreePath, View};
 use crate::cancel::{Cancel, Cancelled};
@@ -46,6 +48,13 @@ pub struct ChecksumOptions {
     /// Each of these must be the beginning of an absolute path that is covered. Looked at only
     /// together with `wildcard`, `include` or `exclude`, as in BuildKit.
     pub required: Vec<String>,
+}
+
+impl ChecksumOptions {
+    /// Whether it is patterns that select what counts.
+    fn is_filter(&self) -> bool {
+        self.wildcard || !self.include.is_empty() || !self.exclude.is_empty()
+    }
 }
 
 /// Why there is no checksum.
@@ -115,7 +124,7 @@ pub fn checksum(
     options: &ChecksumOptions,
     cancel: &Cancel,
 ) -> Result<ContentDigest, ChecksumError> {
-    if options.wildcard || !options.include.is_empty() || !options.exclude.is_empty() {
+    if options.is_filter() {
         return filter::checksum(view, path, options, cancel);
     }
     let asked = || path.to_vec();

@@ -21,3 +21,14 @@ pub(crate) fn read(name: &str) -> Vec<u8> {
 pub(crate) fn json(name: &str) -> serde_json::Value {
     serde_json::from_slice(&read(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
+
+/// Reads one golden JSON file that another directory of golden files may lack; says so then.
+#[expect(clippy::print_stdout, reason = "skipped tests say so")]
+pub(crate) fn json_if_there(test: &str, name: &str) -> Option<serde_json::Value> {
+    let path = directory().join(name);
+    if !path.exists() {
+        println!("SKIPPED: {test}: no {}", path.display());
+        return None;
+    }
+    Some(json(name))
+}

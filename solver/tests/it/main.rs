@@ -6,6 +6,7 @@ mod apply_gnu;
 mod executor_contract;
 mod golden;
 mod golden_cache_keys;
+mod golden_cache_records;
 mod golden_checksum;
 mod hostile;
 mod hostile_names;

@@ -1,6 +1,8 @@
 //! The scheduler, on operations over numbers.
 
 mod cancelling;
+mod exporting;
+mod importing;
 mod kit;
 mod matching;
 mod measure;

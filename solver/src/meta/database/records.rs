@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use rusqlite::{CachedStatement, Connection, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
 
 use super::Database;
-use crate::id::{CacheDigest, CacheKey, ResultId};
+use crate::id::{CacheDigest, CacheKey, ResultId, Selector};
+use crate::meta::records::LISTINGS;
 use crate::meta::{Link, MetaError, RecordBatch, RecordReader, Records, ResultRow};
 
 impl Records for Database {
@@ -66,6 +67,20 @@ impl Records for Database {
             for (key, result) in &batch.results {
                 results.execute(params![key.as_bytes(), result.0, batch.created_at])?;
             }
+            for (key, listing) in &batch.listings {
+                transaction
+                    .prepare_cached(
+                        "INSERT OR REPLACE INTO listings (key, listing) VALUES (?1, ?2)",
+                    )?
+                    .execute(params![key.as_bytes(), listing])?;
+            }
+            if !batch.listings.is_empty() {
+                transaction
+                    .prepare_cached(
+                        "DELETE FROM listings WHERE id <= (SELECT max(id) FROM listings) - ?1",
+                    )?
+                    .execute([i64::try_from(LISTINGS).unwrap_or(i64::MAX)])?;
+            }
             Ok(())
         })
     }
@@ -78,6 +93,11 @@ impl Records for Database {
             Ok(())
         })
     }
+}
+
+/// A selector as it is stored: empty if there is none.
+fn selector_of(bytes: &[u8]) -> Option<Selector> {
+    bytes.try_into().ok().map(Selector::from_bytes)
 }
 
 fn selector(link: &Link) -> &[u8] {
@@ -173,5 +193,75 @@ impl RecordReader for Reader<'_> {
             )
             .and_then(|mut statement| statement.exists(params![digest.as_bytes(), output, input]))
             .map_err(|error| self.database.note("read a cache link", error))
+    }
+
+    fn sources(
+        &mut self,
+        target: CacheKey,
+        limit: usize,
+        links: &mut Vec<Link>,
+    ) -> Result<(), MetaError> {
+        let mut read = || {
+            let mut statement = self.connection.prepare_cached(
+                "SELECT digest, output, input, dependency, selector FROM links
+                 WHERE target = ?1 LIMIT ?2",
+            )?;
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let rows = statement.query_map(params![target.as_bytes(), limit], |row| {
+                Ok(Link {
+                    digest: CacheDigest::from_bytes(row.get(0)?),
+                    output: row.get(1)?,
+                    input: row.get(2)?,
+                    dependency: CacheKey::from_bytes(row.get(3)?),
+                    selector: selector_of(row.get_ref(4)?.as_blob()?),
+                })
+            })?;
+            for row in rows {
+                links.push(row?);
+            }
+            Ok(())
+        };
+        read().map_err(|error| self.database.note("read the links to a cache key", error))
+    }
+
+    fn latest(
+        &mut self,
+        digest: CacheDigest,
+        output: u32,
+        input: u32,
+    ) -> Result<Vec<Link>, MetaError> {
+        let read = || {
+            self.connection
+                .prepare_cached(
+                    "SELECT dependency, selector FROM links
+                     WHERE digest = ?1 AND output = ?2 AND input = ?3 AND target =
+                         (SELECT links.target FROM links JOIN results ON results.key = links.target
+                          WHERE digest = ?1 AND output = ?2 AND input = ?3
+                          ORDER BY results.created_at DESC, results.result DESC LIMIT 1)
+                     ORDER BY dependency, selector",
+                )?
+                .query_map(params![digest.as_bytes(), output, input], |row| {
+                    Ok(Link {
+                        digest,
+                        output,
+                        input,
+                        dependency: CacheKey::from_bytes(row.get(0)?),
+                        selector: selector_of(row.get_ref(1)?.as_blob()?),
+                    })
+                })?
+                .collect::<rusqlite::Result<_>>()
+        };
+        read().map_err(|error| self.database.note("read the newest cache record", error))
+    }
+
+    fn listing(&mut self, content: CacheKey) -> Result<Option<Vec<u8>>, MetaError> {
+        self.connection
+            .prepare_cached("SELECT listing FROM listings WHERE key = ?1")
+            .and_then(|mut statement| {
+                statement
+                    .query_row([content.as_bytes()], |row| row.get(0))
+                    .optional()
+            })
+            .map_err(|error| self.database.note("read a listing", error))
     }
 }

@@ -6,6 +6,7 @@
 //! names(namespace, name, value)          small values of other modules
 //! links(digest, output, input, dependency, selector, target)
 //! results(key, result, created_at)
+//! listings(key, listing)                 what is remembered of content; the latest few hundred
 //! durability(boot, current, written, synced)   one row
 //! ```
 //! Rows that tell of data outside the database have the generation they were written in. Links
@@ -19,7 +20,7 @@ use super::failed;
 use crate::meta::MetaError;
 
 /// The format this version reads and writes, kept in SQLite's `user_version`.
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 
 const TABLES: &str = "
 CREATE TABLE durability (
@@ -73,6 +74,11 @@ CREATE TABLE results (
     PRIMARY KEY (key, result)
 ) WITHOUT ROWID;
 CREATE INDEX results_by_result ON results (result);
+CREATE TABLE listings (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    key BLOB NOT NULL UNIQUE,
+    listing BLOB NOT NULL
+);
 ";
 
 /// The format of the file: 0 if it has no tables yet.

@@ -127,6 +127,7 @@ fn two_processes_worth_of_connections_agree() {
                                 links: Vec::new(),
                                 results,
                                 created_at: 1,
+                                ..RecordBatch::default()
                             })
                             .unwrap();
                     }

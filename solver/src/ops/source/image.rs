@@ -107,16 +107,16 @@ impl Source for ImageSource {
     }
 
     async fn fetch(&self, pin: &Self::Pin, context: &Context) -> Result<Ref, OperationError> {
-        let layers = ImageLayers {
-            image: pin.clone(),
-            reference: self.0.reference.to_string(),
-            bytes: self.0.clone(),
-            reporter: context.reporter.clone(),
-            engine: self.0.engine.clone(),
-        };
+        let layers = ImageLayers::of_image(
+            pin,
+            &self.0.reference.to_string(),
+            self.0.clone(),
+            context.reporter.clone(),
+            self.0.engine.clone(),
+        );
         unblock(&context.cancel, move |_| {
             let (stack, known) = layers.known()?;
-            Ok(match known == layers.image.layers.len() {
+            Ok(match known == layers.layers.len() {
                 true => Ref::from(stack),
                 false => Ref::lazy(Arc::new(layers)),
             })

@@ -1,4 +1,5 @@
-//! The layers of an image as a stack: those that the store has, and the others unpacked.
+//! The layers of an image as a stack: those that the store has, and the others unpacked. Imported
+//! results are layers in the same way.
 //!
 //! Invariant: **what is committed is verified**: a layer directory becomes a layer only after its
 //! blob had the promised digest and size and inflated to the promised diff id.
@@ -29,7 +30,7 @@ const WORKERS: usize = 3;
 const STRIDE: u64 = 4 << 20;
 
 /// Where the blobs of layers come from.
-pub(super) trait LayerBytes: Send + Sync + std::fmt::Debug {
+pub(in crate::ops) trait LayerBytes: Send + Sync + std::fmt::Debug {
     /// The bytes of a layer's blob, from its start; they are verified by who reads them. Blocks,
     /// as do reads of what it returns. Cancelling ends a read that waits.
     fn open(
@@ -47,36 +48,55 @@ pub(super) trait LayerBytes: Send + Sync + std::fmt::Debug {
     }
 }
 
-/// An image, and what it takes to have its layers.
+/// Layers on top of each other, and what it takes to have them.
 #[derive(Debug)]
-pub(super) struct ImageLayers {
-    pub(super) image: Arc<ResolvedImage>,
-    /// As the identifier of the source has it.
-    pub(super) reference: String,
-    pub(super) bytes: Arc<dyn LayerBytes>,
-    pub(super) reporter: Reporter,
-    pub(super) engine: Arc<Engine>,
+pub(in crate::ops) struct ImageLayers {
+    /// The lowest first.
+    pub(in crate::ops) layers: Vec<ImageLayer>,
+    /// What the history of an image says of each.
+    pub(in crate::ops) descriptions: Vec<LayerDescription>,
+    pub(in crate::ops) bytes: Arc<dyn LayerBytes>,
+    pub(in crate::ops) reporter: Reporter,
+    pub(in crate::ops) engine: Arc<Engine>,
 }
 
 impl ImageLayers {
-    /// The stack of the image's layers; those that the store has are not read. Blocks.
-    pub(super) fn stack(&self, cancel: &Cancel) -> Result<Stack, OperationError> {
-        let Some(top) = self.image.layers.last() else {
+    /// The layers of an image. `reference`: as the identifier of the source has it.
+    pub(super) fn of_image(
+        image: &ResolvedImage,
+        reference: &str,
+        bytes: Arc<dyn LayerBytes>,
+        reporter: Reporter,
+        engine: Arc<Engine>,
+    ) -> Self {
+        let description = LayerDescription {
+            text: format!("pulled from {reference}"),
+            created: image.created(),
+        };
+        Self {
+            layers: image.layers.clone(),
+            descriptions: vec![description; image.layers.len()],
+            bytes,
+            reporter,
+            engine,
+        }
+    }
+
+    /// The stack of the layers; those that the store has are not read. Blocks.
+    pub(in crate::ops) fn stack(&self, cancel: &Cancel) -> Result<Stack, OperationError> {
+        let Some(top) = self.layers.last() else {
             return Ok(Stack::scratch());
         };
         // Solves that need the same image at the same time unpack it once.
         let _turn = self.engine.unpacking.take(top.chain_id, cancel)?;
         let (mut stack, known) = self.known()?;
-        let missing = &self.image.layers[known..];
+        let missing = &self.layers[known..];
         let unpacked = in_parallel(missing, |layer| self.unpack_one(layer, cancel))?;
-        for (layer, (active, raw)) in missing.iter().zip(unpacked) {
+        let described = missing.iter().zip(&self.descriptions[known..]);
+        for ((layer, description), (active, raw)) in described.zip(unpacked) {
             cancel.check()?;
             let normalized = raw.normalize(&stack.view()?, active.fs())?;
-            let description = LayerDescription {
-                text: self.text(),
-                created: self.image.created(),
-            };
-            let committed = active.on(&stack).commit(normalized.index, &description)?;
+            let committed = active.on(&stack).commit(normalized.index, description)?;
             let id = committed.id();
             stack = stack.push(committed);
             self.engine.meta.put_layer_blob(id, &blob_of(layer))?;
@@ -87,13 +107,9 @@ impl ImageLayers {
         Ok(stack)
     }
 
-    fn text(&self) -> String {
-        format!("pulled from {}", self.reference)
-    }
-
-    /// The longest part of the image that is stored, and how many layers it has.
-    pub(super) fn known(&self) -> Result<(Stack, usize), OperationError> {
-        for (at, layer) in self.image.layers.iter().enumerate().rev() {
+    /// The longest part that is stored, and how many layers it has.
+    pub(in crate::ops) fn known(&self) -> Result<(Stack, usize), OperationError> {
+        for (at, layer) in self.layers.iter().enumerate().rev() {
             let Some(row) = chains::find(&*self.engine.meta, &layer.chain_id)? else {
                 continue;
             };
@@ -233,19 +249,19 @@ impl Lazy for ImageLayers {
     }
 
     fn layers(&self) -> Option<Vec<LazyLayer>> {
-        let created = self.image.created();
         let repository = self.bytes.repository();
-        let layers = self.image.layers.iter().map(|layer| LazyLayer {
+        let described = self.layers.iter().zip(&self.descriptions);
+        let layers = described.map(|(layer, description)| LazyLayer {
             blob: blob_of(layer),
-            text: self.text(),
-            created,
+            text: description.text.clone(),
+            created: description.created,
             repository: repository.map(|(host, name)| (host.to_owned(), name.to_owned())),
         });
         Some(layers.collect())
     }
 
     fn fetch(&self, cancel: &Cancel) -> Result<(), OperationError> {
-        in_parallel(&self.image.layers, |layer| self.fetch_one(layer, cancel)).map(drop)
+        in_parallel(&self.layers, |layer| self.fetch_one(layer, cancel)).map(drop)
     }
 
     fn materialize(&self, cancel: &Cancel) -> Result<Stack, OperationError> {

@@ -92,13 +92,13 @@ impl Source for OciLayoutSource {
     }
 
     async fn fetch(&self, pin: &LayoutImage, context: &Context) -> Result<Ref, OperationError> {
-        let layers = ImageLayers {
-            image: pin.image.clone(),
-            reference: self.reference.clone(),
-            bytes: Arc::new(LayoutBytes(pin.layout.clone())),
-            reporter: context.reporter.clone(),
-            engine: self.engine.clone(),
-        };
+        let layers = ImageLayers::of_image(
+            &pin.image,
+            &self.reference,
+            Arc::new(LayoutBytes(pin.layout.clone())),
+            context.reporter.clone(),
+            self.engine.clone(),
+        );
         let stack = unblock(&context.cancel, move |cancel| layers.stack(&cancel));
         Ok(Ref::from(stack.await?))
     }

@@ -4,6 +4,7 @@
 //! order, on which directory headers have been passed, and on paths as the caller wrote them and
 //! not as links resolve them. [`Selector`] goes along the tree in the same order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ashlar_llb::patterns::{Glob, ParentMatches, PatternMatcher};
@@ -11,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::fill::{fill, known};
 use super::follow::{Place, follow};
+use super::list::{Difference, ListedPart};
 use super::{ChecksumError, ChecksumOptions, Located, digest_text, directory_header};
 use crate::cancel::Cancel;
 use crate::id::ContentDigest;
@@ -19,12 +21,13 @@ use crate::tree::{Kind, Node, TreePath, View};
 /// Objects between two looks at the flag.
 const BETWEEN_CHECKS: usize = 1024;
 
-pub(super) fn checksum(
+/// What patterns select, in the order in which it counts, and the literal beginning of the path.
+fn select(
     view: &View,
     path: &[u8],
     options: &ChecksumOptions,
     cancel: &Cancel,
-) -> Result<ContentDigest, ChecksumError> {
+) -> Result<(Vec<Selected>, TreePath), ChecksumError> {
     let not_found = |path: &[u8]| ChecksumError::NotFound {
         path: path.to_vec(),
     };
@@ -41,7 +44,19 @@ pub(super) fn checksum(
     if let (at, Place::Node(node)) = follow(view, &prefix, follow_prefix).map_err(too_many)? {
         selector.walk(&prefix, &at, node, cancel)?;
     }
-    let selected = selector.selected;
+    Ok((selector.selected, prefix))
+}
+
+pub(super) fn checksum(
+    view: &View,
+    path: &[u8],
+    options: &ChecksumOptions,
+    cancel: &Cancel,
+) -> Result<ContentDigest, ChecksumError> {
+    let not_found = |path: &[u8]| ChecksumError::NotFound {
+        path: path.to_vec(),
+    };
+    let (selected, prefix) = select(view, path, options, cancel)?;
     for required in &options.required {
         if !selected
             .iter()
@@ -71,6 +86,52 @@ pub(super) fn checksum(
         hash.update(digest_text(digest));
     }
     Ok(ContentDigest::from_bytes(hash.finalize().into()))
+}
+
+pub(super) fn list(
+    view: &View,
+    path: &[u8],
+    options: &ChecksumOptions,
+    most: usize,
+    cancel: &Cancel,
+) -> Result<Option<Vec<ListedPart>>, ChecksumError> {
+    let (selected, _) = select(view, path, options, cancel)?;
+    if selected.len() > most {
+        return Ok(None);
+    }
+    let digests = digests(view, &selected, cancel)?;
+    let parts = selected.into_iter().zip(digests);
+    let parts = parts.map(|(item, digest)| ListedPart {
+        path: item.path,
+        whole: false,
+        digest,
+    });
+    Ok(Some(parts.collect()))
+}
+
+pub(super) fn compare<'a>(
+    view: &View,
+    path: &[u8],
+    options: &ChecksumOptions,
+    old: impl Iterator<Item = (&'a [u8], bool, &'a dyn Fn(ContentDigest) -> bool)>,
+    cancel: &Cancel,
+    mut tell: impl FnMut(&[u8], Difference),
+) -> Result<(), ChecksumError> {
+    let (selected, _) = select(view, path, options, cancel)?;
+    let digests = digests(view, &selected, cancel)?;
+    let mut now: BTreeMap<&[u8], ContentDigest> = BTreeMap::new();
+    now.extend(selected.iter().map(|item| &item.path[..]).zip(digests));
+    for (path, _, was) in old {
+        match now.remove(path) {
+            None => tell(path, Difference::Removed),
+            Some(digest) if !was(digest) => tell(path, Difference::Changed),
+            Some(_) => {}
+        }
+    }
+    for path in now.into_keys() {
+        tell(path, Difference::Added);
+    }
+    Ok(())
 }
 
 /// The digest of each selected object: for a directory of its header, for a link at the top that

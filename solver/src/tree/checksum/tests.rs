@@ -195,3 +195,60 @@ fn bad_patterns_are_errors() {
         ContentDigest::of(b"")
     );
 }
+
+proptest::proptest! {
+    /// A list tells a difference exactly if the checksums differ, however short it is.
+    #[test]
+    fn lists_differ_as_checksums_do(
+        old in proptest::collection::btree_map("[ab]/[abc]/[ab]|[abc]", 0_u32..3, 0..8),
+        new in proptest::collection::btree_map("[ab]/[abc]/[ab]|[abc]", 0_u32..3, 0..8),
+        most in 1_usize..12,
+        filtered in proptest::bool::ANY,
+    ) {
+        // Names of one file and of a directory would be in each other's way.
+        let view = |files: &std::collections::BTreeMap<String, u32>| {
+            let mut view = View::empty();
+            for (name, mode) in files {
+                let name = if name.contains('/') { name.clone() } else { format!("top-{name}") };
+                let mut parents: Vec<TreePath> = Vec::new();
+                let mut at = path(&name);
+                while let Some(parent) = at.parent().filter(|parent| !parent.is_root()) {
+                    parents.push(parent.clone());
+                    at = parent;
+                }
+                for parent in parents.into_iter().rev() {
+                    if view.lookup(&parent).is_none() {
+                        let entry = Entry::new(Kind::Directory, Attributes::default());
+                        view = view.with(&parent, Node::directory(entry, None, Vec::new()));
+                    }
+                }
+                let attributes = Attributes { mode: *mode, ..Attributes::default() };
+                view = view.with(&path(&name), Node::leaf(Entry::new(Kind::File, attributes), None));
+            }
+            view
+        };
+        let options = ChecksumOptions {
+            include: if filtered { vec!["a".to_owned(), "top-*".to_owned()] } else { Vec::new() },
+            ..ChecksumOptions::default()
+        };
+        let cancel = Cancel::new();
+        let (old, new) = (view(&old), view(&new));
+        let sum = |view: &View| checksum(view, b"/", &options, &cancel).unwrap();
+        let Some(listed) = list(&old, b"/", &options, most, &cancel).unwrap() else {
+            return Ok(());
+        };
+        proptest::prop_assert!(listed.len() <= most);
+        let tests: Vec<_> = listed
+            .iter()
+            .map(|part| (part, move |digest: ContentDigest| digest == part.digest))
+            .collect();
+        let parts = tests.iter().map(|(part, was)| {
+            let was: &dyn Fn(ContentDigest) -> bool = was;
+            (&part.path[..], part.whole, was)
+        });
+        let mut told = Vec::new();
+        let tell = |path: &[u8], difference| told.push((path.to_vec(), difference));
+        compare(&new, b"/", &options, parts, &cancel, tell).unwrap();
+        proptest::prop_assert_eq!(told.is_empty(), sum(&old) == sum(&new), "{:?}", told);
+    }
+}

@@ -5,13 +5,17 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ashlar_llb::OpDigest;
-use ashlar_solver::cache::{Cache, Records};
+use ashlar_solver::cache::{
+    Cache, Change, ContentChanges, ContentListing, ListedEntry, PathChange, Records,
+};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::clock::SystemClock;
 use ashlar_solver::error::{Blame, Failure, Fault, OperationError};
 use ashlar_solver::id::{CacheDigest, ContentDigest, ResultId, Selector};
 use ashlar_solver::meta::Memory;
-use ashlar_solver::operation::{CacheMap, Context, InputKey, Operation, Results};
+use ashlar_solver::operation::{
+    CacheMap, ContentDescription, Context, InputKey, Operation, Results,
+};
 use ashlar_solver::progress::{Event, Ignore, Outcome, Sink};
 use ashlar_solver::scheduler::{Edge, Graph, Scheduler, SolveContext, SolveError, Solved, Vertex};
 use tokio::sync::Semaphore;
@@ -183,6 +187,38 @@ impl Operation<i64> for Number {
         );
         self.count(&self.log.contents);
         Ok(ContentDigest::of(&self.seen(input, *value).to_le_bytes()))
+    }
+
+    async fn describe_content(
+        &self,
+        input: usize,
+        value: &i64,
+        old: Option<&ContentListing>,
+        _: &Context,
+    ) -> Result<Option<ContentDescription>, OperationError> {
+        let entry = ListedEntry {
+            part: 0,
+            path: b"tens".as_slice().into(),
+            whole: false,
+            digest: self.seen(input, *value).to_le_bytes(),
+        };
+        let changed = |old: &ContentListing| {
+            let path = entry.path.clone();
+            let change = Change::Changed;
+            let differs = old.entries[0].digest != entry.digest;
+            ContentChanges::of(
+                differs
+                    .then_some(PathChange { path, change })
+                    .into_iter()
+                    .collect(),
+            )
+        };
+        Ok(Some(ContentDescription {
+            changes: old.map(changed),
+            listing: ContentListing {
+                entries: vec![entry],
+            },
+        }))
     }
 
     async fn run(&self, inputs: Vec<i64>, context: &Context) -> Result<Vec<i64>, OperationError> {

@@ -95,10 +95,17 @@ async fn the_content_of_a_first_run_is_told_after_it() {
     // Once the op is known, content comes first: there may be a hit.
     let (plan, outputs) = copy_of(&bench, "copy", 50, Kind::Sum);
     let third = bench.solve(&plan, &outputs).await.unwrap();
-    assert_eq!(
-        third.report[1].status,
-        VertexStatus::Ran(MissReason::ContentChanged { input: 0 })
-    );
+    let status = &third.report[1].status;
+    let VertexStatus::Ran(MissReason::ContentChanged {
+        input: 0,
+        old: Some(_),
+        changes: Some(changes),
+        ..
+    }) = status
+    else {
+        panic!("{status:?}");
+    };
+    assert_eq!(changes.paths.len(), 1);
 }
 
 #[tokio::test]
