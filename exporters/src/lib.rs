@@ -35,6 +35,7 @@ mod annotations;
 mod archive;
 pub mod attest;
 mod blocks;
+mod cache;
 mod cache_only;
 mod compression;
 mod destination;
@@ -67,6 +68,7 @@ mod tar;
 mod target;
 
 pub use annotations::{AnnotationKind, Annotations};
+pub use cache::cache_blobs;
 pub use cache_only::CacheOnly;
 pub use compression::Compression;
 pub use docker::Docker;
