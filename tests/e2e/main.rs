@@ -11,6 +11,7 @@
 mod agents;
 mod archives;
 mod attest;
+mod cache;
 mod changed_input;
 mod compile;
 mod compression;
@@ -23,6 +24,8 @@ mod export_killed;
 mod export_names;
 mod export_tools;
 mod failed_step;
+mod golden;
+mod golden_cache;
 mod golden_export;
 mod guest;
 mod images;

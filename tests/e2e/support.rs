@@ -174,7 +174,7 @@ pub fn chain(error: &dyn Error) -> String {
 /// it "ran" says nothing, so it does not count.
 pub fn ran(solved: &Solved) -> Vec<String> {
     let ran = solved.vertices.iter().filter(|vertex| {
-        matches!(vertex.status, VertexStatus::Ran(reason) if reason != MissReason::Volatile)
+        matches!(&vertex.status, VertexStatus::Ran(reason) if *reason != MissReason::Volatile)
     });
     ran.map(|vertex| vertex.name.to_string()).collect()
 }
