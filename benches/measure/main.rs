@@ -4,7 +4,7 @@
 //! cargo bench                        everything
 //! cargo bench -- --quick             smaller inputs, a minute in all
 //! cargo bench -- no-op steps         only these groups: llb, no-op, start, steps, chain, files,
-//!                                    contexts, export, outputs, pull, push
+//!                                    contexts, export, outputs, pull, push, cache
 //! ```
 //!
 //! Each row is a median and a minimum, the target if there is one, and the ratio to the peer, which
@@ -15,6 +15,7 @@
     reason = "a bench reads the clock and runs programs to compare with"
 )]
 
+mod cache;
 mod chain;
 mod child;
 mod contexts;
@@ -53,7 +54,7 @@ impl Size {
 
 type Group = fn(Size) -> Outcome;
 
-const GROUPS: [(&str, Group); 11] = [
+const GROUPS: [(&str, Group); 12] = [
     ("llb", llb::measure),
     ("no-op", no_op::measure),
     ("start", start::measure),
@@ -65,6 +66,7 @@ const GROUPS: [(&str, Group); 11] = [
     ("outputs", outputs::measure),
     ("pull", pull::measure),
     ("push", push::measure),
+    ("cache", cache::measure),
 ];
 
 fn main() -> Outcome {
