@@ -4,7 +4,7 @@
 //! cargo bench                        everything
 //! cargo bench -- --quick             smaller inputs, a minute in all
 //! cargo bench -- no-op steps         only these groups: llb, no-op, start, steps, chain, files,
-//!                                    contexts, export, outputs, pull, push, cache
+//!                                    contexts, export, outputs, pull, push, cache, shared
 //! ```
 //!
 //! Each row is a median and a minimum, the target if there is one, and the ratio to the peer, which
@@ -28,6 +28,7 @@ mod outputs;
 mod pull;
 mod push;
 mod sample;
+mod shared;
 mod space;
 mod start;
 mod steps;
@@ -54,7 +55,7 @@ impl Size {
 
 type Group = fn(Size) -> Outcome;
 
-const GROUPS: [(&str, Group); 12] = [
+const GROUPS: [(&str, Group); 13] = [
     ("llb", llb::measure),
     ("no-op", no_op::measure),
     ("start", start::measure),
@@ -67,6 +68,7 @@ const GROUPS: [(&str, Group); 12] = [
     ("pull", pull::measure),
     ("push", push::measure),
     ("cache", cache::measure),
+    ("shared", shared::measure),
 ];
 
 fn main() -> Outcome {
