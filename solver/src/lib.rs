@@ -119,6 +119,7 @@ pub mod session;
 pub mod snapshot;
 pub mod solver;
 pub mod source;
+mod sync;
 mod task;
 #[cfg(feature = "terminal")]
 pub mod terminal;

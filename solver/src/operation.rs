@@ -1,9 +1,10 @@
 //! The engine seam: what the scheduler asks of an op, generic over the result type `T`.
 //!
 //! Owns [`Operation`] (how one vertex is keyed and run), [`CacheMap`] (what its key is made of),
-//! [`Context`] (what a call may use), [`SubSolve`] (how an op has a definition solved that it found),
-//! [`Results`] (how results outlive a solve) and [`Import`] (results from elsewhere). Knows nothing
-//! of file systems: the scheduler is tested with operations on numbers.
+//! [`Context`] (what a call may use), [`RunLocks`] (who may run, of several processes), [`SubSolve`]
+//! (how an op has a definition solved that it found), [`Results`] (how results outlive a solve) and
+//! [`Import`] (results from elsewhere). Knows nothing of file systems: the scheduler is tested with
+//! operations on numbers.
 //!
 //! Invariant: two operations whose cache maps and input keys are equal may stand in for each
 //! other. Everything that decides the result is therefore in the cache map or in the inputs.
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ashlar_llb::Definition;
 use async_trait::async_trait;
 
-use crate::cache::{ContentChanges, ContentListing, ImportedRecords};
+use crate::cache::{ContentChanges, ContentListing, ImportedRecords, RunKey};
 use crate::cancel::Cancel;
 use crate::error::{Blame, Failure, Fault, OperationError};
 use crate::id::{CacheDigest, CacheKey, ContentDigest, ResultId, Selector};
@@ -206,11 +207,43 @@ pub trait Operation<T>: Send + Sync + Debug {
         true
     }
 
+    /// Whether equal runs of several processes on one store are kept apart, so that one of them does
+    /// the work and the others find it. Of use where a run takes longer than making a file; never
+    /// for an op that waits for other vertices, or that uses what its caller lends. Default: as
+    /// [`Operation::takes_permit`], unless [`Operation::is_personal`].
+    fn is_locked(&self) -> bool {
+        self.takes_permit() && !self.is_personal()
+    }
+
     /// Whether a run takes one of the scheduler's permits. True for ops that use a processor or
     /// the disk (BuildKit: source, exec, file), false for those that only arrange layers or that
     /// wait for other vertices (merge, diff, build, passthrough). Default: true.
     fn takes_permit(&self) -> bool {
         true
+    }
+}
+
+/// The lock of a run; others get it when this is dropped.
+pub type RunLock = Box<dyn Debug + Send>;
+
+/// Keeps equal runs of several processes apart. Implemented over files of the store; by a double in
+/// memory.
+pub trait RunLocks: Send + Sync + Debug {
+    /// Takes the lock of a run, unless somebody else has it: then `None`. Never waits. The lock of a
+    /// process that dies is free.
+    ///
+    /// # Errors
+    /// There can be no lock; the run goes on without one, and the reason is reported as a warning.
+    fn try_lock(&self, run: RunKey) -> Result<Option<RunLock>, Failure>;
+}
+
+/// No locks: for a store that no other process uses.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoLocks;
+
+impl RunLocks for NoLocks {
+    fn try_lock(&self, _: RunKey) -> Result<Option<RunLock>, Failure> {
+        Ok(Some(Box::new(())))
     }
 }
 

@@ -9,6 +9,7 @@
 //!   flat/<hex>/         runs of small layers as one directory, for deep overlay mounts
 //!   cache-mounts/<hex>/ directories of `RUN --mount=type=cache`
 //!   stat/<hex>          checksums of local files by stat, per directory (module `source::local`)
+//!   locks/<hex>         runs that a process is at, and layers that it unpacks: locked files
 //!   sessions/<hex>      one locked file per open root: the prefix of the ids of its new layers
 //!   trash/              what is being removed
 //! ```
@@ -16,11 +17,13 @@
 //! Invariants: **a root belongs to one uid and one tier**; a layer directory without an index
 //! whose session file nobody locks is left over from a killed process and goes to the trash.
 
+mod locks;
 mod remove;
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
@@ -28,6 +31,7 @@ use rustix::fs::{
     renameat, statat, unlinkat,
 };
 
+pub use locks::RootLock;
 pub use remove::remove_tree;
 
 use crate::error::{Blame, Fault};
@@ -37,13 +41,14 @@ use crate::id::LayerId;
 const FORMAT: &str = "ashlar-store 2";
 
 /// Directories of a root.
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 9] = [
     "blobs",
     "blobs/sha256",
     "layers",
     "flat",
     "cache-mounts",
     "stat",
+    "locks",
     "sessions",
     "trash",
 ];
@@ -136,6 +141,7 @@ pub struct StateRoot {
     dir: OwnedFd,
     layers: OwnedFd,
     trash: OwnedFd,
+    locks: Arc<OwnedFd>,
     tier: Tier,
     boot_id: String,
     session: Session,
@@ -188,6 +194,7 @@ impl StateRoot {
             openat(&dir, name, flags, Mode::empty()).map_err(io("open", &path.join(name)))
         };
         let (layers, trash, sessions) = (open("layers")?, open("trash")?, open("sessions")?);
+        let locks = Arc::new(open("locks")?);
         let session = Session::start(sessions.as_fd()).map_err(io("lock", &path))?;
         let boot_id = read_small(CWD, "/proc/sys/kernel/random/boot_id")
             .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned());
@@ -196,12 +203,14 @@ impl StateRoot {
             dir,
             layers,
             trash,
+            locks,
             tier,
             boot_id,
             session,
             trash_names: AtomicU64::new(0),
         };
         root.clear_stale(sessions.as_fd());
+        root.clear_locks();
         Ok(root)
     }
 

@@ -12,7 +12,8 @@
 //! Invariants:
 //! 1. One owner for the state of a solve: its event loop. No lock is held across an await.
 //! 2. Within one [`Scheduler`], runs that are equal, op and keys of inputs, happen once at a
-//!    time, whichever solves ask for them. Cancelling one solve never disturbs another.
+//!    time, whichever solves ask for them; with [`RunLocks`] also those of several processes.
+//!    Cancelling one solve never disturbs another.
 //! 3. A value is loaded or made only if a vertex that runs, a content key or the caller needs it.
 //! 4. Same records, same decisions, whatever the interleaving.
 //!
@@ -33,16 +34,13 @@ pub use report::{Output, SolveError, Solved, Trace, VertexReport, VertexStatus};
 pub use work::SeamError;
 
 use std::fmt::Debug;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use tokio::sync::Semaphore;
 
 use crate::cache::Cache;
 use crate::cancel::Cancel;
 use crate::clock::Clock;
-use crate::operation::{Import, Results};
+use crate::operation::{Import, NoLocks, Results, RunLocks};
 use crate::progress::Sink;
+use crate::sync::{Arc, AtomicU64, Ordering, Semaphore};
 
 /// What a solve uses of its caller's.
 #[derive(Debug, Clone)]
@@ -74,6 +72,7 @@ pub struct Scheduler<T: Clone> {
     results: Arc<dyn Results<T>>,
     flights: Arc<flight::Flights<T>>,
     permits: Arc<Semaphore>,
+    locks: Arc<dyn RunLocks>,
     solves: AtomicU64,
 }
 
@@ -86,8 +85,16 @@ impl<T: Clone + Debug + Send + Sync + 'static> Scheduler<T> {
             results,
             flights: Arc::new(flight::Flights::new()),
             permits: Arc::new(Semaphore::new(parallelism.clamp(1, Semaphore::MAX_PERMITS))),
+            locks: Arc::new(NoLocks),
             solves: AtomicU64::new(0),
         }
+    }
+
+    /// Sets what keeps equal runs of several processes apart. Default: nothing does.
+    #[must_use]
+    pub fn locks(mut self, locks: Arc<dyn RunLocks>) -> Self {
+        self.locks = locks;
+        self
     }
 
     /// Solves `graph` for `outputs` and returns their values in order.

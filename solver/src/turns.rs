@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::cancel::{Cancel, Cancelled};
+use crate::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Who works on what, by what the work makes.
 ///
@@ -76,44 +76,5 @@ impl<K: Hash + Eq> Drop for Turn<K> {
             .unwrap_or_else(PoisonError::into_inner);
         busy.remove(&self.key);
         self.turns.freed.notify_all();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-
-    #[test]
-    fn one_at_a_time_for_each_key() {
-        let turns = Arc::new(Turns::default());
-        let inside = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    for _ in 0..50 {
-                        let _turn = turns.take(1, &Cancel::new()).unwrap();
-                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
-                        inside.fetch_sub(1, Ordering::SeqCst);
-                    }
-                });
-            }
-        });
-        let _one = turns.take(1, &Cancel::new()).unwrap();
-        let _two = turns.take(2, &Cancel::new()).unwrap();
-    }
-
-    #[test]
-    fn who_waits_can_be_cancelled() {
-        let turns = Arc::new(Turns::default());
-        let _held = turns.take(1, &Cancel::new()).unwrap();
-        let cancel = Cancel::new();
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| turns.take(1, &cancel).map(drop));
-            std::thread::sleep(Duration::from_millis(20));
-            cancel.cancel();
-            assert_eq!(waiting.join().unwrap(), Err(Cancelled));
-        });
     }
 }

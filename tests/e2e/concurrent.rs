@@ -9,7 +9,7 @@ use ashlar_solver::scheduler::VertexStatus;
 use ashlar_solver::solver::SolveRequest;
 use futures::future::join_all;
 
-use super::support::{self, Need, Tree, build, child, file, files, run, skipped, solve, temp};
+use super::support::{self, Need, Tree, build, child, file, files, ran, run, skipped, solve, temp};
 
 /// A few files from `context`, by way of several layers.
 fn file_graph() -> State {
@@ -117,54 +117,73 @@ fn sixteen_solves_of_one_graph_run_each_vertex_once() {
     });
 }
 
-/// What two processes build in one root: something of both, and something of each alone.
+/// What several processes build in one root: something of all, and something of each alone.
 fn process_graph(own: &str, root: bool) -> State {
     let context = llb::local("context");
-    let mut state = llb::scratch().file(copy(&context, "/", "/").contents_only());
+    let mut shared = llb::scratch().file(copy(&context, "/", "/").contents_only());
     for number in 0..10 {
-        state = state.file(mkfile(format!("/shared{number}"), format!("{number}\n")));
+        shared = shared.file(mkfile(format!("/shared{number}"), format!("{number}\n")));
     }
-    state = state.file(mkfile("/own", own.to_owned()));
+    let mut state = shared.file(mkfile("/own", own.to_owned()));
     if root {
-        let step = support::busybox_state().run(["sh", "-c", "cat /in/* > /out/sum"]);
-        let step = step.mount("/in", Mount::bind(&state).readonly());
-        let sum = step.mount("/out", llb::scratch()).output("/out");
-        state = state.file(copy(&sum, "/sum", "/sum"));
+        let step = |what: &State, name: &str| {
+            let line = "sleep 0.1; cat /in/* > /out/sum";
+            let step = support::busybox_state().run(["sh", "-c", line]);
+            let step = step.custom_name(name);
+            let step = step.mount("/in", Mount::bind(what).readonly());
+            step.mount("/out", llb::scratch()).output("/out")
+        };
+        let (all, sum) = (step(&shared, "step of all"), step(&state, "own step"));
+        let copies = copy(&sum, "/sum", "/sum").copy(&all, "/sum", "/all");
+        state = state.file(copies.custom_name("take"));
     }
     state
 }
 
-/// Builds in the root `root` and writes the result to `out`.
+/// How many solves each process has at a time.
+const SOLVES: usize = 4;
+
+/// Solves in the root `root`, several at a time, and writes to `out` what came of it: for each
+/// solve the result and the names of the vertices that ran.
 pub fn role(arguments: &[&str]) {
     let [root, folder, own, out] = arguments[..] else {
         panic!("{arguments:?}")
     };
-    let state = process_graph(own, support::is_root());
-    let platform = Platform::of_target();
-    let definition = state.marshal(&Constraints::new(platform)).unwrap();
     let folder = Path::new(folder);
-    let request = SolveRequest::new(definition)
-        .local("context", folder.join("context"))
-        .local("base", folder.join("base"));
     support::runtime().block_on(async {
-        let tree = build(&support::solver(root), request).await;
-        fs::write(out, serde_json::to_vec(&tree).unwrap()).unwrap();
+        let solver = support::solver(root);
+        let solves = (0..SOLVES).map(|number| {
+            let state = process_graph(&format!("{own}-{number}"), support::is_root());
+            let platform = Platform::of_target();
+            let definition = state.marshal(&Constraints::new(platform)).unwrap();
+            let request = SolveRequest::new(definition)
+                .local("context", folder.join("context"))
+                .local("base", folder.join("base"));
+            let solver = solver.clone();
+            async move {
+                let solved = solve(&solver, request).await;
+                (files(&solved).await, ran(&solved))
+            }
+        });
+        let all = join_all(solves).await;
+        fs::write(out, serde_json::to_vec(&all).unwrap()).unwrap();
     });
 }
 
+/// Right results, and no step twice, whichever process comes first.
 #[test]
-fn two_processes_in_one_root() {
+fn four_processes_of_four_solves_in_one_root() {
     let with_steps = support::is_root() && support::tool("busybox").is_some();
     let folder = temp();
     let path = folder.path();
     if with_steps {
         support::busybox(path);
     }
-    for round in 0..6 {
-        // Every other round in a root that neither of them has seen.
+    for round in 0..4 {
+        // Every other round in a root that none of them has seen.
         let root = path.join(format!("state{}", round / 2));
         support::write(path.join("context/input"), format!("{round}\n"));
-        let names: Vec<String> = (0..3).map(|number| format!("{round}-{number}")).collect();
+        let names: Vec<String> = (0..4).map(|number| format!("{round}-{number}")).collect();
         let start = |name: &String| {
             let out = path.join(name);
             let arguments = [root.to_str(), path.to_str(), Some(name), out.to_str()];
@@ -175,23 +194,45 @@ fn two_processes_in_one_root() {
                 scope.spawn(move || run(&mut start(name)));
             }
         });
+        let mut steps: HashMap<String, usize> = HashMap::new();
         for name in &names {
-            let tree: Tree = serde_json::from_slice(&fs::read(path.join(name)).unwrap()).unwrap();
-            let mut all = format!("{round}\n{name}");
-            assert_eq!(tree["own"], file(0o644, name.as_bytes()));
-            assert_eq!(tree["input"], file(0o644, format!("{round}\n").as_bytes()));
-            for number in 0..10 {
-                let text = format!("{number}\n");
-                assert_eq!(
-                    tree[&format!("shared{number}")],
-                    file(0o644, text.as_bytes())
+            let out = fs::read(path.join(name)).unwrap();
+            let solves: Vec<(Tree, Vec<String>)> = serde_json::from_slice(&out).unwrap();
+            assert_eq!(solves.len(), SOLVES);
+            for (number, (tree, ran)) in solves.into_iter().enumerate() {
+                check(
+                    &tree,
+                    &round.to_string(),
+                    &format!("{name}-{number}"),
+                    with_steps,
                 );
-                all += &text;
+                for vertex in ran.into_iter().filter(|vertex| vertex.contains("step")) {
+                    *steps.entry(vertex).or_default() += 1;
+                }
             }
-            if with_steps {
-                assert_eq!(tree["sum"], file(0o644, all.as_bytes()));
-            }
+        }
+        if with_steps {
+            let expected = [("step of all", 1), ("own step", 4 * SOLVES)];
+            let expected = expected.map(|(name, count)| (name.to_owned(), count));
+            assert_eq!(steps, expected.into());
         }
         assert_eq!(support::leftovers(&root), [""; 0]);
     }
+}
+
+fn check(tree: &Tree, input: &str, own: &str, with_steps: bool) {
+    let mut files = vec![("input".to_owned(), format!("{input}\n"))];
+    files.extend((0..10).map(|number| (format!("shared{number}"), format!("{number}\n"))));
+    let all: String = files.iter().map(|(_, text)| &text[..]).collect();
+    if with_steps {
+        files.push(("all".to_owned(), all.clone()));
+        let (input, rest) = all.split_once('\n').unwrap();
+        files.push(("sum".to_owned(), format!("{input}\n{own}{rest}")));
+    }
+    files.push(("own".to_owned(), own.to_owned()));
+    let files = files.into_iter();
+    let expected: Tree = files
+        .map(|(path, text)| (path, file(0o644, text.as_bytes())))
+        .collect();
+    assert_eq!(*tree, expected);
 }

@@ -314,7 +314,7 @@ pub fn leftovers(root: &Path) -> Vec<String> {
             found.push(format!("layers/{name} without index"));
         }
     }
-    for folder in ["trash", "sessions"] {
+    for folder in ["locks", "trash", "sessions"] {
         found.extend(
             names(folder)
                 .into_iter()

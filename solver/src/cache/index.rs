@@ -34,7 +34,10 @@ pub struct Cache {
 
 /// Where a result is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "whoever loads a result has to know each place"
+)]
 pub enum ResultSource {
     /// In the store.
     Stored(ResultId),

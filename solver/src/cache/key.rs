@@ -49,6 +49,12 @@ impl RunKey {
     }
 }
 
+impl std::fmt::Display for RunKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 impl RunKey {
     /// The first run of an op that no record knows, on inputs whose content is not known yet.
     pub fn first(digest: CacheDigest) -> Self {

@@ -42,7 +42,7 @@ impl ContentListing {
     /// ```text
     /// "ashlar listing 1\n" { part:u8 whole:u8 digest:8 length:u16 path }*
     /// ```
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         for entry in &self.entries {
             // A path that is longer is none that a tree has.

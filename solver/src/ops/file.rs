@@ -114,6 +114,10 @@ impl Operation<Ref> for FileOperation {
         describe_input(&self.key, input, value, old, context).await
     }
 
+    fn is_locked(&self) -> bool {
+        !is_small(&self.op)
+    }
+
     async fn run(&self, inputs: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
         let (op, graph) = (self.op.clone(), self.graph.clone());
         let (engine, name) = (self.engine.clone(), self.name.clone());

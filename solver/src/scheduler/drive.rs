@@ -10,11 +10,9 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use futures::FutureExt as _;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use tokio::task::JoinSet;
 
 use super::build::{Action, Build, Event, RunRequest};
 use super::work::{SeamError, Work, milliseconds};
@@ -25,6 +23,7 @@ use crate::error::{Failure, OperationError};
 use crate::id::CacheKey;
 use crate::operation::{Context, Import};
 use crate::progress::{self, Outcome, Reporter};
+use crate::sync::{Arc, JoinSet};
 
 /// What came of an action for a vertex.
 type Done<T> = (usize, Result<Event<T>, OperationError>);
@@ -200,7 +199,8 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
                         value,
                     })
                 };
-                self.poll(Box::pin(guarded(vertex, load)))
+                let load = guarded(vertex, load);
+                self.poll(Box::pin(load))
             }
             Action::Content {
                 vertex,
@@ -209,8 +209,9 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
             } => {
                 let operation = Arc::clone(&self.graph.vertices[vertex].operation);
                 let context = self.operation_context(vertex);
-                self.tasks.spawn(guarded(vertex, async move {
+                let work = async move {
                     let digest = tokio::select! {
+                        biased;
                         () = context.cancel.cancelled() => return Err(OperationError::Cancelled),
                         digest = operation.content_digest(input, &value, &context) => digest?,
                     };
@@ -219,7 +220,8 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
                         input,
                         digest,
                     })
-                }));
+                };
+                self.tasks.spawn(guarded(vertex, work));
                 None
             }
             Action::Run(request) => {
@@ -282,7 +284,7 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
         let operation = Arc::clone(&graph_vertex.operation);
         let context = self.operation_context(vertex);
         let expected = graph_vertex.inputs.len();
-        Box::pin(guarded(vertex, async move {
+        let work = async move {
             let map = match index {
                 0 => Some(operation.cache_map(&context).await?),
                 _ => operation.further_cache_map(index, &context).await?,
@@ -292,7 +294,8 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
                 return Err(SeamError::CacheMap { found, expected }.into());
             }
             Ok(Event::CacheMap { vertex, map })
-        }))
+        };
+        Box::pin(guarded(vertex, work))
     }
 
     fn start_run(&mut self, request: RunRequest<T>) {
@@ -308,6 +311,7 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
             cache: self.scheduler.cache.clone(),
             results: Arc::clone(&self.scheduler.results),
             permits: Arc::clone(&self.scheduler.permits),
+            locks: Arc::clone(&self.scheduler.locks),
             clock: Arc::clone(&self.context.clock),
         };
         let (sink, clock) = (
@@ -323,7 +327,8 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
                 });
             }
         };
-        self.tasks.spawn(guarded(vertex, work.run(started)));
+        let work = guarded(vertex, work.run(started));
+        self.tasks.spawn(work);
     }
 
     /// Polls once, and keeps what is not done.

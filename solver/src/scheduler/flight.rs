@@ -3,17 +3,15 @@
 //! Whoever asks first for a run owns it. Others wait for its result, which they get as a clone,
 //! success or failure. If the owner goes away without a result, because its solve was cancelled
 //! or dropped, or because it failed with what its caller lent, the waiters are told and ask again:
-//! one of them becomes the owner of a new run, on its own terms. A result is taken out of the map as soon as it is there: by then it is in the
-//! cache.
+//! one of them becomes the owner of a new run, on its own terms. A result is taken out of the map
+//! as soon as it is there: by then it is in the cache.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use tokio::sync::watch;
 
 use crate::cache::RunKey;
 use crate::error::Failure;
+use crate::sync::{Arc, Mutex, PoisonError, watch};
 
 /// What is shared: runs on equal inputs; those that ignore the cache only within one solve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,11 +1,10 @@
 //! The graph as the scheduler takes it: vertices by index, ready to be asked for keys and run.
 
-use std::sync::Arc;
-
 use ashlar_llb::OpDigest;
 
 use super::report::SolveError;
 use crate::operation::Operation;
+use crate::sync::Arc;
 
 /// One output of one vertex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,7 +1,5 @@
 //! What a solve returns.
 
-use std::sync::Arc;
-
 use ashlar_llb::OpDigest;
 
 use super::build::Build;
@@ -9,6 +7,7 @@ use crate::cache::{MissReason, SolvedKeys};
 use crate::error::{Blame, Failure, Fault};
 use crate::id::CacheKey;
 use crate::operation::Import;
+use crate::sync::Arc;
 
 /// The outcome of a solve.
 #[derive(Debug, Clone)]

@@ -1,9 +1,6 @@
 //! Running one vertex: alone, or together with whoever runs the same.
 
-use std::sync::Arc;
-use std::time::UNIX_EPOCH;
-
-use tokio::sync::Semaphore;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::build::{Event, RunRequest};
 use super::flight::{FlightKey, Flights, Landing, Owner, Role, Waiter};
@@ -11,7 +8,8 @@ use crate::cache::{Cache, ContentChanges, InputPart, Link, RecordBatch, ResultSo
 use crate::clock::Clock;
 use crate::error::{Blame, Failure, Fault, OperationError};
 use crate::id::{CacheKey, ContentDigest, ResultId};
-use crate::operation::{Context, Operation, Results};
+use crate::operation::{Context, Operation, Results, RunLock, RunLocks};
+use crate::sync::{Arc, OwnedSemaphorePermit, Semaphore, sleep};
 
 /// An operation broke the rules of its seam.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +45,19 @@ impl Blame for SeamError {
     }
 }
 
+/// The first wait for what another process is at; each further one takes twice as long.
+const FIRST_WAIT: Duration = Duration::from_millis(1);
+
+/// The longest wait: nobody tells when the other process is done, so it has to be looked at.
+const LONGEST_WAIT: Duration = Duration::from_millis(50);
+
+/// What a run needs before it starts.
+struct Admission {
+    permit: Option<OwnedSemaphorePermit>,
+    /// Held until the results are stored.
+    lock: Option<RunLock>,
+}
+
 /// One run, with all that it uses.
 #[derive(Debug)]
 pub(super) struct Work<T: Clone> {
@@ -60,6 +71,7 @@ pub(super) struct Work<T: Clone> {
     pub cache: Cache,
     pub results: Arc<dyn Results<T>>,
     pub permits: Arc<Semaphore>,
+    pub locks: Arc<dyn RunLocks>,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -70,24 +82,24 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
         started: impl FnOnce() + Send,
     ) -> Result<Event<T>, OperationError> {
         if self.request.parts.contains(&None) {
-            match self.join(RunKey::first(self.request.digest)) {
-                Role::Owner(first) if !self.seen() => {
-                    return self.own_first(first, started).await;
+            if let Some(first) = self.take_first().await? {
+                let run = RunKey::first(self.request.digest);
+                let admission = self.admit(run).await?;
+                // Another process may have been first meanwhile.
+                if !self.seen() {
+                    return self.own_first(first, admission, started).await;
                 }
-                Role::Owner(_not_first) => {}
-                // Never lands: whoever comes later finds a record, or runs on a key of its own.
-                Role::Waiter(waiter) => drop(self.landing(waiter).await?),
             }
             let inputs = self.request.inputs.clone();
             self.ask_contents(&inputs).await?;
         }
-        if !self.operation.is_shared() {
-            return self.own(None, started).await;
-        }
         let key = RunKey::new(self.request.digest, &self.parts());
+        if !self.operation.is_shared() {
+            return self.own(key, None, started).await;
+        }
         loop {
             match self.join(key) {
-                Role::Owner(owner) => return self.own(Some(owner), started).await,
+                Role::Owner(owner) => return self.own(key, Some(owner), started).await,
                 Role::Waiter(waiter) => match self.landing(waiter).await? {
                     Some(Ok(values)) => {
                         let stored = vec![None; values.len()];
@@ -101,6 +113,22 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
         }
     }
 
+    /// Becomes the first to run an op that no record knows, unless somebody was before.
+    async fn take_first(&self) -> Result<Option<Owner<T>>, OperationError> {
+        loop {
+            match self.join(RunKey::first(self.request.digest)) {
+                Role::Owner(first) => return Ok((!self.seen()).then_some(first)),
+                // The values are none of ours: the inputs may have other content. If there are
+                // none, the owner was cancelled, and somebody else has to be the first.
+                Role::Waiter(waiter) => {
+                    if self.landing(waiter).await?.is_some() {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
     fn join(&self, run: RunKey) -> Role<T> {
         self.flights.join(FlightKey {
             run,
@@ -110,6 +138,7 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
 
     async fn landing(&self, waiter: Waiter<T>) -> Result<Option<Landing<T>>, OperationError> {
         tokio::select! {
+            biased;
             () = self.context.cancel.cancelled() => Err(OperationError::Cancelled),
             landing = waiter.landing() => Ok(landing),
         }
@@ -136,6 +165,7 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
                 continue;
             }
             let digest = tokio::select! {
+                biased;
                 () = self.context.cancel.cancelled() => return Err(OperationError::Cancelled),
                 digest = self.operation.content_digest(at, value, &self.context) => digest?,
             };
@@ -157,45 +187,65 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
     async fn own_first(
         &mut self,
         first: Owner<T>,
+        admission: Admission,
         started: impl FnOnce() + Send,
     ) -> Result<Event<T>, OperationError> {
+        let ran = self.run_first(admission, started).await;
+        let cancelled = match &ran {
+            Ok(_) => false,
+            Err(OperationError::Cancelled) => true,
+            Err(OperationError::Failed(_)) => self.context.cancel.is_cancelled(),
+        };
+        if !cancelled {
+            first.land(Ok(Vec::new()));
+        }
+        let (values, changes) = ran?;
+        self.event(values, changes, false)
+    }
+
+    async fn run_first(
+        &mut self,
+        admission: Admission,
+        started: impl FnOnce() + Send,
+    ) -> Result<(Vec<T>, Option<ContentChanges>), OperationError> {
         let inputs = self.request.inputs.clone();
-        let result = self.execute(started).await;
+        let _lock = admission.lock;
+        let result = self.execute(admission.permit, started).await;
         // An input of which there is no content is told in the words that a later solve will use.
         self.ask_contents(&inputs).await?;
         let values = result?;
         let stored = self.keep(&values).await;
         let described = self.describe(&inputs).await;
         self.record(&stored, described.listings);
-        drop(first);
-        self.event(values, described.changes, false)
+        Ok((values, described.changes))
     }
 
     async fn own(
         &mut self,
+        key: RunKey,
         owner: Option<Owner<T>>,
         started: impl FnOnce() + Send,
     ) -> Result<Event<T>, OperationError> {
         if let Some(values) = self.stored().await {
-            let vertex = self.request.vertex;
-            return Ok(Event::Ran {
-                vertex,
-                values,
-                contents: std::mem::take(&mut self.contents),
-                changes: None,
-                shared: true,
-                confined: false,
-            });
+            return Ok(self.found(values));
+        }
+        let Admission { permit, lock } = self.admit(key).await?;
+        if lock.is_some()
+            && let Some(values) = self.stored().await
+        {
+            // Another process was faster.
+            return Ok(self.found(values));
         }
         let inputs = match self.request.by_content.is_empty() {
             true => Vec::new(),
             false => self.request.inputs.clone(),
         };
-        match self.execute(started).await {
+        match self.execute(permit, started).await {
             Ok(values) => {
                 let stored = self.keep(&values).await;
                 let described = self.describe(&inputs).await;
                 self.record(&stored, described.listings);
+                drop(lock);
                 if let Some(owner) = owner.filter(|_| !self.context.is_confined()) {
                     owner.land(Ok(values.clone()));
                 }
@@ -214,17 +264,67 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
         }
     }
 
-    /// Runs the operation, with a permit if it takes one.
-    async fn execute(&mut self, started: impl FnOnce() + Send) -> Result<Vec<T>, OperationError> {
-        let permit = if self.operation.takes_permit() {
-            let permits = Arc::clone(&self.permits);
-            tokio::select! {
-                () = self.context.cancel.cancelled() => return Err(OperationError::Cancelled),
-                permit = permits.acquire_owned() => permit.ok(),
+    /// What somebody else stored.
+    fn found(&mut self, values: Vec<Option<T>>) -> Event<T> {
+        Event::Ran {
+            vertex: self.request.vertex,
+            values,
+            contents: std::mem::take(&mut self.contents),
+            changes: None,
+            shared: true,
+            confined: false,
+        }
+    }
+
+    /// Waits for a permit and for the lock of the run, as far as it takes them. Whoever has the one
+    /// never waits for the other: what another process is at is waited for without a permit.
+    async fn admit(&self, run: RunKey) -> Result<Admission, OperationError> {
+        let request = &self.request;
+        let locked = self.operation.is_locked() && !request.forced && !request.volatile;
+        let mut wait = FIRST_WAIT;
+        loop {
+            let permit = self.permit().await?;
+            let lock = if locked {
+                self.locks.try_lock(run).unwrap_or_else(|failure| {
+                    let reason = failure.chain();
+                    let text = format!("other processes may do the same work: {reason}");
+                    self.context.reporter.warn(text);
+                    Some(Box::new(()))
+                })
+            } else {
+                None
+            };
+            if lock.is_some() || !locked {
+                return Ok(Admission { permit, lock });
             }
-        } else {
-            None
-        };
+            drop(permit);
+            tokio::select! {
+                biased;
+                () = self.context.cancel.cancelled() => return Err(OperationError::Cancelled),
+                () = sleep(wait) => {}
+            }
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    async fn permit(&self) -> Result<Option<OwnedSemaphorePermit>, OperationError> {
+        if !self.operation.takes_permit() {
+            return Ok(None);
+        }
+        let permits = Arc::clone(&self.permits);
+        tokio::select! {
+            biased;
+            () = self.context.cancel.cancelled() => Err(OperationError::Cancelled),
+            permit = permits.acquire_owned() => Ok(permit.ok()),
+        }
+    }
+
+    /// Runs the operation.
+    async fn execute(
+        &mut self,
+        permit: Option<OwnedSemaphorePermit>,
+        started: impl FnOnce() + Send,
+    ) -> Result<Vec<T>, OperationError> {
         started();
         let inputs = std::mem::take(&mut self.request.inputs);
         let result = self.operation.run(inputs, &self.context).await;

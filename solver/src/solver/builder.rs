@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::durability::Syncer;
-use super::results::StackResults;
+use super::results::{RootLocks, StackResults};
 use super::{BuildError, FailureSource, Inner, Solver};
 use crate::cache::Cache;
 use crate::clock::{Clock, SystemClock};
@@ -258,6 +258,7 @@ impl SolverBuilder {
         let locals = Arc::new(LocalCache::new(root.folder("stat").ok()));
         let results = Arc::new(StackResults(layers.clone()));
         let scheduler = Scheduler::new(Cache::new(meta.clone()), results, self.parallelism);
+        let scheduler = scheduler.locks(Arc::new(RootLocks(root.clone())));
         let syncer = Syncer::new(root, meta.clone());
         #[cfg(feature = "registry")]
         let registry = Registry::new(

@@ -25,3 +25,4 @@ mod scheduler;
 mod snapshot;
 mod tar_crate;
 mod tar_tree;
+mod turns;

@@ -89,7 +89,14 @@ impl ImageLayers {
         };
         // Solves that need the same image at the same time unpack it once.
         let _turn = self.engine.unpacking.take(top.chain_id, cancel)?;
-        let (mut stack, known) = self.known()?;
+        let (mut stack, mut known) = self.known()?;
+        // And so do processes.
+        let mut _lock = None;
+        if known < self.layers.len() {
+            let name = format!("layer-{}", top.chain_id);
+            _lock = self.engine.layers.root().lock(&name, cancel)?;
+            (stack, known) = self.known()?;
+        }
         let missing = &self.layers[known..];
         let unpacked = in_parallel(missing, |layer| self.unpack_one(layer, cancel))?;
         let described = missing.iter().zip(&self.descriptions[known..]);

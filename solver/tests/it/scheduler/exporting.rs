@@ -27,7 +27,6 @@ impl ExportSource<i64> for Layers {
             ResultSource::Imported { import, layer } => {
                 super::importing::load(&self.imports[import], key, layer).await
             }
-            _ => None,
         }
     }
 
