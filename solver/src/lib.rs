@@ -86,6 +86,14 @@
 //! Several solvers, also of several processes of one user, may share a directory at the same
 //! time.
 //!
+//! # Traces
+//!
+//! What a program wants to show its user are the events of a solve. For whoever looks for the time
+//! that something took there are spans of `tracing`: `solve` (level info), in it `vertex` for each
+//! piece of work on a vertex (debug; `work` is `cache map`, `content`, `load` or `run`, beside `digest`
+//! and `name`), in it `request` for each request to a registry (debug; `host`, `method`) and the spans
+//! of nested builds. No span has a credential, a secret or an argument of a step in it.
+//!
 //! # The layers below
 //!
 //! The remaining modules are the engine itself, from the bottom: [`content`] (blobs), [`meta`]

@@ -37,6 +37,7 @@ pub use crate::ops::exec::rerun::{Rerun, StepExit, StepInput, StepOutput, StepPr
 
 use ashlar_llb::digest::ChainId;
 use nested::{Given, SubSolver};
+use tracing::Instrument as _;
 
 use crate::cancel::Cancel;
 use crate::executor::{Capabilities, Executor, ExecutorKind, Network, NetworkProvider};
@@ -87,7 +88,8 @@ impl Solver {
         let cancel = Cancel::new();
         let end = sender.end_when_dropped();
         let sink: Arc<dyn Sink> = sender;
-        let work = run::solve(self.clone(), request, cancel.clone(), sink);
+        let span = tracing::info_span!("solve", ops = request.definition.ops().len());
+        let work = run::solve(self.clone(), request, cancel.clone(), sink).instrument(span);
         let task = async move {
             let _told_last = end;
             work.await

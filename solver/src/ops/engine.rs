@@ -252,7 +252,8 @@ pub(super) async fn unblock<T: Send + 'static>(
 
     let stop = Stop(cancel.child());
     let inner = stop.0.clone();
-    let done = tokio::task::spawn_blocking(move || work(inner)).await;
+    let span = tracing::Span::current();
+    let done = tokio::task::spawn_blocking(move || span.in_scope(|| work(inner))).await;
     done.unwrap_or_else(|_| Err(Interrupted.into()))
 }
 

@@ -156,6 +156,12 @@ impl Transport {
 
     /// Sends a request: once, but for what it takes to be let in. Answers other than success are
     /// errors.
+    #[tracing::instrument(
+        level = "debug",
+        name = "request",
+        skip_all,
+        fields(host = %call.endpoint.name, method = %call.method)
+    )]
     pub(super) async fn call(&self, call: &Call<'_>) -> Result<Sent, RegistryError> {
         let permit = self.permit(&call.endpoint.authority).await;
         let elsewhere = match call.to {

@@ -13,6 +13,7 @@ use std::pin::Pin;
 
 use futures::FutureExt as _;
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use tracing::Instrument as _;
 
 use super::build::{Action, Build, Event, RunRequest};
 use super::work::{SeamError, Work, milliseconds};
@@ -199,7 +200,7 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
                         value,
                     })
                 };
-                let load = guarded(vertex, load);
+                let load = guarded(vertex, load).instrument(self.span(vertex, "load"));
                 self.poll(Box::pin(load))
             }
             Action::Content {
@@ -221,7 +222,8 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
                         digest,
                     })
                 };
-                self.tasks.spawn(guarded(vertex, work));
+                let span = self.span(vertex, "content");
+                self.tasks.spawn(guarded(vertex, work).instrument(span));
                 None
             }
             Action::Run(request) => {
@@ -295,7 +297,7 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
             }
             Ok(Event::CacheMap { vertex, map })
         };
-        Box::pin(guarded(vertex, work))
+        Box::pin(guarded(vertex, work).instrument(self.span(vertex, "cache map")))
     }
 
     fn start_run(&mut self, request: RunRequest<T>) {
@@ -328,7 +330,7 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
             }
         };
         let work = guarded(vertex, work.run(started));
-        self.tasks.spawn(work);
+        self.tasks.spawn(work.instrument(self.span(vertex, "run")));
     }
 
     /// Polls once, and keeps what is not done.
@@ -380,6 +382,13 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
         }
     }
 
+    /// The span of a piece of work on a vertex, in that of the solve.
+    fn span(&self, vertex: usize, work: &'static str) -> tracing::Span {
+        let vertex = &self.graph.vertices[vertex];
+        let (digest, name) = (vertex.digest, &*vertex.name);
+        tracing::debug_span!("vertex", work, %digest, name)
+    }
+
     fn reporter(&self, vertex: usize) -> Reporter {
         Reporter::new(
             Arc::clone(&self.context.sink),
@@ -419,7 +428,9 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
     fn tell_completed(&mut self, vertex: usize, outcome: Outcome) {
         if self.told[vertex] != Told::Completed {
             self.told[vertex] = Told::Completed;
-            let digest = self.graph.vertices[vertex].digest;
+            let graph_vertex = &self.graph.vertices[vertex];
+            let (digest, name) = (graph_vertex.digest, &*graph_vertex.name);
+            tracing::debug!(%digest, name, ?outcome, "completed");
             let at = self.context.clock.now();
             self.context.sink.control(progress::Event::Completed {
                 digest,

@@ -25,4 +25,5 @@ mod scheduler;
 mod snapshot;
 mod tar_crate;
 mod tar_tree;
+mod traces;
 mod turns;
