@@ -14,7 +14,7 @@ struct Floor {
 /// The words of the solver: floor 1. Everyone above may use them.
 const WORDS: &[&str] = &[
     "id", "error", "progress", "cancel", "clock", "dir", "session", "limits", "oci", "task",
-    "turns",
+    "sync", "turns",
 ];
 
 /// The floors of the solver above the words. A module may always import the words and itself.
