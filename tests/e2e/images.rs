@@ -283,19 +283,62 @@ fn an_epoch_makes_two_roots_give_the_same_bytes() {
                 .verify(true);
             export(files, &solved.result).await.unwrap();
             outputs.insert("files".to_owned(), fs::read(path).unwrap());
-            // Without rewriting, only times differ.
             let path = folder.join("plain");
-            export(Oci::directory(&path), &solved.result).await.unwrap();
+            let plain = Oci::directory(&path).compression(Compression::Uncompressed);
+            export(plain, &solved.result).await.unwrap();
             oci_rules::check(&path);
-            outputs
+            (outputs, path)
         })
     };
-    let one = build("one");
+    let (one, plain_one) = build("one");
     std::thread::sleep(std::time::Duration::from_millis(1100));
-    let two = build("two");
+    let (two, plain_two) = build("two");
     for (name, bytes) in &one {
         assert!(bytes == &two[name], "{name} differs");
     }
+    // Without an epoch only times differ, and those do.
+    assert_eq!(without_times(&plain_one), without_times(&plain_two));
+    let index = |layout: &Path| fs::read(layout.join("index.json")).unwrap();
+    assert_ne!(index(&plain_one), index(&plain_two));
+}
+
+/// What is in the only image of a layout but times, and the digests of what has times.
+fn without_times(layout: &Path) -> Vec<String> {
+    let blob = |descriptor: &Value| {
+        let digest = descriptor["digest"].as_str().unwrap();
+        fs::read(layout.join("blobs").join(digest.replace(':', "/"))).unwrap()
+    };
+    let json = |bytes: &[u8]| -> Value { serde_json::from_slice(bytes).unwrap() };
+    let index = json(&fs::read(layout.join("index.json")).unwrap());
+    let manifest = json(&blob(&index["manifests"][0]));
+    let mut config = json(&blob(&manifest["config"]));
+    config.as_object_mut().unwrap().remove("created").unwrap();
+    let history = config["history"].as_array_mut().unwrap();
+    for entry in history {
+        entry.as_object_mut().unwrap().remove("created");
+    }
+    let diff_ids = config["rootfs"]["diff_ids"].take();
+    let layers = manifest["layers"].as_array().unwrap();
+    assert_eq!(diff_ids.as_array().unwrap().len(), layers.len());
+    let mut found = vec![config.to_string()];
+    for layer in layers {
+        let bytes = blob(layer);
+        let mut archive = tar::Archive::new(&bytes[..]);
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let mut content = Vec::new();
+            std::io::Read::read_to_end(&mut entry, &mut content).unwrap();
+            let content = ashlar_llb::BlobDigest::of(&content);
+            let mut header = entry.header().clone();
+            header.set_mtime(0);
+            header.set_cksum();
+            let header = header.as_bytes().escape_ascii().to_string();
+            let path = entry.path().unwrap().display().to_string();
+            found.push(format!("{path} {content} {header}"));
+        }
+        found.push("end of layer".to_owned());
+    }
+    found
 }
 
 #[test]
