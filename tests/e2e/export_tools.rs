@@ -1,11 +1,12 @@
 //! What other tools make of what the exporters write.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ashlar_exporters::{Docker, Exporter, Oci};
+use ashlar_exporters::{Docker, ExportError, Exporter, Oci};
 use ashlar_llb::{self as llb, Platform, State, copy};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::result::{Attestation, BuildResult, PlatformRef};
@@ -16,8 +17,30 @@ use tempfile::TempDir;
 use super::support::{self, Need, run, skipped, solve, temp};
 
 const NAME: &str = "localhost/ashlar/app:v1";
+/// What loads that are broken off call their image.
+const BROKEN_OFF: &str = "localhost/ashlar/broken-off:v1";
 const CONFIG: &str = r#"{"architecture":"amd64","os":"linux","config":{"Cmd":["/bin/hello"],
     "Env":["GREETING=hello"],"Labels":{"of":"ashlar"}}}"#;
+
+/// What is made of the folder of a kit.
+async fn built(folder: &Path, solver: &Solver) -> BuildResult {
+    let base = llb::local("base");
+    let state: State = llb::scratch()
+        .file(copy(&base, "/", "/").contents_only())
+        .file(llb::mkdir("/etc").mkfile("/etc/made", "ashlar\n"))
+        .file(llb::mkfile("/gone", "").mkfile("/kept", ""))
+        .file(llb::rm("/gone"));
+    let request = support::request(&state).local("base", folder.join("base"));
+    let solved = solve(solver, request).await;
+    let config = CONFIG.replace("amd64", &Platform::of_target().architecture);
+    solved.result.with_image_config(config)
+}
+
+/// The same files as another image.
+fn renamed(result: &BuildResult) -> BuildResult {
+    let config = CONFIG.replace("hello", "bye");
+    result.clone().with_image_config(config)
+}
 
 /// An image whose `/bin/hello` greets.
 struct Kit {
@@ -36,16 +59,7 @@ impl Kit {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(path.join("base/bin/hello"), mode).unwrap();
         let solver = support::solver(path.join("state"));
-        let base = llb::local("base");
-        let state: State = llb::scratch()
-            .file(copy(&base, "/", "/").contents_only())
-            .file(llb::mkdir("/etc").mkfile("/etc/made", "ashlar\n"))
-            .file(llb::mkfile("/gone", "").mkfile("/kept", ""))
-            .file(llb::rm("/gone"));
-        let request = support::request(&state).local("base", path.join("base"));
-        let solved = solve(&solver, request).await;
-        let config = CONFIG.replace("amd64", &Platform::of_target().architecture);
-        let result = solved.result.with_image_config(config);
+        let result = built(path, &solver).await;
         Self {
             folder,
             solver,
@@ -401,18 +415,88 @@ async fn engine_takes(kit: &Kit, socket: &Path) {
         exported.response["containerimage.config.digest"]
     );
     // It is moved, not kept, when another image takes the name.
-    let other = kit
-        .result
-        .clone()
-        .with_image_config(CONFIG.replace("hello", "bye"));
-    kit.export(Docker::engine(socket).name(one).verify(true), &other)
-        .await;
+    kit.export(
+        Docker::engine(socket).name(one).verify(true),
+        &renamed(&kit.result),
+    )
+    .await;
     assert_ne!(
         ask(socket, &format!("/images/{one}/json")).unwrap()["Id"],
         inspect(two)
     );
     kit.export(Docker::engine(socket).verify(true), &kit.result)
         .await;
+    broken_off(kit, socket).await;
+}
+
+/// In a process of its own: loads two images under one name in turns, for ever.
+pub fn role(arguments: &[&str]) {
+    let [folder, socket] = arguments[..] else {
+        panic!("{arguments:?}")
+    };
+    support::runtime().block_on(async {
+        let solver = support::solver(Path::new(folder).join("state"));
+        let one = built(Path::new(folder), &solver).await;
+        let both = [renamed(&one), one];
+        println!("@ open");
+        for result in both.iter().cycle() {
+            let load = Docker::engine(socket).name(BROKEN_OFF);
+            load.export(result, &Cancel::new()).await.unwrap();
+        }
+    });
+}
+
+/// Kills and cancels loads at different points: the name leads to one image or the other.
+async fn broken_off(kit: &Kit, socket: &Path) {
+    let soak = std::env::var("ASHLAR_SOAK").is_ok_and(|value| value == "1");
+    let rounds = if soak { 50 } else { 4 };
+    let results = [renamed(&kit.result), kit.result.clone()];
+    let load = Docker::engine(socket).name(BROKEN_OFF);
+    let mut ids = Vec::new();
+    for result in &results {
+        let exported = load.export(result, &Cancel::new()).await.unwrap();
+        ids.push(exported.response["containerimage.config.digest"].clone());
+    }
+    assert_ne!(ids[0], ids[1]);
+    let is_whole = |round: u64| {
+        let image = ask(socket, &format!("/images/{BROKEN_OFF}/json"));
+        let image = image.unwrap_or_else(|| panic!("round {round}: the name is gone"));
+        let id = image["Id"].as_str().unwrap().to_owned();
+        assert!(ids.contains(&id), "round {round}: {id}");
+        assert_eq!(image["RootFS"]["Layers"].as_array().unwrap().len(), 4);
+    };
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let arguments = [text(kit.folder.path()), text(socket)];
+    for round in 0..rounds {
+        let mut command = support::child("loading", &arguments.each_ref().map(String::as_str));
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        while !lines.next().unwrap().unwrap().ends_with("@ open") {}
+        std::thread::sleep(Duration::from_millis(10 + 37 * (round % 11)));
+        assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        is_whole(round);
+    }
+    for round in 0..rounds * 2 {
+        let cancel = Cancel::new();
+        let (later, after) = (cancel.clone(), Duration::from_millis(5 + 13 * (round % 11)));
+        let timer = std::thread::spawn(move || {
+            std::thread::sleep(after);
+            later.cancel();
+        });
+        let exported = load
+            .export(&results[usize::from(round % 2 == 1)], &cancel)
+            .await;
+        timer.join().unwrap();
+        if let Err(error) = exported {
+            assert!(matches!(error, ExportError::Cancelled), "{error:?}");
+        }
+        is_whole(round);
+    }
+    let again = load.verify(true).export(&results[0], &Cancel::new()).await;
+    again.unwrap();
 }
 
 #[test]

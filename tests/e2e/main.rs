@@ -59,6 +59,7 @@ fn child() {
         "failed-step" => failed_step::role(&arguments),
         "guest" => guest::role(&arguments),
         "leaks" => leaks::role(&arguments),
+        "loading" => export_tools::role(&arguments),
         "sixty-layers" => compression::role(&arguments),
         "push" => push::role(&arguments),
         "secrets" => secrets::role(&arguments),
