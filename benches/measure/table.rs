@@ -25,7 +25,8 @@ pub(crate) fn note(text: &str) {
 pub(crate) fn time(time: Duration) -> String {
     let milliseconds = time.as_secs_f64() * 1e3;
     match milliseconds {
-        0.0..1.0 => format!("{milliseconds:.3} ms"),
+        0.0..0.01 => format!("{:.2} µs", milliseconds * 1e3),
+        0.01..1.0 => format!("{milliseconds:.3} ms"),
         1.0..100.0 => format!("{milliseconds:.2} ms"),
         100.0..1000.0 => format!("{milliseconds:.0} ms"),
         _ => format!("{:.2} s", milliseconds / 1e3),
