@@ -1,7 +1,7 @@
 //! What network a step gets that does not ask for one, and that the caller is told.
 
 use ashlar_llb::{self as llb, State, mkfile};
-use ashlar_solver::executor::Network;
+use ashlar_solver::executor::{Dns, Network};
 use ashlar_solver::progress::Event;
 use ashlar_solver::solver::Solver;
 use futures::StreamExt as _;
@@ -58,5 +58,32 @@ fn the_default_network_is_told_once_and_is_what_steps_get() {
         assert_eq!(networks, ["host"], "its input still takes the default");
         let file = llb::scratch().file(mkfile("/x", "x"));
         assert!(told(Network::Host, &file).await.0.is_empty());
+    });
+}
+
+#[test]
+fn the_resolver_of_steps_is_told_what_the_caller_says() {
+    let test = "network::the_resolver_of_steps_is_told_what_the_caller_says";
+    if skipped(test, &[Need::Root, Need::Tool("busybox")]) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let folder = temp();
+        let base = support::busybox(folder.path());
+        let servers = ["192.0.2.53", "2001:db8::53"].map(|it| it.parse().unwrap());
+        let dns = Dns::servers(servers).search(["a.example", "example"]);
+        let solver = Solver::builder()
+            .root(folder.path().join("state"))
+            .dns(dns.options(["ndots:2"]))
+            .build()
+            .unwrap();
+        let script = "busybox grep -E '^(nameserver|search|options)' /etc/resolv.conf > /told";
+        let step = support::busybox_state().run(["sh", "-c", script]);
+        let request = support::request(&step.root()).local("base", base);
+        let solved = support::solve(&solver, request).await;
+        let expected = "nameserver 192.0.2.53\nnameserver 2001:db8::53\n\
+                        search a.example example\noptions ndots:2\n";
+        let files = support::files(&solved).await;
+        assert_eq!(files["told"], support::file(0o644, expected.as_bytes()));
     });
 }

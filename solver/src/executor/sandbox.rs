@@ -19,7 +19,7 @@ use super::network_files::{asks_only_systemd, hosts, resolv_conf};
 use super::relay::Relay;
 use super::starting::Starting;
 use super::{
-    Capabilities, Connection, ControlGroups, Executor, ExecutorError, Exit, ExitStatus, Group,
+    Capabilities, Connection, ControlGroups, Dns, Executor, ExecutorError, Exit, ExitStatus, Group,
     Mount, MountSource, Network, NetworkProvider, Process, Streams, User, UserNetwork,
 };
 use crate::cancel::{Cancel, Cancelled};
@@ -45,6 +45,7 @@ pub struct SandboxExecutor {
     pretends_ownership: bool,
     groups: ControlGroups,
     provider: Arc<dyn NetworkProvider>,
+    dns: Arc<Dns>,
     /// Where the machine is tried out; `None`: nowhere.
     probe_in: Option<PathBuf>,
     capabilities: Arc<OnceLock<Capabilities>>,
@@ -71,6 +72,7 @@ impl SandboxExecutor {
             pretends_ownership: false,
             groups: ControlGroups::of_host(),
             provider: Arc::new(UserNetwork::new()),
+            dns: Arc::default(),
             probe_in: None,
             capabilities: Arc::default(),
         })
@@ -113,6 +115,13 @@ impl SandboxExecutor {
     #[must_use]
     pub fn network_provider(mut self, provider: Arc<dyn NetworkProvider>) -> Self {
         self.provider = provider;
+        self
+    }
+
+    /// Sets what the resolver of steps is told. Default: what the host's is told.
+    #[must_use]
+    pub fn dns(mut self, dns: Dns) -> Self {
+        self.dns = Arc::new(dns);
         self
     }
 
@@ -218,7 +227,7 @@ impl SandboxExecutor {
         let started = tokio::task::spawn_blocking(move || {
             let (group, warning) = this.group(&process)?;
             let wired = process.network == Network::Sandbox;
-            let mut spec = spec(process, this.privileged)?;
+            let mut spec = spec(process, this.privileged, &this.dns)?;
             spec.terminal = terminal;
             let mut warnings: Vec<String> = warning.into_iter().collect();
             if this.pretends_ownership && !this.privileged {
@@ -411,7 +420,7 @@ fn read_resolv_conf(path: &str) -> String {
 }
 
 /// Translates a process into the sandbox's words. Blocks.
-fn spec(mut process: Process, privileged: bool) -> Result<Spec, ExecutorError> {
+fn spec(mut process: Process, privileged: bool, dns: &Dns) -> Result<Spec, ExecutorError> {
     if !privileged {
         belong_to(&process.user, &mut process.mounts);
     }
@@ -430,7 +439,10 @@ fn spec(mut process: Process, privileged: bool) -> Result<Spec, ExecutorError> {
         network_file("/etc/hosts", hosts(&process.hostname, &process.extra_hosts)),
         network_file(
             "/etc/resolv.conf",
-            resolv_conf(&host_resolv_conf(process.network), process.network),
+            resolv_conf(
+                &dns.over(&host_resolv_conf(process.network)),
+                process.network,
+            ),
         ),
     ];
     spec.mounts.extend(process.mounts.into_iter().map(mount));

@@ -13,7 +13,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::content::BlobStore;
 use crate::error::Failure;
 use crate::executor::{
-    self, ControlGroups, ExecutorChoice, Network, NetworkProvider, SandboxExecutor,
+    self, ControlGroups, Dns, ExecutorChoice, Network, NetworkProvider, SandboxExecutor,
     available_parallelism,
 };
 use crate::limits::Limits;
@@ -54,6 +54,7 @@ pub struct SolverBuilder {
     control_groups: Option<ControlGroups>,
     pretend_ownership: bool,
     network_provider: Option<Arc<dyn NetworkProvider>>,
+    dns: Dns,
     cdi_directories: Vec<PathBuf>,
     #[cfg(feature = "registry")]
     registry: RegistryConfig,
@@ -75,6 +76,7 @@ impl SolverBuilder {
             control_groups: None,
             pretend_ownership: false,
             network_provider: None,
+            dns: Dns::default(),
             cdi_directories: DEFAULT_CDI_DIRECTORIES.map(PathBuf::from).to_vec(),
             #[cfg(feature = "registry")]
             registry: RegistryConfig::default(),
@@ -153,6 +155,14 @@ impl SolverBuilder {
     #[must_use]
     pub fn network_provider(mut self, provider: Arc<dyn NetworkProvider>) -> Self {
         self.network_provider = Some(provider);
+        self
+    }
+
+    /// Sets what the resolver of steps is told: name servers, search domains, options. Default: what
+    /// the host's is told, without servers on its loopback interface where steps cannot reach it.
+    #[must_use]
+    pub fn dns(mut self, dns: Dns) -> Self {
+        self.dns = dns;
         self
     }
 
@@ -243,6 +253,7 @@ impl SolverBuilder {
             let sandbox = SandboxExecutor::new(root.tier() == Tier::Root)?;
             let sandbox = sandbox.probing_in(root.path().join("trash"));
             let sandbox = sandbox.pretend_ownership(self.pretend_ownership);
+            let sandbox = sandbox.dns(self.dns);
             let sandbox = match self.control_groups {
                 Some(groups) => sandbox.control_groups(groups),
                 None => sandbox,
