@@ -83,6 +83,8 @@ pub struct Exit {
     pub status: ExitStatus,
     /// What it used; `None` if that cannot be told.
     pub usage: Option<Usage>,
+    /// Whether the kernel killed processes of it because the memory of its control group ran out.
+    pub out_of_memory: bool,
 }
 
 impl Exit {
@@ -91,7 +93,15 @@ impl Exit {
         Self {
             status,
             usage: None,
+            out_of_memory: false,
         }
+    }
+
+    /// Sets whether memory ran out.
+    #[must_use]
+    pub fn out_of_memory(mut self, is: bool) -> Self {
+        self.out_of_memory = is;
+        self
     }
 
     /// Sets what was used.

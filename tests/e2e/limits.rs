@@ -80,31 +80,41 @@ fn a_limited_step_runs_in_a_group_that_is_gone_afterwards() {
             memory: MEMORY,
             ..LinuxResources::default()
         };
-        let request = limited("cat /proc/1/cgroup; sleep 1", memory.clone()).local("base", &base);
-        let look = async {
-            tokio::time::sleep(std::time::Duration::from_millis(600)).await;
-            let file = |group: &PathBuf| {
-                let old = fs::read_to_string(group.join("memory.limit_in_bytes"));
-                old.or_else(|_| fs::read_to_string(group.join("memory.max")))
-            };
-            groups()
-                .iter()
-                .filter_map(|group| file(group).ok())
-                .collect::<Vec<_>>()
+        let request = limited("cat /proc/1/cgroup; sleep 2", memory.clone()).local("base", &base);
+        let file = |group: &PathBuf| {
+            let old = fs::read_to_string(group.join("memory.limit_in_bytes"));
+            old.or_else(|_| fs::read_to_string(group.join("memory.max")))
         };
-        let ((output, _, outcome), limits) = tokio::join!(watch(&solver, request), look);
+        // Whenever the step starts: it runs longer than it takes to look.
+        let mut seen = Vec::new();
+        let look = async {
+            loop {
+                seen.extend(groups().iter().filter_map(|group| file(group).ok()));
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        };
+        let (output, _, outcome) = tokio::select! {
+            watched = watch(&solver, request) => watched,
+            () = look => unreachable!("it looks for ever"),
+        };
         outcome.unwrap();
-        assert!(
-            limits.contains(&format!("{MEMORY}\n")),
-            "{limits:?} {output}"
-        );
+        assert!(seen.contains(&format!("{MEMORY}\n")), "{seen:?} {output}");
         // Its view begins at its group.
         assert!(!output.contains("ashlar-"), "{output}");
 
         let hungry = "dd if=/dev/zero of=/dev/null bs=200M count=1; exit $?";
         let request = limited(hungry, memory).local("base", &base);
         let (_, warnings, outcome) = watch(&solver, request).await;
-        assert!(outcome.is_err());
+        let error = outcome.unwrap_err();
+        let text = support::chain(&error);
+        let words = "did not complete successfully: cannot allocate memory";
+        assert!(text.contains(words), "{text}");
+        assert!(error.remedy().unwrap().contains("more memory"));
+        let exit = error.failed_step().unwrap().exit().unwrap();
+        // Of all of it together: nearly all that it may have.
+        let peak = exit.usage.unwrap().peak_memory.unwrap();
+        let most = u64::try_from(MEMORY).unwrap();
+        assert!((most / 2..=most).contains(&peak), "{peak}");
         let told = warnings.iter().any(|text| text.contains("memory ran out"));
         assert!(told, "{warnings:?}");
 
@@ -122,6 +132,61 @@ fn a_limited_step_runs_in_a_group_that_is_gone_afterwards() {
             file("memory.limit_in_bytes") + &file("memory.max") == format!("{MEMORY}\n")
         };
         assert_eq!(groups().iter().filter(|group| mine(group)).count(), 0);
+    });
+}
+
+/// The groups of the process whose last argument is `marker`, as the host sees them.
+fn groups_of(marker: &str) -> Option<String> {
+    let ends = [marker.as_bytes(), b"\0"].concat();
+    let mut processes = fs::read_dir("/proc").unwrap().flatten();
+    processes.find_map(|process| {
+        let read = |name: &str| fs::read(process.path().join(name)).unwrap_or_default();
+        let groups = String::from_utf8(read("cgroup")).unwrap();
+        read("cmdline").ends_with(&ends).then_some(groups)
+    })
+}
+
+#[test]
+fn a_step_runs_below_the_parent_that_it_names() {
+    let needs = [Need::Root, Need::Tool("busybox")];
+    if skipped("limits::a_step_runs_below_the_parent_that_it_names", &needs) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let folder = temp();
+        let base = support::busybox(folder.path());
+        let solver = support::solver(folder.path().join("state"));
+        let marker = format!("marker-{}", std::process::id());
+        let args = ["sh", "-c", "cat /proc/self/cgroup; sleep 60; true", &marker];
+        let step = support::busybox_state()
+            .run(args)
+            .cgroup_parent("/e2e-parent/inner");
+        let request = support::request(&step.root()).local("base", &base);
+        let (mut events, outcome) = solver.solve(request).split();
+        let inside = support::first_output(&mut events).await;
+        let outside = groups_of(&marker).expect("it runs");
+        outcome.cancel();
+        assert!(outcome.await.is_err());
+        // In each hierarchy, the unified one too, which has no controllers on some machines.
+        let mut hierarchies = 0;
+        for line in outside.lines().filter(|line| !line.contains(":name=")) {
+            assert!(line.contains("/e2e-parent/inner/ashlar-"), "{outside}");
+            hierarchies += 1;
+        }
+        assert!(hierarchies > 0, "{outside}");
+        // It sees nothing of that.
+        assert!(!String::from_utf8_lossy(&inside).contains("e2e-parent"));
+        // The parent stays; the group of the step is gone.
+        let script = "find /sys/fs/cgroup -depth -type d -path '*/e2e-parent*' | tee /dev/stderr | \
+                      xargs rmdir";
+        let removed = std::process::Command::new("sh")
+            .args(["-c", script])
+            .output();
+        let removed = removed.unwrap();
+        let text = String::from_utf8_lossy(&removed.stderr);
+        assert!(removed.status.success(), "{text}");
+        assert_eq!(text.matches("/inner\n").count(), hierarchies, "{text}");
+        assert!(!text.contains("ashlar-"), "{text}");
     });
 }
 

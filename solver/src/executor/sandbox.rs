@@ -307,12 +307,15 @@ impl SandboxExecutor {
             sandbox::ExitStatus::Signaled(signal) => ExitStatus::Signaled(signal),
             _ => return Err(ExecutorError::StatusLost),
         };
-        if let Some(warning) = child.out_of_memory() {
-            output.warn(warning);
+        let killed = child.out_of_memory_kills();
+        if killed > 0 {
+            output.warn(format!(
+                "the kernel killed {killed} processes of this step: its memory ran out"
+            ));
         }
-        let usage = child.usage().map(usage);
+        let usage = child.used();
         finish(child, upper).await?;
-        Ok(Exit::new(status).usage(usage))
+        Ok(Exit::new(status).usage(usage).out_of_memory(killed > 0))
     }
 }
 
@@ -325,12 +328,18 @@ struct InGroup {
 }
 
 impl InGroup {
-    /// What to tell if the kernel killed processes of the group because memory ran out.
-    fn out_of_memory(&self) -> Option<String> {
-        let killed = self.group.as_ref()?.out_of_memory_kills()?;
-        (killed > 0).then(|| {
-            format!("the kernel killed {killed} processes of this step: its memory ran out")
-        })
+    /// How many processes of the group the kernel killed because memory ran out.
+    fn out_of_memory_kills(&self) -> u64 {
+        let group = self.group.as_ref();
+        group.and_then(Group::out_of_memory_kills).unwrap_or(0)
+    }
+
+    /// What the process used, with the memory of all of its group where there is one.
+    fn used(&self) -> Option<Usage> {
+        let mut used = self.child.usage().map(usage)?;
+        let together = self.group.as_ref().and_then(Group::peak_memory);
+        used.peak_memory = together.or(used.peak_memory);
+        Some(used)
     }
 }
 

@@ -248,9 +248,10 @@ impl Operation<Ref> for ExecOperation {
         };
         let command = self.meta.args.join(" ");
         Err(match exit {
-            Ok(Exit { status, .. }) => ExecError::Exit {
+            Ok(exit) => ExecError::Exit {
                 command,
-                status,
+                status: exit.status,
+                out_of_memory: exit.out_of_memory,
                 step,
             },
             Err(source) => ExecError::Run {

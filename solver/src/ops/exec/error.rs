@@ -14,15 +14,17 @@ use crate::session::SecretError;
 pub enum ExecError {
     /// The process ended with a code that does not count as success. The text is BuildKit's.
     #[error(
-        "process {} did not complete successfully: exit code: {}",
+        "process {} did not complete successfully: {}",
         quoted(command),
-        status.code()
+        ended(*status, *out_of_memory)
     )]
     Exit {
         /// Program and arguments, separated by spaces.
         command: String,
         /// How it ended.
         status: ExitStatus,
+        /// Whether the kernel killed processes of it because its memory ran out.
+        out_of_memory: bool,
         /// What it left behind, for a look into it; `None` if that could not be kept.
         step: Option<FailedStep>,
     },
@@ -167,6 +169,10 @@ impl Blame for ExecError {
                 Some(format!("allow the entitlement {what} for this build"))
             }
             Self::Run { source, .. } => source.remedy(),
+            Self::Exit {
+                out_of_memory: true,
+                ..
+            } => Some("give the step more memory, or fewer parallel jobs".to_owned()),
             Self::DeviceNotAllowed { name } => {
                 Some(format!("allow the entitlement device={name} for this build"))
             }
@@ -185,6 +191,14 @@ impl Blame for ExecError {
             }
             _ => None,
         }
+    }
+}
+
+/// How a process ended, in BuildKit's words.
+fn ended(status: ExitStatus, out_of_memory: bool) -> String {
+    match out_of_memory {
+        true => "cannot allocate memory".to_owned(),
+        false => format!("exit code: {}", status.code()),
     }
 }
 
