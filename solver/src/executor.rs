@@ -32,8 +32,8 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 
-pub(crate) use accounts::Accounts;
 pub use accounts::{AccountError, User, find_user};
+pub(crate) use accounts::{Accounts, home};
 pub use cgroup::{
     CgroupError, ControlGroups, CpuQuota, Group, Resources, available_parallelism, parallelism,
 };

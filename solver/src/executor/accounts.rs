@@ -156,6 +156,15 @@ impl Accounts {
         })
     }
 
+    /// Where the first user with that id is at home.
+    fn home_of_id(&self, uid: u32) -> Option<String> {
+        self.lines().find_map(|line| {
+            let is_it = line_id(&line, 2).ok()? == uid;
+            let home = line.get(5).copied().unwrap_or_default();
+            is_it.then(|| String::from_utf8_lossy(home).into_owned())
+        })
+    }
+
     /// The ids of the groups that list `name` as a member.
     fn memberships(&self, name: &str) -> Result<Vec<u32>, AccountError> {
         let is_member = |line: &Vec<&[u8]>| {
@@ -235,6 +244,15 @@ pub fn find_user(view: &View, spec: &str) -> Result<User, AccountError> {
         parts.next().unwrap_or_default(),
     );
     named_user(view, user, group)
+}
+
+/// The directory in which the user `uid` of this tree is at home: `/` if the tree does not tell.
+/// Blocks.
+pub(crate) fn home(view: &View, uid: u32) -> String {
+    let users = Accounts::users(view).ok();
+    let home = users.and_then(|users| users.home_of_id(uid));
+    home.filter(|home| !home.is_empty() && !home.contains('\0'))
+        .unwrap_or_else(|| "/".to_owned())
 }
 
 fn named_user(view: &View, name: &str, group: &str) -> Result<User, AccountError> {

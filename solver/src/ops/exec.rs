@@ -36,7 +36,7 @@ use super::{Engine, checksum_input, describe_input, unblock};
 use crate::cache::ContentListing;
 use crate::cancel::Cancel;
 use crate::error::OperationError;
-use crate::executor::{ExecutorError, Exit, Process, Resources, Streams, find_user};
+use crate::executor::{ExecutorError, Exit, Process, Resources, Streams, find_user, home};
 use crate::id::ContentDigest;
 use crate::operation::{CacheMap, ContentDescription, Context, Operation};
 use crate::progress::Reporter;
@@ -126,7 +126,7 @@ impl ExecOperation {
             root: mounts.root.clone(),
             mounts: mounts.mounts.clone(),
             args: self.meta.args.clone(),
-            env: meta::environment(&self.op, &self.meta),
+            env: meta::environment(&self.op, &self.meta, || home(&mounts.root_view, user.uid)),
             secret_env: lent.variables(&self.op)?,
             cwd: meta::absolute(&self.meta.cwd, "")?,
             user,

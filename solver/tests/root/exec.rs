@@ -95,7 +95,7 @@ pub(crate) fn base(kit: &Kit) -> Ref {
         let link = path(&format!("bin/{name}"));
         writer.make_symlink(&link, b"busybox", mode(0o777)).unwrap();
     }
-    let passwd = "root:x:0:0::/:/bin/sh\nme:x:7:8::/:/bin/sh\n";
+    let passwd = "root:x:0:0::/root:/bin/sh\nme:x:7:8::/home/me:/bin/sh\n";
     writer
         .write_file(&path("etc/passwd"), mode(0o644), &mut passwd.as_bytes())
         .unwrap();
@@ -207,7 +207,7 @@ fn what_a_process_writes_is_a_layer_and_nothing_else_is() {
 #[test]
 fn users_are_those_of_the_root() {
     let kit = kit();
-    let mut op = exec("id");
+    let mut op = exec("id; echo at $HOME");
     op.meta.as_mut().unwrap().user = "me".into();
     let (_, logs) = run(&kit, &op, vec![base(&kit)]);
     let out = logs.text(Stream::Stdout);
@@ -215,6 +215,22 @@ fn users_are_those_of_the_root() {
         out.contains("uid=7(me) gid=8") && out.contains("9(more)"),
         "{out}"
     );
+    assert!(out.ends_with("at /home/me\n"), "{out}");
+    // By its number too; somebody unknown, and somebody who says otherwise.
+    for (user, env, expected) in [
+        ("7:9", "", "at /home/me\n"),
+        ("77", "", "at /\n"),
+        ("", "", "at /root\n"),
+        ("me", "HOME=/else", "at /else\n"),
+    ] {
+        let mut op = exec("echo at $HOME");
+        op.meta.as_mut().unwrap().user = user.into();
+        op.meta.as_mut().unwrap().env.push(env.into());
+        op.meta.as_mut().unwrap().env.retain(|it| !it.is_empty());
+        let (_, logs) = run(&kit, &op, vec![base(&kit)]);
+        assert_eq!(logs.text(Stream::Stdout), expected, "{user} {env}");
+    }
+    let mut op = exec("id");
     op.meta.as_mut().unwrap().user = "nobody".into();
     let error = run_in(&kit, &op, vec![base(&kit)], &kit.context()).unwrap_err();
     let OperationError::Failed(failure) = error else {

@@ -17,9 +17,14 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// The host name of a process that is told none.
 const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
 
-/// The environment: what the op says, proxies, and a search path. Variables that are secret come
-/// after it, and instead of those of their names.
-pub(super) fn environment(op: &pb::ExecOp, meta: &pb::Meta) -> Vec<String> {
+/// The environment: what the op says, proxies, a search path, and where the user is at `home`, which
+/// in BuildKit is runc's doing. Variables that are secret come after it, and instead of those of
+/// their names.
+pub(super) fn environment(
+    op: &pb::ExecOp,
+    meta: &pb::Meta,
+    home: impl FnOnce() -> String,
+) -> Vec<String> {
     let mut env = meta.env.clone();
     if let Some(proxy) = &meta.proxy_env {
         for (name, value) in [
@@ -37,6 +42,9 @@ pub(super) fn environment(op: &pb::ExecOp, meta: &pb::Meta) -> Vec<String> {
     }
     if !env.iter().any(|entry| entry.starts_with("PATH=")) {
         env.push(format!("PATH={DEFAULT_PATH}"));
+    }
+    if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+        env.push(format!("HOME={}", home()));
     }
     let secret = |entry: &String| {
         let name = entry.split('=').next();
@@ -142,18 +150,26 @@ mod tests {
         };
         let mut op = pb::ExecOp::default();
         let path = format!("PATH={DEFAULT_PATH}");
+        let home = || "/h".to_owned();
         assert_eq!(
-            environment(&op, &meta),
-            ["A=b", "NO_PROXY=x", "no_proxy=x", &path]
+            environment(&op, &meta, home),
+            ["A=b", "NO_PROXY=x", "no_proxy=x", &path, "HOME=/h"]
         );
-        meta.env = vec!["PATH=/x".into(), "N=1".into(), "NO=2".into()];
+        meta.env = ["PATH=/x", "N=1", "NO=2", "HOME="]
+            .map(str::to_owned)
+            .to_vec();
         meta.proxy_env = None;
         op.secretenv.push(pb::SecretEnv {
             id: "i".into(),
             name: "N".into(),
             optional: true,
         });
-        assert_eq!(environment(&op, &meta), ["PATH=/x", "NO=2"]);
+        let expected = ["PATH=/x", "NO=2", "HOME="];
+        assert_eq!(environment(&op, &meta, home), expected);
+        op.secretenv[0].name = "HOME".into();
+        meta.env.pop();
+        let expected = ["PATH=/x", "N=1", "NO=2"];
+        assert_eq!(environment(&op, &meta, home), expected);
     }
 
     #[test]
