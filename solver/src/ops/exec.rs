@@ -22,7 +22,8 @@ pub(crate) mod rerun;
 
 use std::sync::Arc;
 
-use ashlar_llb::pb;
+use ashlar_llb::{Platform, pb};
+use ashlar_sandbox::SandboxError;
 use async_trait::async_trait;
 
 pub use error::ExecError;
@@ -140,6 +141,12 @@ impl ExecOperation {
         })
     }
 
+    /// Whether it is made for another machine.
+    fn is_foreign(&self) -> bool {
+        let platform = Platform::from(&*self.platform).normalised();
+        platform.architecture != Platform::of_target().architecture
+    }
+
     /// Runs the process, and returns how it ended and what its mounts are then. Its start is told
     /// to `reporter`.
     async fn execute(
@@ -252,6 +259,13 @@ impl Operation<Ref> for ExecOperation {
                 command,
                 status: exit.status,
                 out_of_memory: exit.out_of_memory,
+                step,
+            },
+            Err(ExecutorError::Start {
+                source: SandboxError::ProgramFormat { .. },
+            }) if self.is_foreign() => ExecError::ForeignProgram {
+                command,
+                platform: Platform::from(&*self.platform).to_string(),
                 step,
             },
             Err(source) => ExecError::Run {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ashlar_llb::pb;
 use ashlar_llb::pb::{CacheSharingOpt, MountType};
-use ashlar_solver::error::OperationError;
+use ashlar_solver::error::{Fault, OperationError};
 use ashlar_solver::executor::SandboxExecutor;
 use ashlar_solver::operation::{Context, Operation as _};
 use ashlar_solver::ops::exec::{ExecError, ExecOperation};
@@ -130,9 +130,19 @@ pub(crate) fn run_in(
     inputs: Vec<Ref>,
     context: &Context,
 ) -> Result<Vec<Ref>, OperationError> {
+    run_for("amd64", kit, op, inputs, context)
+}
+
+fn run_for(
+    architecture: &str,
+    kit: &Kit,
+    op: &pb::ExecOp,
+    inputs: Vec<Ref>,
+    context: &Context,
+) -> Result<Vec<Ref>, OperationError> {
     let platform = pb::Platform {
         os: "linux".into(),
-        architecture: "amd64".into(),
+        architecture: architecture.into(),
         ..pb::Platform::default()
     };
     let operation = ExecOperation::new(op, &platform, inputs.len(), &kit.engine)?;
@@ -362,4 +372,33 @@ fn what_is_not_allowed_is_refused() {
     let mut op = exec("true");
     op.security = pb::SecurityMode::Insecure as i32;
     assert_eq!(refused(&op), "security.insecure is not allowed");
+}
+
+#[test]
+fn a_program_for_another_machine_is_told_with_a_remedy() {
+    let kit = kit();
+    // The head of a program for a machine that nobody emulates.
+    let head = "printf '\\177ELF\\002\\001\\001\\0\\0\\0\\0\\0\\0\\0\\0\\0\\002\\0\\377\\377' > /p";
+    let mut op = exec(&format!("{head}; busybox chmod 755 /p"));
+    op.meta.as_mut().unwrap().env = vec!["PATH=/bin".into()];
+    let (outputs, _) = run(&kit, &op, vec![base(&kit)]);
+    let mut op = exec("");
+    op.meta.as_mut().unwrap().args = vec!["/p".into()];
+    let failure = |architecture| {
+        let context = kit.context();
+        match run_for(architecture, &kit, &op, outputs.clone(), &context) {
+            Err(OperationError::Failed(failure)) => failure,
+            other => panic!("{other:?}"),
+        }
+    };
+    let foreign = failure("riscv64");
+    assert_eq!(foreign.fault(), Fault::Environment);
+    let expected = "process \"/p\" did not complete successfully: programs for linux/riscv64 \
+                    cannot be executed on this machine";
+    assert_eq!(foreign.chain(), expected);
+    assert!(foreign.remedy().unwrap().contains("binfmt_misc"));
+    // One of this machine is only not a program.
+    let here = ashlar_llb::Platform::of_target().architecture;
+    let text = failure(&here).chain();
+    assert!(text.contains("unknown executable format"), "{text}");
 }

@@ -39,6 +39,20 @@ pub enum ExecError {
         /// What it would have run in; `None` if that could not be kept.
         step: Option<FailedStep>,
     },
+    /// The program is one for another machine, and nothing here emulates that.
+    #[error(
+        "process {} did not complete successfully: programs for {platform} cannot be executed on \
+         this machine",
+        quoted(command)
+    )]
+    ForeignProgram {
+        /// Program and arguments, separated by spaces.
+        command: String,
+        /// The platform of the step.
+        platform: String,
+        /// What it would have run in; `None` if that could not be kept.
+        step: Option<FailedStep>,
+    },
     /// A part of the op is missing or contradicts itself.
     #[error("invalid exec op: {reason}")]
     Invalid {
@@ -144,7 +158,9 @@ impl ExecError {
     /// What the failed process left behind, if it came so far.
     pub fn failed_step(&self) -> Option<&FailedStep> {
         match self {
-            Self::Exit { step, .. } | Self::Run { step, .. } => step.as_ref(),
+            Self::Exit { step, .. }
+            | Self::Run { step, .. }
+            | Self::ForeignProgram { step, .. } => step.as_ref(),
             _ => None,
         }
     }
@@ -154,7 +170,7 @@ impl Blame for ExecError {
     fn fault(&self) -> Fault {
         match self {
             Self::Run { source, .. } => source.fault(),
-            Self::DeviceNotFound { .. } => Fault::Environment,
+            Self::DeviceNotFound { .. } | Self::ForeignProgram { .. } => Fault::Environment,
             Self::Secret { source } => source.fault(),
             Self::CacheMount { .. } | Self::AgentUnreachable { .. } | Self::AgentSocket { .. } => {
                 Fault::Environment
@@ -173,6 +189,10 @@ impl Blame for ExecError {
                 out_of_memory: true,
                 ..
             } => Some("give the step more memory, or fewer parallel jobs".to_owned()),
+            Self::ForeignProgram { platform, .. } => Some(format!(
+                "register an emulator for {platform} with binfmt_misc (on Debian: qemu-user-static), \
+                 or build for this machine"
+            )),
             Self::DeviceNotAllowed { name } => {
                 Some(format!("allow the entitlement device={name} for this build"))
             }
