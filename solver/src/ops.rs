@@ -25,7 +25,8 @@ use ashlar_llb::pb::op::Op;
 
 pub use cdi::DEFAULT_DIRECTORIES as DEFAULT_CDI_DIRECTORIES;
 pub use content::InputError;
-pub use engine::{CacheMounts, DeviceGrant, Engine, Entitlements, UnknownEntitlement};
+pub use engine::{DeviceGrant, Engine, Entitlements, UnknownEntitlement};
+pub use exec::CacheMounts;
 pub use merge::NoSuchInput;
 
 use content::{checksum_input, describe_input};

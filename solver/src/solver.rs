@@ -35,6 +35,7 @@ pub use run::{LocalReport, Solved, VertexReport};
 pub use crate::ops::exec::failed::{FailedStep, OpenError};
 pub use crate::ops::exec::rerun::{Rerun, StepExit, StepInput, StepOutput, StepProcess};
 
+use ashlar_llb::Graph;
 use ashlar_llb::digest::ChainId;
 use nested::{Given, SubSolver};
 use tracing::Instrument as _;
@@ -98,7 +99,7 @@ impl Solver {
     }
 
     /// What the operations of one solve are lent, or of a build `depth` deep inside of it.
-    fn engine(&self, given: &Arc<Given>, depth: usize) -> Arc<Engine> {
+    fn engine(&self, graph: &Graph, given: &Arc<Given>, depth: usize) -> Arc<Engine> {
         let inner = &self.0;
         Arc::new(Engine {
             layers: inner.store.layers().clone(),
@@ -109,7 +110,7 @@ impl Solver {
             entitlements: inner.entitlements.clone(),
             cdi_directories: inner.cdi_directories.clone(),
             network: inner.network,
-            cache_mounts: inner.cache_mounts.clone(),
+            cache_mounts: given.cache_mounts_of(graph),
             blobs: inner.store.blobs().clone(),
             meta: inner.store.meta().clone(),
             unpacking: inner.unpacking.clone(),

@@ -12,6 +12,7 @@ mod agents;
 mod archives;
 mod attest;
 mod cache;
+mod cache_mounts;
 mod changed_input;
 mod compile;
 mod compression;

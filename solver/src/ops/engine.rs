@@ -14,6 +14,7 @@ use crate::executor::{Executor, Network};
 use crate::limits::Limits;
 use crate::meta::Meta;
 use crate::operation::SubSolve;
+use crate::ops::exec::CacheMounts;
 use crate::provenance::ResolvedSource;
 use crate::refs::Ref;
 use crate::root::Tier;
@@ -105,21 +106,6 @@ impl Entitlements {
             _ => return Err(unknown()),
         }
         Ok(self)
-    }
-}
-
-/// Where cache mounts live: below a directory of the state root.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CacheMounts {
-    pub(crate) directory: PathBuf,
-}
-
-impl CacheMounts {
-    /// Keeps them below `directory`, which is made when first needed.
-    pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            directory: directory.into(),
-        }
     }
 }
 

@@ -26,6 +26,7 @@ use ashlar_llb::{Platform, pb};
 use ashlar_sandbox::SandboxError;
 use async_trait::async_trait;
 
+pub use cache_mount::CacheMounts;
 pub use error::ExecError;
 
 use failed::FailedStep;

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use ashlar_llb::pb::op::Op;
+use ashlar_llb::pb::{MountType, op::Op};
 use ashlar_llb::{Definition, Graph};
 use async_trait::async_trait;
 
@@ -15,6 +15,7 @@ use super::run::{self, Solving, VertexReport};
 use super::{Inner, SolveError, Solver};
 use crate::error::{FailureSource, OperationError};
 use crate::operation::{Context, SubSolve, SubSolved};
+use crate::ops::CacheMounts;
 use crate::ops::build::NestedError;
 use crate::ops::source::is_fixed;
 use crate::progress::{Event, Sink};
@@ -30,6 +31,7 @@ pub(super) struct Given {
     pub(super) session: Session,
     pub(super) resolve: ResolveMode,
     pub(super) no_cache: bool,
+    cache_mounts: CacheMounts,
     /// Weak, because results hold what they came from, and the events of a solve end with it.
     sink: Weak<dyn Sink>,
     /// The local directories that were looked at.
@@ -45,12 +47,14 @@ impl Given {
         session: Session,
         resolve: ResolveMode,
         no_cache: bool,
+        cache_mounts: CacheMounts,
         sink: &Arc<dyn Sink>,
     ) -> Self {
         Self {
             session,
             resolve,
             no_cache,
+            cache_mounts,
             sink: Arc::downgrade(sink),
             scanned: Arc::default(),
             reports: Mutex::default(),
@@ -66,6 +70,21 @@ impl Given {
             let network = solver.network();
             sink.control(Event::DefaultNetwork { network });
         }
+    }
+
+    /// The cache mounts as a graph of the solve uses them: those of steps for which the cache is
+    /// ignored begin anew.
+    pub(super) fn cache_mounts_of(&self, graph: &Graph) -> CacheMounts {
+        let vertices = graph.vertices().iter();
+        let ignored = vertices.filter(|it| self.no_cache || it.metadata().ignore_cache);
+        let execs = ignored.filter_map(|vertex| match vertex.op() {
+            Op::Exec(exec) => Some(exec),
+            _ => None,
+        });
+        let caches = execs.flat_map(|exec| &exec.mounts);
+        let caches = caches.filter(|mount| mount.mount_type() == MountType::Cache);
+        let ids = caches.filter_map(|mount| Some(mount.cache_opt.as_ref()?.id.clone()));
+        self.cache_mounts.ignoring(ids)
     }
 
     /// What happened to the vertices of nested builds.
@@ -117,7 +136,7 @@ impl SubSolve<Ref> for SubSolver {
         let sink = self.given.sink.upgrade();
         let sink = sink.ok_or(OperationError::Cancelled)?;
         self.given.tell_network(&solver, &graph, &*sink);
-        let engine = solver.engine(&self.given, self.depth + 1);
+        let engine = solver.engine(&graph, &self.given, self.depth + 1);
         let given = &self.given;
         let solving = Solving {
             no_cache: given.no_cache,

@@ -17,9 +17,12 @@ pub struct SolveRequest {
     pub definition: Definition,
     /// Directories and layouts lent to this solve.
     pub session: Session,
-    /// Run every vertex, whatever is in the cache; results are stored all the same. Default:
-    /// false.
+    /// Run every vertex, whatever is in the cache; results are stored all the same. Cache mounts
+    /// begin anew. Default: false.
     pub no_cache: bool,
+    /// Keeps the cache mounts of this solve apart from those of solves in other namespaces. Default:
+    /// empty, the common one.
+    pub cache_mount_namespace: String,
     /// Whether registries are asked what tags lead to. Default: [`ResolveMode::Always`].
     pub resolve: ResolveMode,
     /// When the result is safe from a power cut. Default: [`Durability::Background`].
@@ -39,6 +42,7 @@ impl SolveRequest {
             definition,
             session: Session::default(),
             no_cache: false,
+            cache_mount_namespace: String::new(),
             resolve: ResolveMode::default(),
             durability: Durability::default(),
             imports: Vec::new(),
@@ -104,10 +108,19 @@ impl SolveRequest {
         self
     }
 
-    /// Sets whether every vertex runs.
+    /// Sets whether every vertex runs, with cache mounts that begin anew.
     #[must_use]
     pub fn no_cache(mut self, no_cache: bool) -> Self {
         self.no_cache = no_cache;
+        self
+    }
+
+    /// Keeps the cache mounts of this solve apart from those of solves in other namespaces, for
+    /// builds of others that use the same ids; what BuildKit's Dockerfile frontend calls
+    /// `BUILDKIT_CACHE_MOUNT_NS`. Results are shared between namespaces all the same.
+    #[must_use]
+    pub fn cache_mount_namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.cache_mount_namespace = namespace.into();
         self
     }
 

@@ -101,10 +101,16 @@ pub(super) async fn solve(
     let started = clock.now();
     let recorder = Arc::new(Recorder::new(sink.clone()));
     let telling: Arc<dyn Sink> = recorder.clone();
-    let given = Given::new(request.session, request.resolve, request.no_cache, &telling);
-    let given = Arc::new(given);
+    let cache_mounts = &solver.0.cache_mounts;
+    let given = Arc::new(Given::new(
+        request.session,
+        request.resolve,
+        request.no_cache,
+        cache_mounts.of_solve(request.cache_mount_namespace),
+        &telling,
+    ));
     given.tell_network(&solver, &graph, &*sink);
-    let engine = solver.engine(&given, 0);
+    let engine = solver.engine(&graph, &given, 0);
     let awaited = match request.durability {
         Durability::Synced => Some(solver.0.syncer.ahead()),
         Durability::Background => None,

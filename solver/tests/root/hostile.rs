@@ -55,7 +55,7 @@ fn class_2_cve_2024_23651_cache_mount_subpath(executor: &str) {
     let mut found = fs::read_dir(&caches)
         .unwrap()
         .map(|entry| entry.unwrap().path());
-    let place = found.next().unwrap().join("0/fs");
+    let place = found.next().unwrap().join("0/0/fs");
     assert!(found.next().is_none() && place.join("sub").is_dir());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -1,20 +1,25 @@
 //! Directories that outlive a build: cache mounts.
 //!
 //! ```text
-//! <root>/cache-mounts/<sha256 of the key>/<n>/fs     the files
-//! <root>/cache-mounts/<sha256 of the key>/<n>/lock   locked while a step uses them
+//! <root>/cache-mounts/<sha256 of the key>/<generation>/<n>/fs     the files
+//! <root>/cache-mounts/<sha256 of the key>/<generation>/<n>/lock   locked while a step uses them
 //! ```
 //!
-//! The key is the id of the mount and what it starts from. Steps that share a directory lock it
-//! together; the others alone, one of them per `<n>`. The locks are flocks: they hold between
-//! processes and vanish with their process.
+//! The key is the namespace of the solve, the id of the mount and what it starts from. Steps that
+//! share a directory lock it together; the others alone, one of them per `<n>`. The locks are
+//! flocks: they hold between processes and vanish with their process.
+//!
+//! A solve that ignores the cache for a step begins the caches of that step anew, once, as BuildKit
+//! does: it makes the next generation, and the last one counts. Steps that are at work in an older
+//! one are not disturbed; what nobody uses of it is removed.
 
+use std::collections::HashSet;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ashlar_llb::pb::CacheSharingOpt;
@@ -41,27 +46,94 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC)
     .union(OFlags::NOFOLLOW);
 
+/// Where the directories of cache mounts are, and which of them one solve uses. Cheap to clone;
+/// clones are those of one solve.
+#[derive(Debug, Clone)]
+pub struct CacheMounts {
+    directory: PathBuf,
+    namespace: String,
+    /// Ids whose directories the solve begins anew.
+    ignored: Arc<HashSet<String>>,
+    /// Keys that it has begun anew.
+    begun: Arc<Mutex<HashSet<String>>>,
+}
+
+impl CacheMounts {
+    /// Keeps them below `directory`, which is made when first needed.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            namespace: String::new(),
+            ignored: Arc::default(),
+            begun: Arc::default(),
+        }
+    }
+
+    /// The same place for one solve. An id is another one in each `namespace`.
+    #[must_use]
+    pub fn of_solve(&self, namespace: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            ..Self::new(&self.directory)
+        }
+    }
+
+    /// The same for the same solve, where those of these ids get empty directories, or new copies
+    /// of what they start from, when the solve first uses them.
+    #[must_use]
+    pub fn ignoring(&self, ids: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            ignored: Arc::new(ids.into_iter().collect()),
+            ..self.clone()
+        }
+    }
+
+    /// What a directory is found by.
+    fn key(&self, id: &str, base: &Stack) -> String {
+        let mut key = match &*self.namespace {
+            "" => id.to_owned(),
+            namespace => format!("{namespace}/{id}"),
+        };
+        for layer in base.layer_ids() {
+            key.push(':');
+            key.push_str(&layer.to_string());
+        }
+        key
+    }
+
+    /// Whether the solve has to begin this directory anew, now.
+    fn begins_anew(&self, id: &str, key: &str) -> bool {
+        if !self.ignored.contains(id) {
+            return false;
+        }
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.insert(key.to_owned())
+    }
+}
+
 /// A cache directory in use. Dropping it lets others have it.
 #[derive(Debug)]
 pub(super) struct CacheMount {
     /// The directory of the files.
     pub(super) path: PathBuf,
+    key: String,
     _lock: File,
 }
 
-/// Finds or makes the directory of a cache mount. Blocks, until another step is done with it if
-/// the mount is of the locked kind.
+/// Finds or makes the directory of a cache mount, and tells where it is. One that the step has
+/// already, in `held`, is the same directory. Blocks, until another step is done with it if the
+/// mount is of the locked kind.
 pub(super) fn open(
     engine: &Engine,
     id: &str,
     sharing: CacheSharingOpt,
     base: &Stack,
+    held: &mut Vec<CacheMount>,
     cancel: &Cancel,
-) -> Result<CacheMount, OperationError> {
-    let mut key = id.to_owned();
-    for layer in base.layer_ids() {
-        key.push(':');
-        key.push_str(&layer.to_string());
+) -> Result<PathBuf, OperationError> {
+    let key = engine.cache_mounts.key(id, base);
+    if let Some(same) = held.iter().find(|cache| cache.key == key) {
+        return Ok(same.path.clone());
     }
     let digest = CacheDigest::of(key.as_bytes()).to_string();
     let name = digest.strip_prefix("sha256:").unwrap_or(&digest);
@@ -72,10 +144,15 @@ pub(super) fn open(
         source,
     };
     make_directory(&directory, true).map_err(|error| failed("make", error))?;
+    if engine.cache_mounts.begins_anew(id, &key) {
+        begin_anew(&directory).map_err(|error| failed("make", error))?;
+    }
     loop {
+        let generation = generations(&directory).max().unwrap_or(0);
+        let directory = directory.join(generation.to_string());
         for number in 0..MOST {
             let place = directory.join(number.to_string());
-            make_directory(&place, false).map_err(|error| failed("make", error))?;
+            make_directory(&place, true).map_err(|error| failed("make", error))?;
             let lock = lock(&place, sharing).map_err(|error| failed("lock", error))?;
             let Some(lock) = lock else {
                 if sharing == CacheSharingOpt::Locked {
@@ -87,11 +164,45 @@ pub(super) fn open(
             if path.symlink_metadata().is_err() {
                 fill(engine, &place, &path, base, cancel, &failed)?;
             }
-            return Ok(CacheMount { path, _lock: lock });
+            held.push(CacheMount {
+                path: path.clone(),
+                key,
+                _lock: lock,
+            });
+            return Ok(path);
         }
         cancel.check()?;
         std::thread::sleep(RETRY);
     }
+}
+
+/// The generations of a directory, in any order.
+fn generations(directory: &Path) -> impl Iterator<Item = u64> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// Makes a new generation, and removes what nobody uses of older ones.
+fn begin_anew(directory: &Path) -> io::Result<()> {
+    let Some(last) = generations(directory).max() else {
+        // Nobody has used it yet.
+        return Ok(());
+    };
+    make_directory(&directory.join((last + 1).to_string()), false)?;
+    for old in generations(directory).filter(|&it| it <= last) {
+        let old = directory.join(old.to_string());
+        for place in std::fs::read_dir(&old).into_iter().flatten().flatten() {
+            // Locked alone, so that nobody begins to use it meanwhile.
+            if let Ok(Some(_lock)) = lock(&place.path(), CacheSharingOpt::Locked)
+                && let Ok(parent) = rustix::fs::open(&old, DIRECTORY, Mode::empty())
+            {
+                crate::root::remove_tree(parent.as_fd(), place.file_name())?;
+            }
+        }
+        // Stays as long as something in it is in use.
+        let _in_use = std::fs::remove_dir(&old);
+    }
+    Ok(())
 }
 
 fn make_directory(path: &Path, parents: bool) -> io::Result<()> {
@@ -105,14 +216,16 @@ fn make_directory(path: &Path, parents: bool) -> io::Result<()> {
     }
 }
 
-/// Takes the lock of a directory, if nobody else has it in a way that forbids it.
+/// Takes the lock of a directory, if nobody else has it in a way that forbids it, and the directory
+/// is not just being removed.
 fn lock(place: &Path, sharing: CacheSharingOpt) -> io::Result<Option<File>> {
     let mut options = OpenOptions::new();
-    let file = options
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(place.join("lock"))?;
+    let path = place.join("lock");
+    let file = options.create(true).append(true).mode(0o600).open(&path);
+    let file = match file {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
     let operation = match sharing {
         CacheSharingOpt::Shared => FlockOperation::NonBlockingLockShared,
         CacheSharingOpt::Private | CacheSharingOpt::Locked => {
@@ -120,7 +233,12 @@ fn lock(place: &Path, sharing: CacheSharingOpt) -> io::Result<Option<File>> {
         }
     };
     match flock(&file, operation) {
-        Ok(()) => Ok(Some(file)),
+        Ok(()) => {
+            let held = file.metadata()?;
+            let named = path.symlink_metadata();
+            let is_there = named.is_ok_and(|it| (it.dev(), it.ino()) == (held.dev(), held.ino()));
+            Ok(is_there.then_some(file))
+        }
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(error.into()),
     }

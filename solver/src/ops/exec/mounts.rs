@@ -216,9 +216,8 @@ impl Builder<'_> {
             })?;
         let base = self.stack(mount)?;
         let run = self.run;
-        let cache = cache_mount::open(&run.engine, &options.id, sharing, &base, &run.cancel)?;
-        let path = cache.path.clone();
-        self.caches.push(cache);
+        let (engine, held) = (&run.engine, &mut self.caches);
+        let path = cache_mount::open(engine, &options.id, sharing, &base, held, &run.cancel)?;
         if mount.output != pb::SKIP_OUTPUT
             && let Some(input) = self.input(mount)?
         {

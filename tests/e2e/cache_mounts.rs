@@ -1,0 +1,199 @@
+//! Cache mounts: who gets which directory, and when one begins anew.
+
+use std::fs;
+use std::path::Path;
+
+use ashlar_llb::{self as llb, Cache, State, copy};
+use ashlar_solver::progress::Event;
+use ashlar_solver::solver::{SolveRequest, Solver};
+use futures::StreamExt as _;
+
+use super::support::{self, Need, skipped, temp};
+
+/// A step that adds `word` to a file of the cache `id` and tells what is in it.
+fn step(state: &State, id: &str, word: &str) -> State {
+    let script = "echo $0 >> /c/words; cat /c/words | busybox tr '\\n' ' '; echo";
+    let run = state.run(["sh", "-c", script, word]);
+    run.mount("/c", Cache::shared(id)).root()
+}
+
+/// What the steps of a solve wrote.
+async fn output(solver: &Solver, request: SolveRequest) -> String {
+    let (mut events, outcome) = solver.solve(request).split();
+    let mut output = Vec::new();
+    while let Some(event) = events.next().await {
+        if let Event::Log { data, .. } = event {
+            output.extend_from_slice(&data);
+        }
+    }
+    if let Err(error) = outcome.await {
+        panic!("{}", support::chain(&error));
+    }
+    String::from_utf8(output).unwrap()
+}
+
+fn lent(folder: &Path, state: &State) -> SolveRequest {
+    support::request(state).local("base", folder.join("base"))
+}
+
+#[test]
+fn caches_begin_anew_where_the_cache_is_ignored() {
+    let needs = [Need::Root, Need::Tool("busybox")];
+    if skipped(
+        "cache_mounts::caches_begin_anew_where_the_cache_is_ignored",
+        &needs,
+    ) {
+        return;
+    }
+    let folder = temp();
+    let folder = folder.path();
+    support::busybox(folder);
+    support::runtime().block_on(async {
+        let solver = support::solver(folder.join("state"));
+        let base = support::busybox_state();
+        let one = async |id, word| output(&solver, lent(folder, &step(&base, id, word))).await;
+        assert_eq!(one("a", "1").await, "1 \n");
+        assert_eq!(one("a", "2").await, "1 2 \n");
+        assert_eq!(one("b", "x").await, "x \n");
+
+        // A whole solve: once, so that its second step sees what the first one left.
+        let two = step(&step(&base, "a", "3"), "a", "4");
+        let told = output(&solver, lent(folder, &two).no_cache(true)).await;
+        assert_eq!(told, "3 \n3 4 \n");
+        assert_eq!(one("a", "5").await, "3 4 5 \n");
+        assert_eq!(one("b", "y").await, "x y \n");
+
+        // One step: its caches, for every step of the solve, and no others.
+        let script =
+            "cat /c/words /d/words 2> /dev/null | busybox tr '\\n' ' '; echo 7 > /c/words; echo";
+        let before = step(&base, "a", "6");
+        let both = before.run(["sh", "-c", script]);
+        let both = both
+            .mount("/c", Cache::shared("a"))
+            .mount("/d", Cache::locked("b"));
+        let alone = step(&both.ignore_cache().root(), "a", "8");
+        let told = output(&solver, lent(folder, &alone)).await;
+        assert_eq!(told, "6 \n6 \n7 8 \n");
+
+        // With a base it is that base again.
+        let seed = llb::scratch().file(llb::mkfile("/words", "seed\n"));
+        let seeded = |word: &str| {
+            let script = "echo $0 >> /c/words; cat /c/words | busybox tr '\\n' ' '; echo";
+            let mount = Cache::private("s").seeded_with(&seed);
+            base.run(["sh", "-c", script, word]).mount("/c", mount)
+        };
+        for (word, ignore, expected) in [
+            ("1", false, "seed 1 \n"),
+            ("2", false, "seed 1 2 \n"),
+            ("3", true, "seed 3 \n"),
+        ] {
+            let request = lent(folder, &seeded(word).root()).no_cache(ignore);
+            assert_eq!(output(&solver, request).await, expected);
+        }
+    });
+    assert_eq!(support::leftovers(&folder.join("state")), [""; 0]);
+}
+
+#[test]
+fn a_step_at_work_keeps_its_cache() {
+    let needs = [Need::Root, Need::Tool("busybox")];
+    if skipped("cache_mounts::a_step_at_work_keeps_its_cache", &needs) {
+        return;
+    }
+    let folder = temp();
+    let folder = folder.path();
+    support::busybox(folder);
+    support::runtime().block_on(async {
+        let solver = support::solver(folder.join("state"));
+        let base = support::busybox_state();
+        // It waits until somebody writes into another cache that it shares.
+        let script = "echo mine > /c/mine; echo up; until [ -e /sign/go ]; do sleep 0.05; done; \
+                      cat /c/mine; busybox ls /c";
+        let waits = base.run(["sh", "-c", script]);
+        let waits = waits
+            .mount("/c", Cache::shared("c"))
+            .mount("/sign", Cache::shared("sign"));
+        let (mut events, outcome) = solver.solve(lent(folder, &waits.root())).split();
+        assert_eq!(support::first_output(&mut events).await, "up\n");
+        let looks = |word: &str| {
+            let run = base.run(["sh", "-c", "busybox ls /c; echo > /c/$0; echo seen", word]);
+            run.mount("/c", Cache::shared("c")).ignore_cache().root()
+        };
+        assert_eq!(output(&solver, lent(folder, &looks("a"))).await, "seen\n");
+        let go = base
+            .run(["touch", "/sign/go"])
+            .mount("/sign", Cache::shared("sign"));
+        assert_eq!(output(&solver, lent(folder, &go.root())).await, "");
+        let mut rest = Vec::new();
+        while let Some(event) = events.next().await {
+            if let Event::Log { data, .. } = event {
+                rest.extend_from_slice(&data);
+            }
+        }
+        outcome.await.unwrap();
+        assert_eq!(String::from_utf8(rest).unwrap(), "mine\nmine\n");
+        // The next one to begin anew removes what was in use the last time.
+        assert_eq!(output(&solver, lent(folder, &looks("b"))).await, "seen\n");
+        let mut all = 0;
+        for cache in fs::read_dir(folder.join("state/cache-mounts")).unwrap() {
+            all += fs::read_dir(cache.unwrap().path()).unwrap().count();
+        }
+        assert_eq!(all, 2, "a generation for each of two caches");
+    });
+}
+
+#[test]
+fn namespaces_keep_caches_apart() {
+    let needs = [Need::Root, Need::Tool("busybox")];
+    if skipped("cache_mounts::namespaces_keep_caches_apart", &needs) {
+        return;
+    }
+    let folder = temp();
+    let folder = folder.path();
+    support::busybox(folder);
+    support::runtime().block_on(async {
+        let solver = support::solver(folder.join("state"));
+        for (namespace, word, expected) in [
+            ("", "1", "1 \n"),
+            ("x", "2", "2 \n"),
+            ("y", "3", "3 \n"),
+            ("x", "4", "2 4 \n"),
+            ("", "5", "1 5 \n"),
+            ("../x", "6", "6 \n"),
+        ] {
+            let state = step(&support::busybox_state(), "a", word);
+            let request = lent(folder, &state).cache_mount_namespace(namespace);
+            assert_eq!(output(&solver, request).await, expected, "{namespace}");
+        }
+    });
+}
+
+#[test]
+fn a_step_may_have_one_cache_twice() {
+    let needs = [Need::Root, Need::Tool("busybox")];
+    if skipped("cache_mounts::a_step_may_have_one_cache_twice", &needs) {
+        return;
+    }
+    let folder = temp();
+    let folder = folder.path();
+    support::busybox(folder);
+    support::runtime().block_on(async {
+        let solver = support::solver(folder.join("state"));
+        for (name, cache) in [
+            ("l", Cache::locked("l")),
+            ("p", Cache::private("p")),
+            ("s", Cache::shared("s")),
+        ] {
+            let script = "echo in > /c/f; cat /d/f; echo $0";
+            let run = support::busybox_state().run(["sh", "-c", script, name]);
+            let run = run.mount("/c", cache.clone()).mount("/d", cache);
+            let state = llb::scratch().file(copy(run.root(), "/bin", "/bin"));
+            let told = tokio::time::timeout(
+                std::time::Duration::from_secs(20),
+                output(&solver, lent(folder, &state)),
+            );
+            let told = told.await.expect("it does not wait for itself");
+            assert_eq!(told, format!("in\n{name}\n"));
+        }
+    });
+}
