@@ -131,6 +131,21 @@ fn step_by_step(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io:
     here.ok_or(Errno::INVAL)
 }
 
+/// Sets the mode of an object, which is no symbolic link, whatever its mode is now.
+///
+/// # Errors
+/// As the operating system says; `ELOOP` for a symbolic link.
+pub fn set_mode(directory: BorrowedFd<'_>, at: &[u8], mode: u32) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let handle = openat(directory, name(at), flags, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&handle)?.st_mode) == FileType::Symlink {
+        return Err(Errno::LOOP.into());
+    }
+    // The kernel changes no mode through such a handle itself.
+    let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    Ok(rustix::fs::chmod(path, Mode::from_raw_mode(mode))?)
+}
+
 /// The path of an object for the calls that take no directory handle. The object itself may be a
 /// symbolic link, which such calls must not follow; what leads to it cannot be exchanged.
 fn proc_path(directory: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {

@@ -38,6 +38,7 @@ mod network;
 mod oci_rules;
 mod push;
 mod registry;
+mod same_image;
 mod sandbox_network;
 mod sbom;
 mod secrets;
@@ -61,6 +62,7 @@ fn child() {
         "guest" => guest::role(&arguments),
         "leaks" => leaks::role(&arguments),
         "loading" => export_tools::role(&arguments),
+        "same-image" => same_image::role(&arguments),
         "sixty-layers" => compression::role(&arguments),
         "push" => push::role(&arguments),
         "secrets" => secrets::role(&arguments),

@@ -85,7 +85,18 @@ fn remove(upper: BorrowedFd<'_>, stub: &Stub) -> rustix::io::Result<bool> {
         _ => return Ok(false),
     };
     let before = fs::fstat(&parent)?;
-    match fs::unlinkat(&parent, name, flags) {
+    let removed = match fs::unlinkat(&parent, name, flags) {
+        // An ordinary user's process made the directory read-only, which does not stop root.
+        Err(Errno::ACCESS) => {
+            let mode = Mode::from_raw_mode(before.st_mode);
+            fs::fchmod(&parent, mode | Mode::RWXU)?;
+            let removed = fs::unlinkat(&parent, name, flags);
+            fs::fchmod(&parent, mode)?;
+            removed
+        }
+        removed => removed,
+    };
+    match removed {
         Ok(()) => {}
         Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => return Ok(false),
         Err(errno) => return Err(errno),

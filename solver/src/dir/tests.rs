@@ -86,3 +86,25 @@ fn xattrs_of_files_and_links() {
             .all(|(key, _)| !key.starts_with(b"user."))
     );
 }
+
+#[test]
+fn modes_are_set_whatever_they_are_and_never_through_links() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    fs::write(at("file"), "").unwrap();
+    fs::create_dir(at("directory")).unwrap();
+    symlink("file", at("link")).unwrap();
+    let root = root(&temp);
+    for name in ["file", "directory"] {
+        for mode in [0, 0o2751] {
+            set_mode(root.as_fd(), name.as_bytes(), mode).unwrap();
+            let found = at(name).metadata().unwrap().permissions().mode();
+            assert_eq!(found & 0o7777, mode, "{name}");
+        }
+    }
+    assert!(set_mode(root.as_fd(), b"link", 0o777).is_err());
+    assert!(set_mode(root.as_fd(), b"none", 0o777).is_err());
+    let found = at("file").metadata().unwrap().permissions().mode();
+    assert_eq!(found & 0o7777, 0o2751);
+}

@@ -177,6 +177,7 @@ impl ExecOperation {
         })
         .await?;
         let mut process = self.process(&mounts, &lent)?;
+        mounts.user = (process.user.uid, process.user.gid);
         edits.apply(&mut process);
         drop(lent);
         let sockets = std::mem::take(&mut mounts.sockets);
@@ -331,7 +332,7 @@ fn commit(
             view,
         } = active;
         let options = CaptureOptions {
-            single_id: !engine.is_privileged(),
+            single_id: (!engine.is_privileged()).then_some(mounts.user),
             cancel: cancel.clone(),
             ..CaptureOptions::default()
         };

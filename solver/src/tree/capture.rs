@@ -38,10 +38,12 @@ pub struct CaptureOptions {
     /// Whether directories on the way to a stub that the base does not have go away too, once they
     /// are empty. True by default, as BuildKit's clients ask for.
     pub stub_parents: bool,
-    /// Whether the process ran with one user id, so that owners on disk mean nothing: an object
-    /// then has the owner of the object of the same kind that it replaces, and belongs to root if
-    /// there is none. The mount then was one with `userxattr`. False by default.
-    pub single_id: bool,
+    /// User and group of the process if there were no others, so that owners on disk mean nothing:
+    /// an object then has the owner of the object of the same kind that it replaces, and belongs to
+    /// the process if there is none, or to the group of a directory that passes its group on. On
+    /// disk, what its owner may not read is opened to the owner, who is the engine. The mount then
+    /// was one with `userxattr`. `None` by default.
+    pub single_id: Option<(u32, u32)>,
     /// Stops the work between two directories.
     pub cancel: Cancel,
 }
@@ -51,7 +53,7 @@ impl Default for CaptureOptions {
         Self {
             stubs: Vec::new(),
             stub_parents: true,
-            single_id: false,
+            single_id: None,
             cancel: Cancel::new(),
         }
     }
@@ -61,7 +63,7 @@ impl CaptureOptions {
     /// The attribute by which this kind of mount marks opaque directories. The other one is
     /// content: a process may set it to whatever it likes.
     fn opaque_mark(&self) -> &'static [u8] {
-        if self.single_id {
+        if self.single_id.is_some() {
             b"user.overlay.opaque"
         } else {
             b"trusted.overlay.opaque"

@@ -124,6 +124,16 @@ pub struct Entry {
     pub opaque: bool,
 }
 
+/// The mode on disk of what has `mode` in the index, where the engine is an ordinary user: all stays
+/// open to its owner, who is the engine.
+pub(crate) fn open_mode(kind: Kind, mode: u32) -> u32 {
+    mode | if kind == Kind::Directory {
+        0o700
+    } else {
+        0o400
+    }
+}
+
 impl Entry {
     /// An entry of `kind` with nothing but attributes.
     pub fn new(kind: Kind, attributes: Attributes) -> Self {

@@ -40,6 +40,8 @@ pub(super) enum Output {
 pub(super) struct Mounts {
     pub(super) root: Root,
     pub(super) root_view: View,
+    /// User and group of the process, once they are known.
+    pub(super) user: (u32, u32),
     pub(super) mounts: Vec<Mount>,
     pub(super) actives: Vec<Active>,
     /// In the order of the mounts, as BuildKit numbers them.
@@ -304,6 +306,7 @@ impl Builder<'_> {
         Ok(Mounts {
             root,
             root_view,
+            user: (0, 0),
             mounts: self.mounts,
             actives: self.actives,
             outputs: self.outputs,

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::ApplyOptions;
 use super::staging::{Id, ROOT, Staged};
-use crate::tree::entry::Device;
+use crate::tree::entry::{Device, open_mode};
 use crate::tree::whiteout::make_whiteout;
 use crate::tree::{Attributes, Kind};
 
@@ -127,7 +127,12 @@ impl<'a> Disk<'a> {
                 fchown(file, Some(uid), Some(gid))?;
             }
         } else {
-            mode |= if directory { 0o700 } else { 0o400 };
+            let kind = if directory {
+                Kind::Directory
+            } else {
+                Kind::File
+            };
+            mode = open_mode(kind, mode);
         }
         for (name, value) in attributes.xattrs.iter() {
             if self.options.privileged || name.starts_with(b"user.") {

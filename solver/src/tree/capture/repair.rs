@@ -43,7 +43,7 @@ fn apply(directory: BorrowedFd<'_>, fix: &Fix, options: &CaptureOptions) -> io::
         Fix::Unlink(name) => unlinkat(directory, dir::name(name), AtFlags::empty())?,
         Fix::RemoveDirectory(name) => unlinkat(directory, dir::name(name), AtFlags::REMOVEDIR)?,
         Fix::MakeWhiteout(name) => {
-            make_whiteout(directory, &**name, !options.single_id)?;
+            make_whiteout(directory, &**name, options.single_id.is_none())?;
         }
         Fix::ClearOpaque => dir::remove_xattr(directory, b".", options.opaque_mark())?,
         Fix::SetOpaque => {

@@ -42,6 +42,11 @@ struct Scene {
 
 impl Scene {
     fn new(names: &[&str]) -> Self {
+        Self::with(names, |_, _| {})
+    }
+
+    /// The same with entries that are changed.
+    fn with(names: &[&str], change: impl Fn(&str, &mut Entry)) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let lower = temp.path().join("lower");
         fs::create_dir(&lower).unwrap();
@@ -68,6 +73,7 @@ impl Scene {
                 fs::write(lower.join(name), name).unwrap();
                 entry.size = name.len() as u64;
             }
+            change(name, &mut entry);
             entries.push((path(name), entry));
         }
         let base = Index::sorted(entries)
@@ -93,7 +99,7 @@ impl Scene {
     fn try_capture(&self, options: &CaptureOptions) -> Result<Index, CaptureError> {
         // Owners on disk are those of the test; the base belongs to root.
         let options = CaptureOptions {
-            single_id: true,
+            single_id: options.single_id.or(Some((0, 0))),
             ..options.clone()
         };
         let upper = OwnedFd::from(File::open(self.at("")).unwrap());
@@ -385,4 +391,40 @@ fn cancellation_is_heard() {
         scene.try_capture(&options),
         Err(CaptureError::Cancelled(_))
     ));
+}
+
+#[test]
+fn with_one_id_what_is_new_belongs_to_the_process_or_to_its_directory() {
+    let scene = Scene::with(&["d/", "d/f", "g/"], |name, entry| {
+        if name == "g" {
+            (entry.attributes.uid, entry.attributes.gid) = (1, 42);
+        }
+    });
+    scene.directory("d");
+    scene.directory("g");
+    scene.file("d/f", "changed");
+    scene.file("d/new", "");
+    scene.directory("g/new");
+    scene.file("g/new/file", "");
+    fs::set_permissions(scene.at("g"), fs::Permissions::from_mode(0o2775)).unwrap();
+    fs::set_permissions(scene.at("g/new"), fs::Permissions::from_mode(0o2755)).unwrap();
+    let options = CaptureOptions {
+        single_id: Some((7, 8)),
+        ..CaptureOptions::default()
+    };
+    let index = scene.try_capture(&options).unwrap();
+    let owner = |name: &str| {
+        let mut entries = index.entries().iter();
+        let found = entries.find(|(at, _)| *at == path(name)).unwrap();
+        (found.1.attributes.uid, found.1.attributes.gid)
+    };
+    for (name, expected) in [
+        ("d/f", (0, 0)),
+        ("d/new", (7, 8)),
+        ("g", (1, 42)),
+        ("g/new", (7, 42)),
+        ("g/new/file", (7, 42)),
+    ] {
+        assert_eq!(owner(name), expected, "{name}");
+    }
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Dir, FileType, Statx, StatxFlags, readlinkat, statx};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, Statx, StatxFlags, readlinkat, statx};
 
 use super::compare::{same, same_directory};
 use super::{CaptureError, CaptureOptions, failed};
 use crate::dir;
-use crate::tree::entry::Device;
+use crate::tree::entry::{Device, open_mode};
 use crate::tree::index::{IndexError, MAX_PATH, is_overlay_xattr};
 use crate::tree::{Attributes, Entry, Kind, Node, Timestamp, TreePath, View, Xattrs};
 
@@ -88,13 +88,17 @@ pub(super) fn read(
 ) -> Result<Upper, CaptureError> {
     let root = TreePath::root();
     let stat = stat(fs, b".").map_err(failed("look at", &root))?;
+    if options.single_id.is_some() {
+        let mode = Mode::from_raw_mode(u32::from(stat.stx_mode) & 0o7777 | 0o700);
+        rustix::fs::fchmod(fs, mode).map_err(|error| failed("open", &root)(error.into()))?;
+    }
     let xattrs = dir::xattrs(fs, b".").map_err(failed("read the attributes of", &root))?;
     let object = Object {
         stat,
         xattrs,
         target: Box::default(),
     };
-    let entry = entry(&object, Kind::Directory, Some(base.root()), options);
+    let entry = entry(&object, Kind::Directory, Some(base.root()), None, options);
     let mtime = entry.attributes.mtime;
     let mut upper = Upper {
         root: entry,
@@ -164,6 +168,7 @@ fn visit(
         .as_ref()
         .and_then(|node| node.child(&child.name))
         .cloned();
+    let within = upper.directories[parent].found;
     let fixes = &mut upper.directories[parent].fixes;
     let whiteout = |path| Found {
         path,
@@ -197,7 +202,8 @@ fn visit(
         }
         Some(kind) => kind,
     };
-    let entry = entry(&object, kind, below.as_ref(), options);
+    let within = within.map_or(&upper.root, |at| &upper.found[at].entry);
+    let entry = entry(&object, kind, below.as_ref(), Some(within), options);
     let in_directory_changed = below.is_none();
     if kind == Kind::Directory {
         let at = upper.found.len();
@@ -317,7 +323,8 @@ fn open(
         if matches!(name, b"." | b"..") {
             continue;
         }
-        let object = look(handle.as_fd(), name).map_err(failed("look into", path))?;
+        let unlock = options.single_id.is_some();
+        let object = look(handle.as_fd(), name, unlock).map_err(failed("look into", path))?;
         children.insert(name.into(), Some(object));
     }
     let children: Vec<Child> = children
@@ -332,10 +339,19 @@ fn open(
     })
 }
 
-fn look(directory: BorrowedFd<'_>, name: &[u8]) -> std::io::Result<Object> {
+/// What an object is. With `unlock` one that its owner may not read is opened to the owner, who is
+/// the engine; what is told is the mode that it had.
+fn look(directory: BorrowedFd<'_>, name: &[u8], unlock: bool) -> std::io::Result<Object> {
     let stat = stat(directory, name)?;
     let mut target = Box::default();
     let kind = kind(&stat);
+    if let Some(kind @ (Kind::File | Kind::Directory)) = kind.filter(|_| unlock) {
+        let mode = u32::from(stat.stx_mode) & 0o7777;
+        let open = open_mode(kind, mode);
+        if open != mode {
+            dir::set_mode(directory, name, open)?;
+        }
+    }
     if kind == Some(Kind::Symlink) {
         target = readlinkat(directory, dir::name(name), Vec::new())?
             .into_bytes()
@@ -387,22 +403,36 @@ pub(super) fn mtime(stat: &Statx) -> Timestamp {
     }
 }
 
+/// The bit of a directory that makes what is new in it belong to its group.
+const SET_GROUP_ID: u32 = 0o2000;
+
 fn entry(
     object: &Object,
     kind: Kind,
     below: Option<&Arc<Node>>,
+    within: Option<&Entry>,
     options: &CaptureOptions,
 ) -> Entry {
     let stat = &object.stat;
     let (mut uid, mut gid) = (stat.stx_uid, stat.stx_gid);
-    if options.single_id {
-        let below = below
-            .map(|node| node.entry())
-            .filter(|entry| entry.kind == kind);
-        (uid, gid) = below.map_or((0, 0), |entry| (entry.attributes.uid, entry.attributes.gid));
+    let mut mode = u32::from(stat.stx_mode) & 0o7777;
+    if let Some(process) = options.single_id {
+        (uid, gid) = process;
+        let replaced = below.map(|node| node.entry());
+        if let Some(replaced) = replaced.filter(|entry| entry.kind == kind) {
+            let replaced = &replaced.attributes;
+            (uid, gid) = (replaced.uid, replaced.gid);
+            if mode == open_mode(kind, replaced.mode) {
+                mode = replaced.mode;
+            }
+        } else if let Some(within) = within.map(|it| &it.attributes)
+            && within.mode & SET_GROUP_ID != 0
+        {
+            gid = within.gid;
+        }
     }
     let attributes = Attributes {
-        mode: u32::from(stat.stx_mode) & 0o7777,
+        mode,
         uid,
         gid,
         mtime: mtime(stat),

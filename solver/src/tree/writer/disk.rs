@@ -15,7 +15,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::dir;
-use crate::tree::entry::Attributes;
+use crate::tree::entry::{Attributes, open_mode};
 use crate::tree::index::is_overlay_xattr;
 use crate::tree::whiteout::make_whiteout;
 use crate::tree::{Entry, Kind, TreePath};
@@ -215,9 +215,8 @@ impl Disk {
         let mode = entry.attributes.mode;
         Mode::from(match entry.kind {
             _ if self.privileged => mode,
-            Kind::Directory => mode | 0o700,
             Kind::CharDevice | Kind::BlockDevice => 0o600,
-            _ => mode | 0o400,
+            kind => open_mode(kind, mode),
         })
     }
 
