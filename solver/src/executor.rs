@@ -41,7 +41,7 @@ pub use network::{
     Connection, Namespace, NetworkError, NetworkProvider, SlirpNetwork, Tunnel, UserNetwork,
 };
 pub use network_files::Dns;
-pub use probe::{Attempt, Capabilities, ExecTier, Findings, Obstacle, Stops, SubordinateIds};
+pub use probe::{Attempt, Capabilities, ExecTier, Findings, Obstacle, Stops};
 pub use process::{Mount, MountSource, Network, Process, ResourceLimit, Root};
 pub use runc::{RuncExecutor, Runtime};
 pub use sandbox::SandboxExecutor;

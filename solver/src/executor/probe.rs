@@ -23,7 +23,7 @@ use std::path::Path;
 
 use ashlar_sandbox::Spawner;
 
-pub use findings::{Attempt, Findings, SubordinateIds};
+pub use findings::{Attempt, Findings};
 pub use obstacle::{Obstacle, Stops};
 
 use super::ExecutorError;
@@ -113,7 +113,7 @@ impl Capabilities {
             }
         }
         if tier == ExecTier::SingleId {
-            obstacles.extend(subordinate_obstacle(findings));
+            obstacles.push(Obstacle::OneUser);
         }
         if let Attempt::Refused { step, errno, .. } = &findings.control_groups {
             obstacles.push(Obstacle::NoControlGroups {
@@ -209,18 +209,4 @@ fn overlay_obstacle(findings: &Findings) -> Option<Obstacle> {
             errno: other,
         },
     })
-}
-
-/// Why an ordinary user could not have more than one user and group.
-fn subordinate_obstacle(findings: &Findings) -> Option<Obstacle> {
-    let ids = &findings.subordinate_ids;
-    let (program, file) = (ids.missing_program.clone(), ids.missing_entry.clone());
-    match (program, file) {
-        (Some(program), _) => Some(Obstacle::NoIdMapProgram { program }),
-        (None, Some(file)) => Some(Obstacle::NoSubordinateIds {
-            file,
-            user: findings.uid,
-        }),
-        (None, None) => None,
-    }
 }

@@ -5,7 +5,6 @@
 
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use ashlar_sandbox::{IdMap, Network, Root, SandboxError, Source, Spawner, Spec, Stdio, Step};
@@ -35,12 +34,6 @@ pub(super) const ID_MAP: &str = "write the id map";
 
 /// Bytes of a small file of the kernel that are read at most.
 const MAX_KERNEL_FILE: u64 = 64 << 10;
-
-/// A line of `/etc/subuid` is short; so is the file.
-const MAX_SUBORDINATE_FILE: u64 = 1 << 20;
-
-/// Where programs are looked for that get ids mapped: as distributions install them.
-const PROGRAM_FOLDERS: [&str; 4] = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin"];
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,16 +79,6 @@ impl Attempt {
     }
 }
 
-/// What an ordinary user needs to have more than one user and group.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct SubordinateIds {
-    /// `newuidmap` or `newgidmap`, if it is not installed or has no privilege.
-    pub missing_program: Option<String>,
-    /// `/etc/subuid` or `/etc/subgid`, if it has no entry for the user.
-    pub missing_entry: Option<String>,
-}
-
 /// What was found on a machine; plain data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -123,8 +106,6 @@ pub struct Findings {
     pub max_user_namespaces: Option<u64>,
     /// The host process runs under a system call filter.
     pub has_seccomp: bool,
-    /// Programs and entries for subordinate ids.
-    pub subordinate_ids: SubordinateIds,
     /// Where the attempts were made.
     pub directory: PathBuf,
 }
@@ -146,7 +127,6 @@ impl Findings {
             unprivileged_namespaces: true,
             max_user_namespaces: Some(1 << 16),
             has_seccomp: false,
-            subordinate_ids: SubordinateIds::default(),
             directory: PathBuf::from("/"),
         }
     }
@@ -209,7 +189,6 @@ impl Findings {
                 != Some(0),
             max_user_namespaces: number("/proc/sys/user/max_user_namespaces"),
             has_seccomp: has_seccomp(),
-            subordinate_ids: subordinate_ids(uid),
             directory: directory.to_owned(),
         })
     }
@@ -306,48 +285,4 @@ fn has_seccomp() -> bool {
         .lines()
         .find_map(|line| line.strip_prefix("Seccomp:"));
     mode.is_some_and(|mode| mode.trim() == "2")
-}
-
-fn subordinate_ids(uid: u32) -> SubordinateIds {
-    let usable = |program: &&str| {
-        PROGRAM_FOLDERS.iter().any(|folder| {
-            let found = std::fs::metadata(Path::new(folder).join(program));
-            // Set-user-id root, or with a file capability, which only root can put there.
-            found.is_ok_and(|found| found.uid() == 0 && found.permissions().mode() & 0o111 != 0)
-        })
-    };
-    let user = user_name(uid);
-    let has_entry = |file: &&str| {
-        let text = read(file, MAX_SUBORDINATE_FILE).unwrap_or_default();
-        text.lines().any(|line| has_ids(line, uid, user.as_deref()))
-    };
-    SubordinateIds {
-        missing_program: ["newuidmap", "newgidmap"]
-            .into_iter()
-            .find(|program| !usable(program))
-            .map(str::to_owned),
-        missing_entry: ["/etc/subuid", "/etc/subgid"]
-            .into_iter()
-            .find(|file| !has_entry(file))
-            .map(str::to_owned),
-    }
-}
-
-/// Whether a line of `/etc/subuid` gives a user ids: `name:first:count`.
-pub(super) fn has_ids(line: &str, uid: u32, name: Option<&str>) -> bool {
-    let mut parts = line.trim().split(':');
-    let owner = parts.next().unwrap_or_default();
-    let mine = owner.parse() == Ok(uid) || (!owner.is_empty() && Some(owner) == name);
-    let first: Option<u32> = parts.next().and_then(|part| part.parse().ok());
-    let count: Option<u32> = parts.next().and_then(|part| part.parse().ok());
-    mine && first.is_some() && count.is_some_and(|count| count > 0) && parts.next().is_none()
-}
-
-fn user_name(uid: u32) -> Option<String> {
-    let text = read("/etc/passwd", MAX_SUBORDINATE_FILE).ok()?;
-    text.lines().find_map(|line| {
-        let mut parts = line.split(':');
-        let name = parts.next()?;
-        (parts.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    })
 }

@@ -16,8 +16,8 @@ pub enum Stops {
     NetworkNamespace,
     /// Steps cannot have the built-in network.
     SandboxNetwork,
-    /// Steps have one user and one group only.
-    SubordinateIds,
+    /// Steps have one user and one group only: they cannot change owners or take on another user.
+    OtherUsers,
     /// Limits of memory and processor cannot be set.
     ControlGroups,
 }
@@ -78,18 +78,8 @@ pub enum Obstacle {
         /// The kernel's answer.
         errno: i32,
     },
-    /// `newuidmap` or `newgidmap` is not installed, or lacks its privilege.
-    NoIdMapProgram {
-        /// The program.
-        program: String,
-    },
-    /// The user has no entry in `/etc/subuid` or `/etc/subgid`.
-    NoSubordinateIds {
-        /// The file.
-        file: String,
-        /// The user.
-        user: u32,
-    },
+    /// An ordinary user gives steps one user and one group: its own, under whatever name.
+    OneUser,
     /// Groups of processes with limits cannot be made.
     NoControlGroups {
         /// The step that failed.
@@ -115,7 +105,7 @@ impl Obstacle {
         match self {
             Self::NoNetworkNamespace { .. } => Stops::NetworkNamespace,
             Self::NoTunnelDevice { .. } => Stops::SandboxNetwork,
-            Self::NoIdMapProgram { .. } | Self::NoSubordinateIds { .. } => Stops::SubordinateIds,
+            Self::OneUser => Stops::OtherUsers,
             Self::NoControlGroups { .. } => Stops::ControlGroups,
             _ => Stops::Exec,
         }
@@ -166,14 +156,9 @@ impl Obstacle {
                  distributions have it"
                     .to_owned()
             }
-            Self::NoIdMapProgram { program } => {
-                format!(
-                    "install {program} (package uidmap), set-user-id root or with its capability"
-                )
-            }
-            Self::NoSubordinateIds { file, user } => {
-                format!("add a line for user {user} with 65536 ids to {file}")
-            }
+            Self::OneUser => "run as root, or let changes of owners seem to work \
+                 (pretend_ownership in the builder of the solver)"
+                .to_owned(),
             Self::NoControlGroups { .. } => {
                 "run in a delegated group, for example with `systemd-run --user --scope -p \
                  Delegate=yes`, or name one in the builder of the solver"
@@ -233,10 +218,7 @@ impl fmt::Display for Obstacle {
             Self::NoTunnelDevice { errno } => {
                 write!(f, "/dev/net/tun cannot be opened: {}", error(*errno))
             }
-            Self::NoIdMapProgram { program } => write!(f, "{program} cannot be used"),
-            Self::NoSubordinateIds { file, user } => {
-                write!(f, "{file} has no ids for user {user}")
-            }
+            Self::OneUser => f.write_str("steps of an ordinary user have one user and one group"),
             Self::NoControlGroups { step, errno } => {
                 write!(f, "no control groups: {step}: {}", error(*errno))
             }

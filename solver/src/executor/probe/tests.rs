@@ -1,6 +1,6 @@
 //! Each obstacle, from findings that were never made.
 
-use super::findings::{CLONE, ID_MAP, errno, has_ids};
+use super::findings::{CLONE, ID_MAP, errno};
 use super::*;
 
 const USER: u32 = 1000;
@@ -34,11 +34,12 @@ fn stops_exec(findings: &Findings, hint: &str) -> Obstacle {
 
 #[test]
 fn a_machine_that_lacks_nothing() {
-    for (uid, tier) in [(0, ExecTier::Root), (USER, ExecTier::SingleId)] {
-        let capabilities = Capabilities::decide(&Findings::all_works(uid));
-        assert_eq!(capabilities.tier, tier);
-        assert_eq!(capabilities.obstacles, []);
-    }
+    let capabilities = Capabilities::decide(&Findings::all_works(0));
+    assert_eq!(capabilities.tier, ExecTier::Root);
+    assert_eq!(capabilities.obstacles, []);
+    let capabilities = Capabilities::decide(&Findings::all_works(USER));
+    assert_eq!(capabilities.tier, ExecTier::SingleId);
+    assert_eq!(capabilities.exec_obstacle(), None);
 }
 
 #[test]
@@ -146,8 +147,6 @@ fn what_stops_only_a_part_leaves_the_rest() {
         f.network_namespace = Attempt::refused(CLONE, "", errno::EPERM);
         f.tunnel_device = Attempt::refused("open", "/dev/net/tun", errno::EACCES);
         f.control_groups = Attempt::refused("make a control group", "", errno::EACCES);
-        f.subordinate_ids.missing_program = Some("newuidmap".into());
-        f.subordinate_ids.missing_entry = Some("/etc/subuid".into());
     }));
     assert_eq!(capabilities.tier, ExecTier::SingleId);
     assert_eq!(capabilities.exec_obstacle(), None);
@@ -155,7 +154,7 @@ fn what_stops_only_a_part_leaves_the_rest() {
         (Stops::NetworkNamespace, "network of the host"),
         (Stops::SandboxNetwork, "0666"),
         (Stops::ControlGroups, "Delegate=yes"),
-        (Stops::SubordinateIds, "install newuidmap"),
+        (Stops::OtherUsers, "run as root"),
     ] {
         let remedy = capabilities.obstacle_to(what).unwrap().remedy();
         assert!(remedy.contains(hint), "{what:?}: {remedy}");
@@ -171,28 +170,13 @@ fn what_stops_only_a_part_leaves_the_rest() {
 }
 
 #[test]
-fn remedy_for_missing_subordinate_ids() {
-    let capabilities = Capabilities::decide(&with(Findings::all_works(USER), |f| {
-        f.subordinate_ids.missing_entry = Some("/etc/subgid".into());
-    }));
-    let obstacle = capabilities.obstacle_to(Stops::SubordinateIds).unwrap();
-    assert!(obstacle.remedy().contains("/etc/subgid"), "{obstacle:?}");
-}
-
-#[test]
-fn lines_of_subuid() {
-    for (line, expected) in [
-        ("me:100000:65536", true),
-        ("1000:100000:65536", true),
-        ("you:100000:65536", false),
-        ("me:100000:0", false),
-        ("me:100000", false),
-        (":100000:65536", false),
-        ("me:x:65536", false),
-        ("me:1:2:3", false),
-    ] {
-        assert_eq!(has_ids(line, USER, Some("me")), expected, "{line}");
-    }
+fn remedy_for_steps_with_one_user() {
+    let capabilities = Capabilities::decide(&Findings::all_works(USER));
+    assert_eq!(capabilities.obstacles, [Obstacle::OneUser]);
+    let remedy = Obstacle::OneUser.remedy();
+    assert!(remedy.contains("pretend_ownership"), "{remedy}");
+    let root = Capabilities::decide(&Findings::all_works(0));
+    assert_eq!(root.obstacle_to(Stops::OtherUsers), None);
 }
 
 #[test]
