@@ -32,14 +32,15 @@ const NODES: [(&CStr, &CStr, u32, u32); 6] = [
     (c"tty", c"/dev/tty", 5, 0),
 ];
 
-const LINKS: [(&CStr, &CStr); 6] = [
+const LINKS: [(&CStr, &CStr); 5] = [
     (c"fd", c"/proc/self/fd"),
     (c"stdin", c"/proc/self/fd/0"),
     (c"stdout", c"/proc/self/fd/1"),
     (c"stderr", c"/proc/self/fd/2"),
     (c"ptmx", c"pts/ptmx"),
-    (c"core", c"/proc/kcore"),
 ];
+
+const KCORE: &CStr = c"/proc/kcore";
 
 /// Detached mounts that are made before the host's tree goes away.
 pub(super) struct Parts {
@@ -432,6 +433,10 @@ fn fill_dev(dev: c_int, parts: &mut Parts) -> sys::Result<()> {
     }
     for (name, target) in LINKS {
         sys::symlink_at(target, dev, name)?;
+    }
+    // Not every kernel has one.
+    if sys::exists(KCORE) {
+        sys::symlink_at(KCORE, dev, c"core")?;
     }
     parts.nodes_are_attached = true;
     Ok(())

@@ -251,9 +251,10 @@ fn overlays_with_a_selector_and_the_same_layer_do_not_hide_each_other() {
 fn dev_has_what_containerd_gives() {
     let f = Fixture::new();
     let list = f.output("dev", "ls /dev | tr '\\n' ' '");
+    // Where the kernel has a file for its memory, there is a link to it.
     assert_eq!(
-        list,
-        "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"
+        list.trim_start_matches("core "),
+        "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"
     );
     let script = "stat -c '%t:%T %a' /dev/null /dev/tty; echo x > /dev/null; head -c 4 /dev/zero | wc -c; \
                   stat -f -c %T /dev/shm; readlink /dev/ptmx; stat -c %a /dev/shm; ls /dev/pts";
