@@ -188,6 +188,16 @@ pub enum ExecutorError {
         /// What it said.
         message: String,
     },
+    /// A container runtime of an ordinary user runs nobody but root.
+    #[error("as an ordinary user, {runtime} cannot run a step as user {uid} and group {gid}")]
+    RuntimeUser {
+        /// Which: `runc` or `crun`.
+        runtime: &'static str,
+        /// The user.
+        uid: u32,
+        /// The group.
+        gid: u32,
+    },
     /// A limit has a name that is not known.
     #[error("unknown resource limit {name:?}")]
     UnknownLimit {
@@ -225,7 +235,7 @@ impl Blame for ExecutorError {
             Self::UnknownLimit { .. } => Fault::Input,
             Self::ControlGroup { source } => source.fault(),
             Self::Network { source } => source.fault(),
-            Self::NoSandboxNetwork { .. } => Fault::Environment,
+            Self::NoSandboxNetwork { .. } | Self::RuntimeUser { .. } => Fault::Environment,
             Self::Unavailable { .. } | Self::Probe { .. } => Fault::Environment,
             Self::Unscripted { .. } | Self::Interrupted => Fault::Bug,
             Self::NoRuntime { .. } | Self::NoRuntimeFound { .. } | Self::Runtime { .. } => {
@@ -243,6 +253,9 @@ impl Blame for ExecutorError {
                 Some("install runc or crun, or use the built-in sandbox".to_owned())
             }
             Self::Network { source } => source.remedy(),
+            Self::RuntimeUser { .. } => {
+                Some("run steps in the built-in sandbox, or as root".to_owned())
+            }
             Self::NoSandboxNetwork { .. } => Some(
                 "run steps in the built-in sandbox, or give them the network of the host"
                     .to_owned(),

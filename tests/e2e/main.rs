@@ -38,6 +38,7 @@ mod network;
 mod oci_rules;
 mod push;
 mod registry;
+mod runtimes;
 mod same_image;
 mod sandbox_network;
 mod sbom;
@@ -62,6 +63,7 @@ fn child() {
         "guest" => guest::role(&arguments),
         "leaks" => leaks::role(&arguments),
         "loading" => export_tools::role(&arguments),
+        "runtimes" => runtimes::role(&arguments),
         "same-image" => same_image::role(&arguments),
         "sixty-layers" => compression::role(&arguments),
         "push" => push::role(&arguments),

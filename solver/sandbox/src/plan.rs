@@ -84,6 +84,7 @@ pub(crate) struct PlannedMount {
 /// A root that is prepared beside the one of the process.
 pub(crate) struct Inner {
     pub(crate) root: PlannedMount,
+    pub(crate) readonly: bool,
     /// The first is `/proc`, which is there only while paths are looked up.
     pub(crate) mounts: Vec<PlannedMount>,
     pub(crate) cwd: CString,

@@ -100,8 +100,8 @@ pub struct Spec {
     pub host_devices: bool,
     /// File mode creation mask of the process.
     pub umask: u32,
-    /// A process that the program, a container runtime, starts by itself. Its root with all its
-    /// mounts but `/proc`, and its working directory, are ready at [`INNER_ROOT`] before the
+    /// A process that the program, a container runtime, starts by itself. Its root, read-only if it
+    /// has to be, with all its mounts but `/proc`, and its working directory, are ready at [`INNER_ROOT`] before the
     /// program begins; [`Child::stubs`](crate::Child::stubs) are those of this root. Of its other
     /// fields nothing is done here: the runtime has to be told. It has the namespaces of the outer
     /// process, and mounts of its own cannot have devices that the outer one has not.

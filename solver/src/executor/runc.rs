@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ashlar_sandbox as sandbox;
-use ashlar_sandbox::{CapabilitySet, IdMap, SandboxError, Spec};
+use ashlar_sandbox::{CapabilitySet, SandboxError, Spec};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::net::unix::pipe::Receiver;
@@ -215,7 +215,7 @@ async fn messages(from: &Receiver, ended: &Cancel) -> Vec<u8> {
 fn outer(mut inner: Spec, runtime: &Runtime) -> Result<Spec, ExecutorError> {
     let start = |source: SandboxError| ExecutorError::Start { source };
     inner.check().map_err(start)?;
-    let config = config::config(&inner).map_err(start)?;
+    let config = config::config(&inner, runtime).map_err(start)?;
     let program = Path::new("/").join(runtime.path().file_name().unwrap_or_default());
     let root = sandbox::Root::new(sandbox::Source::Tmpfs { size: None });
     let mut spec = Spec::new(root, runtime.arguments(&program, STATE, BUNDLE));
@@ -245,7 +245,17 @@ fn outer(mut inner: Spec, runtime: &Runtime) -> Result<Spec, ExecutorError> {
     spec.wire = inner.wire.take();
     spec.hostname.clone_from(&inner.hostname);
     spec.namespaces = inner.namespaces;
-    spec.namespaces.user = inner.namespaces.user.map(|_| IdMap::root());
+    if let Some(map) = inner.namespaces.user
+        && (map.uid, map.gid) != (0, 0)
+    {
+        // It would take a further namespace: runc makes none without root in it, and crun one whose
+        // `/dev` has no devices.
+        return Err(ExecutorError::RuntimeUser {
+            runtime: runtime.name(),
+            uid: map.uid,
+            gid: map.gid,
+        });
+    }
     spec.capabilities = CapabilitySet::ALL;
     spec.seccomp = None;
     spec.masked_paths.clear();

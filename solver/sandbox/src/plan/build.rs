@@ -332,6 +332,7 @@ impl Builder<'_> {
         self.objects = builder.objects;
         Ok(Inner {
             root,
+            readonly: spec.root.readonly,
             mounts,
             cwd: absolute("cwd", &spec.cwd)?,
             cwd_object,

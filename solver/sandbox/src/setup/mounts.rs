@@ -336,6 +336,9 @@ pub(super) fn prepare_inner(plan: &mut Plan, parts: &mut Parts) -> Done {
         return Err(libc::ENOTDIR).at(Step::Cwd, inner.cwd_object);
     }
     sys::close(cwd);
+    if inner.readonly {
+        api::set_attributes(inner.root.fd, api::ATTR_RDONLY, false).at(Step::ReadOnly, object)?;
+    }
     // It was needed to tell the links of procfs from others; the runtime mounts one that belongs
     // to its own namespace.
     api::detach(INNER_PROC).at(Step::Attach, inner.mounts[0].target_object)

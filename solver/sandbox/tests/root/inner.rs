@@ -128,4 +128,11 @@ fn the_inner_root_is_not_left_while_it_is_made_ready() {
     let spec = outer(&fixture, inner, "ls -d /dev/inner/found && ! ls -d /found");
     let output = fixture.run(spec);
     assert_eq!(output.stdout, "/dev/inner/found\n", "{output:?}");
+    // Read-only if it has to be, with all its mount points in it.
+    let mut inner = fixture.spec("d", &["/bin/true"]);
+    inner.root = inner.root.readonly(true);
+    inner.mounts = vec![Mount::new("/new/mem", Source::Tmpfs { size: None })];
+    let script = "touch /dev/inner/new/mem/x && ! touch /dev/inner/x 2>/dev/null && echo fixed";
+    let output = fixture.run(outer(&fixture, inner, script));
+    assert_eq!(output.stdout, "fixed\n", "{output:?}");
 }

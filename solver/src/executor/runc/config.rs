@@ -14,6 +14,8 @@ use ashlar_sandbox::{
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use super::Runtime;
+
 /// Where a program is looked up if the process has no `PATH`; a runtime looks nowhere then.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -88,11 +90,7 @@ struct Mount {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Linux<'a> {
-    namespaces: Vec<Namespace>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    uid_mappings: Vec<IdMapping>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    gid_mappings: Vec<IdMapping>,
+    namespaces: [Namespace; 2],
     masked_paths: &'a [PathBuf],
     readonly_paths: &'a [PathBuf],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,15 +101,6 @@ struct Linux<'a> {
 struct Namespace {
     #[serde(rename = "type")]
     kind: &'static str,
-}
-
-#[derive(Debug, Serialize)]
-struct IdMapping {
-    #[serde(rename = "containerID")]
-    inside: u32,
-    #[serde(rename = "hostID")]
-    outside: u32,
-    size: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -148,7 +137,7 @@ struct Argument {
 ///
 /// # Errors
 /// [`SandboxError::InvalidSpec`] for what cannot be said in JSON.
-pub(super) fn config(spec: &Spec) -> Result<Vec<u8>, SandboxError> {
+pub(super) fn config(spec: &Spec, runtime: &Runtime) -> Result<Vec<u8>, SandboxError> {
     let texts = |field, list: &[std::ffi::OsString]| {
         let texts = list.iter().map(|it| text(field, it));
         texts
@@ -188,9 +177,13 @@ pub(super) fn config(spec: &Spec) -> Result<Vec<u8>, SandboxError> {
         },
         root: Root {
             path: INNER_ROOT,
-            readonly: spec.root.readonly,
+            // It is so already; to make it so, a runtime would take other flags off it.
+            readonly: false,
         },
-        mounts: mounts(),
+        mounts: root_flags(spec, runtime)
+            .into_iter()
+            .chain(mounts())
+            .collect(),
         linux: linux(spec),
     };
     // As long as it gets: a vector that grows leaves copies behind.
@@ -266,6 +259,26 @@ fn check_ids(spec: &Spec) -> Result<(), SandboxError> {
     }
 }
 
+/// crun takes all flags off the mount of the root: what keeps device nodes in it from working, and
+/// what keeps the process from writing to it. They are set once more, first of all.
+fn root_flags(spec: &Spec, runtime: &Runtime) -> Option<Mount> {
+    // In a user namespace no device node works whatever the flags are.
+    let nodev = !spec.host_devices && spec.namespaces.user.is_none();
+    let options: &[_] = match (nodev, spec.root.readonly) {
+        (_, true) if !spec.host_devices => &["remount", "bind", "nodev", "ro"],
+        (_, true) => &["remount", "bind", "ro"],
+        (true, false) => &["remount", "bind", "nodev"],
+        (false, false) => return None,
+    };
+    runtime.drops_root_flags().then(|| Mount {
+        // Plain `/` is refused.
+        destination: "/.",
+        kind: "bind",
+        source: INNER_ROOT.to_owned(),
+        options,
+    })
+}
+
 /// `/proc` belongs to the PID namespace that the runtime makes. `/dev` is complete; the runtime is
 /// told that it is mounted, so that it makes no devices in it.
 fn mounts() -> Vec<Mount> {
@@ -317,30 +330,8 @@ fn rlimit(limit: &ashlar_sandbox::Rlimit) -> Rlimit {
 }
 
 fn linux(spec: &Spec) -> Linux<'_> {
-    let mut namespaces = vec![Namespace { kind: "pid" }, Namespace { kind: "mount" }];
-    let map = |inside| {
-        vec![IdMapping {
-            inside,
-            outside: 0,
-            size: 1,
-        }]
-    };
-    // In a user namespace the runtime is its root; another user needs a further one.
-    let other = spec
-        .namespaces
-        .user
-        .filter(|map| (map.uid, map.gid) != (0, 0));
-    let (uid_mappings, gid_mappings) = match other {
-        Some(user) => {
-            namespaces.push(Namespace { kind: "user" });
-            (map(user.uid), map(user.gid))
-        }
-        None => (Vec::new(), Vec::new()),
-    };
     Linux {
-        namespaces,
-        uid_mappings,
-        gid_mappings,
+        namespaces: [Namespace { kind: "pid" }, Namespace { kind: "mount" }],
         masked_paths: &spec.masked_paths,
         readonly_paths: &spec.readonly_paths,
         seccomp: spec.seccomp.as_ref().map(seccomp),

@@ -81,6 +81,11 @@ impl Runtime {
         }
     }
 
+    /// Whether it takes the flags off the mount that becomes the root.
+    pub(super) fn drops_root_flags(&self) -> bool {
+        self.kind == Kind::Crun
+    }
+
     /// The arguments, with `program` as the first, that start what is described in `bundle`. Its
     /// own messages go to descriptor 3, a line of JSON each.
     ///
