@@ -43,6 +43,7 @@ mod same_image;
 mod sandbox_network;
 mod sbom;
 mod secrets;
+mod sight;
 mod stopping;
 mod support;
 mod unprivileged;
@@ -68,6 +69,7 @@ fn child() {
         "sixty-layers" => compression::role(&arguments),
         "push" => push::role(&arguments),
         "secrets" => secrets::role(&arguments),
+        "sight" => sight::role(&arguments),
         "wired" => sandbox_network::role(&arguments),
         "wired-killed" => sandbox_network::killed(&arguments),
         "user" => unprivileged::role(&arguments),
