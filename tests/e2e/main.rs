@@ -25,6 +25,7 @@ mod export_killed;
 mod export_names;
 mod export_tools;
 mod failed_step;
+mod forgotten;
 mod golden;
 mod golden_cache;
 mod golden_export;
@@ -61,6 +62,7 @@ fn child() {
         "churn" => kill_nine::role(&arguments),
         "exporting" => export_killed::role(&arguments),
         "failed-step" => failed_step::role(&arguments),
+        "forgotten" => forgotten::role(&arguments),
         "guest" => guest::role(&arguments),
         "leaks" => leaks::role(&arguments),
         "loading" => export_tools::role(&arguments),
