@@ -206,10 +206,12 @@ async fn shells(step: &FailedStep) {
         .write("until busybox stty size | busybox grep '30 40'; do sleep 0.1; done\n")
         .await;
     until("\r\n30 40\r\n").await;
-    input.write("echo u''p; sleep 1000\n").await;
-    until("up\r\n").await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Says when it minds interrupts; the words are not in the echo of the line.
+    let minds = "trap 'echo $WORD-two; exit 3' INT; echo $WORD-one; while :; do sleep 0.05; done";
+    input.write(format!("sh -c \"{minds}\"\n")).await;
+    until("word-one\r\n").await;
     input.write("\x03").await;
+    until("word-two\r\n").await;
     until("> ").await;
     input.write("exit 9\n").await;
     while output.next().await.is_some() {}
