@@ -58,6 +58,11 @@ pub(crate) fn start(task: Task, root: &Path, files: &Path) -> Outcome<Report> {
 
 /// The other side of [`start`].
 pub(crate) fn run(arguments: &[String]) -> Outcome {
+    if let [task, rest @ ..] = arguments
+        && task == "steps"
+    {
+        return crate::steps::child(rest);
+    }
     let [task, root, files] = arguments else {
         return Err("expected a task and two directories".into());
     };

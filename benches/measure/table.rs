@@ -53,11 +53,19 @@ impl<'a> Row<'a> {
         self
     }
 
-    /// Compares with what another program needed.
+    /// Compares with what another program needed, beside those that are there.
     pub(crate) fn peer(mut self, name: &str, ours: &Times, theirs: &Times) -> Self {
-        self.cells[3] = format!("{name}: {}", time(theirs.median()));
         let ratio = ours.median().as_secs_f64() / theirs.median().as_secs_f64();
-        self.cells[4] = format!("{ratio:.2}");
+        let texts = [
+            format!("{name}: {}", time(theirs.median())),
+            format!("{ratio:.2}"),
+        ];
+        for (cell, text) in self.cells[3..].iter_mut().zip(texts) {
+            if !cell.is_empty() {
+                *cell += "; ";
+            }
+            *cell += &text;
+        }
         self
     }
 
