@@ -197,3 +197,57 @@ fn a_step_may_have_one_cache_twice() {
         }
     });
 }
+
+/// What two steps tell that run at once, each with `cache` at `/c`, and a third one after them.
+async fn at_once(solver: &Solver, folder: &Path, cache: Cache, script: &str) -> [String; 3] {
+    // Each says that it is there, and what is done waits for the other one, but not for ever.
+    let functions = "other() { i=0; until [ -e $1 ]; do i=$((i + 1)); [ $i -lt 500 ] || exit 9; \
+                     busybox sleep 0.02; done; }; ";
+    let step = |me: &str, other: &str, script: &str| {
+        let script = format!("{functions}{script}");
+        let run = support::busybox_state().run(["sh", "-c", &script, me, other]);
+        let meeting = Cache::shared("meeting");
+        let run = run.mount("/c", cache.clone()).mount("/meeting", meeting);
+        lent(folder, &run.root())
+    };
+    let (a, b) = tokio::join!(
+        output(solver, step("a", "b", script)),
+        output(solver, step("b", "a", script)),
+    );
+    // Which cache it is does not count for what is known already, so that each script makes another.
+    let after = output(solver, step("after", script, "cd /c; echo *")).await;
+    [a, b, after]
+}
+
+#[test]
+fn steps_at_once_share_a_cache_or_wait_or_have_each_their_own() {
+    let test = "cache_mounts::steps_at_once_share_a_cache_or_wait_or_have_each_their_own";
+    if skipped(test, &[Need::Root, Need::Tool("busybox")]) {
+        return;
+    }
+    let folder = temp();
+    let folder = folder.path();
+    support::busybox(folder);
+    support::runtime().block_on(async {
+        let builder = Solver::builder().root(folder.join("state"));
+        let solver = builder.parallelism(4).build().unwrap();
+        // The same directory at the same time.
+        let shared = "echo > /c/$0; other /c/$1; cd /c; echo *";
+        let told = at_once(&solver, folder, Cache::shared("c"), shared).await;
+        assert_eq!(told, ["a b\n", "a b\n", "a b\n"]);
+        // Two directories at the same time, of which the next step gets one.
+        let private = "echo > /c/$0; echo > /meeting/private-$0; other /meeting/private-$1; \
+                       cd /c; echo *; echo > /meeting/seen-$0; other /meeting/seen-$1";
+        let [a, b, after] = at_once(&solver, folder, Cache::private("c2"), private).await;
+        assert_eq!((&*a, &*b), ("a\n", "b\n"));
+        assert!([&a, &b].contains(&&after), "{after}");
+        // The same directory, one after the other: whoever is first is alone until it is done.
+        let locked = "busybox mkdir /c/here || exit 8; echo > /c/$0; busybox sleep 0.3; \
+                      busybox rmdir /c/here; cd /c; echo *";
+        let [a, b, after] = at_once(&solver, folder, Cache::locked("c3"), locked).await;
+        let mut told = [&*a, &*b];
+        told.sort_by_key(|text| text.len());
+        assert!(["a\n", "b\n"].contains(&told[0]), "{told:?}");
+        assert_eq!((told[1], &*after), ("a b\n", "a b\n"));
+    });
+}
