@@ -30,6 +30,7 @@ mod golden;
 mod golden_cache;
 mod golden_export;
 mod guest;
+mod hostile;
 mod images;
 mod kill_nine;
 mod leaks;
@@ -48,6 +49,7 @@ mod sight;
 mod stopping;
 mod support;
 mod unprivileged;
+mod untouched;
 
 /// What tests run as a process of its own: this binary again, told what to do by its environment.
 #[test]
