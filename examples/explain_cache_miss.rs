@@ -58,7 +58,12 @@ async fn build(
         }) = &vertex.status
         {
             let count = changes.paths.len() + changes.more;
-            println!("    {count} paths differ");
+            let paths = if count == 1 {
+                "path differs"
+            } else {
+                "paths differ"
+            };
+            println!("    {count} {paths}");
         }
     }
     Ok(())
