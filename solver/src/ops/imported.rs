@@ -1,6 +1,6 @@
 //! Results of imported records: layers that are fetched when something reads them.
 //!
-//! Owns [`ImportedLayers`]. A result is found by what a cache from elsewhere claims; its layers are
+//! Owns `ImportedLayers`. A result is found by what a cache from elsewhere claims; its layers are
 //! compared with their digests and diff ids before anything of them is of use, and only then is the
 //! result stored.
 
