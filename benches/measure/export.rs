@@ -74,7 +74,7 @@ pub(crate) fn measure(size: Size) -> Outcome {
 }
 
 /// Length of a file in MB.
-fn length(path: &Path) -> Outcome<f64> {
+pub(crate) fn length(path: &Path) -> Outcome<f64> {
     let kibibytes = u32::try_from(std::fs::metadata(path)?.len() / 1024)?;
     Ok(f64::from(kibibytes) * 1.024e-3)
 }

@@ -8,7 +8,8 @@ use ashlar_solver::result::BuildResult;
 use ashlar_solver::solver::SolveRequest;
 
 use crate::child::copy_of_files;
-use crate::sample::{Times, definition, runtime, shell, solve, solver};
+use crate::export::length;
+use crate::sample::{Times, definition, has, runtime, shell, solve, solver};
 use crate::space::Space;
 use crate::table::Row;
 use crate::{Outcome, Size, trees};
@@ -39,10 +40,45 @@ impl Both {
     }
 }
 
+/// Images whose layer is compressed anew, and the tool beside them.
+struct Images {
+    name: &'static str,
+    compression: Compression,
+    target: &'static str,
+    peer: &'static str,
+    ours: Both,
+    theirs: Both,
+    /// In MB, ours and the peer's.
+    sizes: (f64, f64),
+}
+
+fn images() -> Vec<Images> {
+    let image = |name, compression, target, peer| Images {
+        name,
+        compression,
+        target,
+        peer,
+        ours: Both::default(),
+        theirs: Both::default(),
+        sizes: (0.0, 0.0),
+    };
+    let gzip = if has("pigz") { "pigz -6" } else { "gzip -6" };
+    let mut all = vec![
+        image("gzip", Compression::default(), "2.8 s", gzip),
+        image("uncompressed", Compression::Uncompressed, "0.9 s", "cat"),
+    ];
+    if has("zstd") {
+        let zstd = Compression::Zstd { level: 3 };
+        all.push(image("zstd", zstd, "1.2 s", "zstd -3 -T2"));
+    }
+    all
+}
+
 pub(crate) fn measure(size: Size) -> Outcome {
-    let samples = size.pick(5, 1);
+    let samples = size.pick(3, 1);
     let megabytes = size.pick(503, 60);
-    let gigabytes = size.pick(3, 1);
+    let gigabytes = size.pick(4, 1);
+    let mut images = images();
     let runtime = runtime()?;
     let source = Space::new(gigabytes)?;
     source.announce();
@@ -73,6 +109,13 @@ pub(crate) fn measure(size: Size) -> Outcome {
         let returned = export(&Tar::file(at("files.tar")), &result)?;
         tar.add(returned, sync()?);
         shell(&format!("rm {}", at("files.tar").display()))?;
+        for image in &mut images {
+            let archive = Oci::archive(at("new.tar")).compression(image.compression);
+            let returned = export(&archive, &result)?;
+            image.ours.add(returned, sync()?);
+            image.sizes.0 = length(&at("new.tar"))?;
+        }
+        shell(&format!("rm {}", at("new.tar").display()))?;
         let image = |oci: Oci| oci.name("app:v1").compression(Compression::Uncompressed);
         export(&image(Oci::directory(at("layout"))), &result)?;
         layout.add(export(&image(Oci::directory(at("layout"))), &result)?);
@@ -94,6 +137,14 @@ pub(crate) fn measure(size: Size) -> Outcome {
         sync()?;
         let returned = shell(&format!("tar -C {} -cf {} .", at("files"), at("peer.tar")))?;
         tar_peer.add(returned, sync()?);
+        shell(&format!("rm {}", at("peer.tar")))?;
+        for image in &mut images {
+            let (files, to) = (at("files"), at("peer.tar"));
+            let pipe = format!("tar -C {files} -cf - . | {} > {to}", image.peer);
+            let returned = shell(&pipe)?;
+            image.theirs.add(returned, sync()?);
+            image.sizes.1 = length(std::path::Path::new(&to))?;
+        }
     }
     let what = |what: &str| format!("{what}, {megabytes} MB");
     local.print(&what("local"), "1.1 cp", "cp -a", &copy);
@@ -101,6 +152,17 @@ pub(crate) fn measure(size: Size) -> Outcome {
         .peer("cp -a", &unchanged, &copy.returned)
         .print();
     tar.print(&what("tar"), "0.9 s", "tar", &tar_peer);
+    for image in &images {
+        let name = format!("image archive, {}, {megabytes} MB", image.name);
+        let peer = format!("tar, {}", image.peer);
+        image.ours.print(&name, image.target, &peer, &image.theirs);
+        Row::value(
+            &format!("its size, {}", image.name),
+            format!("{:.1} MB", image.sizes.0),
+        )
+        .peer_value(format!("{peer}: {:.1} MB", image.sizes.1))
+        .print();
+    }
     Row::times(&what("image layout again, unchanged"), &layout)
         .target("20 ms")
         .print();
