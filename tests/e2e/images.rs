@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ashlar_exporters::{
     AnnotationKind, Annotations, Compression, Docker, Epoch, ExportError, Exporter, Image,
@@ -339,6 +339,115 @@ fn without_times(layout: &Path) -> Vec<String> {
         found.push("end of layer".to_owned());
     }
     found
+}
+
+/// What of a directory changes when something is written into it.
+fn writes(folder: &Path) -> BTreeMap<PathBuf, (u64, i64, i64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let paths = tree(folder).into_keys().map(|path| folder.join(path));
+    let all = paths.chain([folder.to_path_buf()]).map(|path| {
+        let data = fs::symlink_metadata(&path).unwrap();
+        (path, (data.ino(), data.ctime(), data.ctime_nsec()))
+    });
+    all.collect()
+}
+
+#[test]
+fn an_unchanged_image_writes_nothing_into_a_layout() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let plain = two_platforms(&solver).await;
+        for (at, result) in [attested(plain.clone()), plain].into_iter().enumerate() {
+            let layout = folder.path().join(format!("layout-{at}"));
+            let both = || Oci::directory(&layout).name("app:v1").name("app:v2");
+            export(both(), &result).await.unwrap();
+            let before = writes(&layout);
+            export(both().verify(true), &result).await.unwrap();
+            assert_eq!(writes(&layout), before);
+            if !result.attestations.is_empty() {
+                continue;
+            }
+            // Another name, which statements would tell, is a new index, and no blob.
+            let third = Oci::directory(&layout).name("app:v3");
+            export(third, &result).await.unwrap();
+            let blobs = layout.join("blobs");
+            let of_blobs = |(path, _): &(&PathBuf, _)| path.starts_with(&blobs);
+            let after = writes(&layout);
+            let (before, after) = (
+                before.iter().filter(of_blobs),
+                after.iter().filter(of_blobs),
+            );
+            assert!(before.eq(after));
+            let index = fs::read_to_string(layout.join("index.json")).unwrap();
+            for name in ["app:v1", "app:v2", "app:v3"] {
+                assert!(index.contains(name), "{index}");
+            }
+        }
+    });
+}
+
+#[test]
+fn verification_finds_what_is_damaged() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let state = folder.path().join("state");
+        let solver = support::solver(&state);
+        let result = two_platforms(&solver).await;
+        let layout = folder.path().join("layout");
+        export(Oci::directory(&layout), &result).await.unwrap();
+        let largest = |blobs: &Path| {
+            let entries = fs::read_dir(blobs)
+                .unwrap()
+                .map(|entry| entry.unwrap().path());
+            entries
+                .max_by_key(|path| fs::metadata(path).unwrap().len())
+                .unwrap()
+        };
+        let damage = |path: &Path| {
+            let mut bytes = fs::read(path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(path, bytes).unwrap();
+        };
+        // In the layout: it is found, and made good the next time.
+        damage(&largest(&layout.join("blobs/sha256")));
+        let verified = || Oci::directory(&layout).verify(true);
+        let error = export(verified(), &result).await.unwrap_err();
+        assert!(matches!(error, ExportError::Verify { .. }), "{error:?}");
+        export(verified(), &result).await.unwrap();
+        oci_rules::check(&layout);
+
+        // In the store: nothing that was there is replaced.
+        let (oci, docker) = (
+            folder.path().join("oci.tar"),
+            folder.path().join("docker.tar"),
+        );
+        let single = BuildResult::new(
+            result.reference().clone(),
+            Platform::linux_amd64(),
+            solver.store().clone(),
+        );
+        fs::write(&oci, "old").unwrap();
+        fs::write(&docker, "old").unwrap();
+        for entry in fs::read_dir(state.join("blobs/sha256")).unwrap() {
+            damage(&entry.unwrap().path());
+        }
+        let exporters: [Box<dyn Exporter>; 3] = [
+            Box::new(Oci::archive(&oci).verify(true)),
+            Box::new(Docker::archive(&docker).verify(true)),
+            Box::new(Image::new().name("damaged:v1").verify(true)),
+        ];
+        for exporter in exporters {
+            let error = exporter.export(&single, &Cancel::new()).await.unwrap_err();
+            assert!(matches!(error, ExportError::Verify { .. }), "{error:?}");
+        }
+        for path in [&oci, &docker] {
+            assert_eq!(fs::read_to_string(path).unwrap(), "old");
+        }
+        let name = Reference::parse("damaged:v1").unwrap();
+        assert_eq!(solver.store().images().get(&name).unwrap(), None);
+    });
 }
 
 #[test]
