@@ -7,8 +7,9 @@
 //! Invariant: a database that cannot be read costs hits, never a solve. Errors are remembered by
 //! the [`Lookup`] for a warning, and the answer is "not found".
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use hashbrown::HashMap;
 
 use super::import::ImportedRecords;
 use super::listing::ContentListing;

@@ -109,6 +109,24 @@ fn stacks_are_the_same_for_the_same_layers() {
 }
 
 #[test]
+fn stacks_are_read_whatever_was_made_between_them() {
+    on_both(|reopen| {
+        let meta = reopen(false);
+        let mut others = 1000..;
+        let mut stack = None;
+        let mut expected = Vec::new();
+        for (at, between) in (1..).zip([0, 1, 0, 7, 8, 9, 10, 0, 40]) {
+            for other in others.by_ref().take(between) {
+                meta.add_stack(layer(other), stack).unwrap();
+            }
+            stack = Some(meta.add_stack(layer(at), stack).unwrap());
+            expected.push(layer(at));
+            assert_eq!(meta.stack_chain(stack.unwrap()).unwrap(), expected);
+        }
+    });
+}
+
+#[test]
 fn a_removed_layer_takes_what_is_built_on_it() {
     on_both(|reopen| {
         let meta = reopen(false);

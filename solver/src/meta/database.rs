@@ -36,6 +36,16 @@ const LOG_PAGES: i64 = 16384;
 /// Statements kept prepared: all that this module has.
 const STATEMENTS: usize = 64;
 
+/// What a solve reads that finds all it needs: prepared when the database is opened, so that the
+/// first solve does not wait for it.
+const READS: [&str; 5] = [
+    records::VERSION,
+    records::TARGETS,
+    records::RESULTS,
+    stacks::CHAIN,
+    durability::NEEDS_SYNC,
+];
+
 /// The database of a state root. Cheap to share by `Arc`; methods may be called from any thread.
 pub struct Database {
     path: PathBuf,
@@ -128,6 +138,10 @@ impl Database {
             return Ok(Attempt::Unmade);
         }
         let dropped = durability::restart(&mut connection, boot)?;
+        for statement in READS {
+            let prepared = connection.prepare_cached(statement);
+            prepared.map_err(failed("prepare to read"))?;
+        }
         let inner = Inner {
             connection,
             version: 0,

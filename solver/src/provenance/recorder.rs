@@ -1,10 +1,10 @@
 //! Times and usage of vertices, out of the events of a solve.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use ashlar_llb::OpDigest;
+use hashbrown::HashMap;
 
 use crate::progress::{Event, Outcome, Sink, Usage};
 

@@ -56,7 +56,10 @@ pub(super) fn vertices(
                 completed: seen.completed,
                 cached: seen.cached,
                 usage: seen.usage,
-                source: engine.resolved_source(&digest),
+                source: match vertex.op() {
+                    Op::Source(_) => engine.resolved_source(&digest),
+                    _ => None,
+                },
                 network: match vertex.op() {
                     Op::Exec(exec) if exec.network == NetMode::Unset as i32 => {
                         engine.network != Network::None

@@ -5,6 +5,8 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use super::{Database, connect, failed};
 use crate::meta::{Durability, Generation, MetaError};
 
+pub(super) const NEEDS_SYNC: &str = "SELECT written > synced FROM durability";
+
 impl Durability for Database {
     fn begin_sync(&self) -> Result<Generation, MetaError> {
         let mut inner = self.lock();
@@ -42,7 +44,7 @@ impl Durability for Database {
     fn needs_sync(&self) -> Result<bool, MetaError> {
         self.query("read the generation", |connection| {
             connection
-                .prepare_cached("SELECT written > synced FROM durability")?
+                .prepare_cached(NEEDS_SYNC)?
                 .query_row([], |row| row.get(0))
         })
     }

@@ -9,6 +9,15 @@ use crate::id::{CacheDigest, CacheKey, ResultId, Selector};
 use crate::meta::records::LISTINGS;
 use crate::meta::{Link, MetaError, RecordBatch, RecordReader, Records, ResultRow};
 
+/// SQLite's number for changes by others.
+pub(super) const VERSION: &str = "PRAGMA data_version";
+
+pub(super) const TARGETS: &str = "SELECT target FROM links
+    WHERE digest = ?1 AND output = ?2 AND input = ?3 AND dependency = ?4 AND selector = ?5";
+
+pub(super) const RESULTS: &str = "SELECT result, created_at FROM results WHERE key = ?1
+    ORDER BY created_at DESC, result DESC";
+
 impl Records for Database {
     fn read(&self, body: &mut dyn FnMut(&mut dyn RecordReader)) -> Result<(), MetaError> {
         let action = "read the cache records";
@@ -19,21 +28,15 @@ impl Records for Database {
             // Rolled back when dropped: nothing was written.
             let transaction = connection.unchecked_transaction()?;
             let now: i64 = connection
-                .prepare_cached("PRAGMA data_version")?
+                .prepare_cached(VERSION)?
                 .query_row([], |row| row.get(0))?;
             let version = if now == seen { known } else { known + 1 };
             body(&mut Reader {
                 database: self,
                 connection,
                 version,
-                targets: connection.prepare_cached(
-                    "SELECT target FROM links WHERE digest = ?1 AND output = ?2 AND input = ?3
-                     AND dependency = ?4 AND selector = ?5",
-                )?,
-                results: connection.prepare_cached(
-                    "SELECT result, created_at FROM results WHERE key = ?1
-                     ORDER BY created_at DESC, result DESC",
-                )?,
+                targets: connection.prepare_cached(TARGETS)?,
+                results: connection.prepare_cached(RESULTS)?,
             });
             drop(transaction);
             Ok((now, version))

@@ -23,6 +23,13 @@ fn find(connection: &Connection, layer: LayerId, parent: i64) -> rusqlite::Resul
         .optional()
 }
 
+/// A stack and those that were made before it, the youngest first.
+pub(super) const CHAIN: &str =
+    "SELECT id, layer, parent FROM stacks WHERE id <= ?1 ORDER BY id DESC";
+
+/// Rows of other stacks that are passed over before the next one is looked for by its id.
+const PASSED: usize = 8;
+
 impl Stacks for Database {
     fn stack(&self, id: StackId) -> Result<Option<StackRow>, MetaError> {
         self.query("read a stack", |connection| {
@@ -69,20 +76,39 @@ impl Stacks for Database {
     }
 
     fn stack_chain(&self, id: StackId) -> Result<Vec<LayerId>, MetaError> {
-        // Parents have smaller ids, so the smallest id is the bottom.
         self.query("read a stack", |connection| {
-            connection
-                .prepare_cached(
-                    "WITH RECURSIVE chain(id, layer, parent) AS (
-                         SELECT id, layer, parent FROM stacks WHERE id = ?1
-                         UNION ALL
-                         SELECT stacks.id, stacks.layer, stacks.parent
-                         FROM chain JOIN stacks ON stacks.id = chain.parent
-                         WHERE stacks.id < chain.id
-                     ) SELECT layer FROM chain ORDER BY id",
-                )?
-                .query_map([id.0], |row| row.get(0).map(layer_of))?
-                .collect()
+            let mut statement = connection.prepare_cached(CHAIN)?;
+            let mut chain = Vec::new();
+            // Parents have smaller ids, mostly the next one: stacks are made bottom to top.
+            let mut wanted = id.0;
+            while wanted > 0 {
+                let mut rows = statement.query([wanted])?;
+                let mut passed = 0;
+                while let Some(row) = rows.next()? {
+                    let id: i64 = row.get(0)?;
+                    if id == wanted {
+                        chain.push(layer_of(row.get(1)?));
+                        let parent: i64 = row.get(2)?;
+                        if parent >= id {
+                            return Ok(Vec::new());
+                        }
+                        wanted = parent;
+                    } else if id < wanted {
+                        // It was removed, and so is all that stands on it.
+                        return Ok(Vec::new());
+                    } else {
+                        passed += 1;
+                    }
+                    if wanted == 0 || passed > PASSED {
+                        break;
+                    }
+                }
+                if chain.is_empty() {
+                    break;
+                }
+            }
+            chain.reverse();
+            Ok(chain)
         })
     }
 
