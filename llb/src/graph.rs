@@ -138,14 +138,14 @@ impl Graph {
 #[derive(Clone, Debug)]
 pub struct Vertex {
     digest: OpDigest,
-    op: pb::op::Op,
+    op: Arc<pb::op::Op>,
     platform: Option<pb::Platform>,
     constraints: Option<pb::WorkerConstraints>,
     inputs: Box<[Edge]>,
     outputs: u32,
     metadata: Metadata,
     /// Made on first use, or when loading if it takes the names of inputs.
-    name: OnceLock<Box<str>>,
+    name: OnceLock<Arc<str>>,
     raw: Bytes,
     source: Option<Arc<SourceMaps>>,
 }
@@ -161,6 +161,12 @@ impl Vertex {
     #[must_use]
     pub fn op(&self) -> &pb::op::Op {
         &self.op
+    }
+
+    /// Returns what the op does, for those who keep it longer than the graph.
+    #[must_use]
+    pub fn shared_op(&self) -> Arc<pb::op::Op> {
+        self.op.clone()
     }
 
     /// Returns the platform as written in the op, not normalised.
@@ -207,9 +213,19 @@ impl Vertex {
         if let Some(custom) = self.metadata.description.get(pb::CUSTOM_NAME_KEY) {
             return custom;
         }
-        match &self.op {
+        match &*self.op {
             pb::op::Op::Source(source) => &source.identifier,
-            op => self.name.get_or_init(|| name::own(op).into_boxed_str()),
+            op => self.name.get_or_init(|| name::own(op).into()),
+        }
+    }
+
+    /// Returns [`name`](Self::name), for those who keep it longer than the graph.
+    #[must_use]
+    pub fn shared_name(&self) -> Arc<str> {
+        let name = self.name();
+        match self.name.get() {
+            Some(own) if std::ptr::eq(&raw const **own, name) => own.clone(),
+            _ => name.into(),
         }
     }
 

@@ -61,10 +61,10 @@ pub fn operation(
 ) -> Result<Arc<dyn Operation<Ref>>, OperationError> {
     let inputs = vertex.inputs().len();
     match vertex.op() {
-        Op::File(op) => Ok(Arc::new(file::FileOperation::new(
-            op,
+        Op::File(_) => Ok(Arc::new(file::FileOperation::of(
+            vertex.shared_op(),
             inputs,
-            vertex.name(),
+            vertex.shared_name(),
             engine,
         )?)),
         Op::Exec(op) => {

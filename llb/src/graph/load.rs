@@ -1,6 +1,6 @@
 //! From a definition to a checked graph.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -260,13 +260,13 @@ fn assemble(
         positions[op] = position(inner.vertices.len());
         inner.vertices.push(Vertex {
             digest: vertex,
-            op: does,
+            op: Arc::new(does),
             platform: body.platform,
             constraints: body.constraints,
             inputs: edges,
             outputs,
             metadata: metadata.clone(),
-            name: name.map_or_else(OnceLock::new, |name| name.into_boxed_str().into()),
+            name: name.map_or_else(OnceLock::new, |name| OnceLock::from(Arc::from(name))),
             raw: raw.clone(),
             source: definition.shared_source(),
         });

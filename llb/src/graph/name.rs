@@ -7,6 +7,9 @@ use crate::pb::op::Op;
 /// their names' length at every level.
 const COMPOSED_LIMIT: usize = 512;
 
+/// Room for the name of most file actions, in bytes.
+const NAME: usize = 48;
+
 /// Returns the name of an op that takes no names of its inputs.
 pub(crate) fn own(op: &Op) -> String {
     match op {
@@ -17,7 +20,7 @@ pub(crate) fn own(op: &Op) -> String {
             .map(|meta| meta.args.join(" "))
             .unwrap_or_default(),
         Op::File(file) => {
-            let mut name = String::new();
+            let mut name = String::with_capacity(NAME * file.actions.len());
             for action in &file.actions {
                 if !name.is_empty() {
                     name.push_str(", ");

@@ -23,10 +23,12 @@ mod unpack;
 pub(crate) mod wildcard;
 
 use std::io::Cursor;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use ashlar_llb::pb;
 use ashlar_llb::pb::file_action::Action;
+use ashlar_llb::pb::op::Op;
 use async_trait::async_trait;
 
 pub use error::{FileError, FileProblem};
@@ -53,34 +55,62 @@ use crate::tree::{Timestamp, TreePath, View};
 /// A file op, ready to run.
 #[derive(Debug)]
 pub struct FileOperation {
-    op: Arc<pb::FileOp>,
-    graph: Arc<Graph>,
+    op: FileOp,
+    inputs: usize,
     key: OpKey,
     name: Arc<str>,
     engine: Arc<Engine>,
 }
 
 impl FileOperation {
-    /// Checks the op of a vertex that has `inputs` inputs and is shown as `name`.
+    /// Makes the op of a vertex that has `inputs` inputs and is shown as `name`. Whether its
+    /// actions and inputs fit together is found out when it runs.
     ///
     /// # Errors
-    /// [`FileError`] if actions and inputs do not fit together; [`keys::KeyError`].
+    /// [`keys::KeyError`].
     pub fn new(
         op: &pb::FileOp,
         inputs: usize,
         name: &str,
         engine: &Arc<Engine>,
     ) -> Result<Self, OperationError> {
-        let graph = Arc::new(Graph::check(op, inputs)?);
-        let key = keys::file(op, inputs)?;
-        let (op, engine) = (Arc::new(op.clone()), engine.clone());
+        let op = Arc::new(Op::File(op.clone()));
+        Self::of(op, inputs, name.into(), engine)
+    }
+
+    /// As [`new`](Self::new), for an op that is shared with its graph.
+    ///
+    /// # Panics
+    /// If it is no file op.
+    pub(super) fn of(
+        op: Arc<Op>,
+        inputs: usize,
+        name: Arc<str>,
+        engine: &Arc<Engine>,
+    ) -> Result<Self, OperationError> {
+        let op = FileOp(op);
         Ok(Self {
+            key: keys::file(&op, inputs)?,
             op,
-            graph,
-            key,
-            name: name.into(),
-            engine,
+            inputs,
+            name,
+            engine: engine.clone(),
         })
+    }
+}
+
+/// A file op that may be shared with its graph.
+#[derive(Debug, Clone)]
+struct FileOp(Arc<Op>);
+
+impl Deref for FileOp {
+    type Target = pb::FileOp;
+
+    fn deref(&self) -> &pb::FileOp {
+        match &*self.0 {
+            Op::File(op) => op,
+            _ => unreachable!("BUG: made of another op"),
+        }
     }
 }
 
@@ -119,7 +149,8 @@ impl Operation<Ref> for FileOperation {
     }
 
     async fn run(&self, inputs: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
-        let (op, graph) = (self.op.clone(), self.graph.clone());
+        let op = self.op.clone();
+        let graph = Graph::check(&op, self.inputs)?;
         let (engine, name) = (self.engine.clone(), self.name.clone());
         let reporter = context.reporter.clone();
         // What is read in place or downloaded may take long to become layers.
@@ -135,7 +166,7 @@ impl Operation<Ref> for FileOperation {
             Run {
                 op,
                 digest,
-                graph,
+                graph: Arc::new(graph),
                 engine,
                 name,
                 reporter,
@@ -192,7 +223,7 @@ struct Open {
 /// One run of the op.
 #[derive(Debug)]
 struct Run {
-    op: Arc<pb::FileOp>,
+    op: FileOp,
     digest: CacheDigest,
     graph: Arc<Graph>,
     engine: Arc<Engine>,

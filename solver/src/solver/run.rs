@@ -323,7 +323,7 @@ fn operations(
         };
         vertices.push(Vertex {
             digest: vertex.digest(),
-            name: vertex.name().into(),
+            name: vertex.shared_name(),
             inputs: vertex.inputs().iter().map(edge).collect(),
             ignore_cache: no_cache || vertex.metadata().ignore_cache,
             operation,
