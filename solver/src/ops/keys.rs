@@ -10,6 +10,7 @@
 //! the keys of sources, which depend on what is on the other side (`source`).
 
 use ashlar_llb::pb;
+use ashlar_llb::pb::op::Op;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Blame, Fault};
@@ -29,8 +30,7 @@ use json::{Fields, GoJson};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpKey {
-    /// The text whose digest is the key; for explaining a miss.
-    pub preimage: String,
+    digest: CacheDigest,
     /// One per input of the op, in order.
     pub inputs: Vec<InputPlan>,
 }
@@ -94,14 +94,14 @@ pub enum KeyError {
 }
 
 impl OpKey {
-    /// The cache digest: SHA-256 of the preimage.
+    /// The cache digest: SHA-256 of the [`preimage`].
     pub fn digest(&self) -> CacheDigest {
-        CacheDigest::of(self.preimage.as_bytes())
+        self.digest
     }
 
-    fn definition_only(preimage: String, inputs: usize) -> Self {
+    fn definition_only(preimage: &str, inputs: usize) -> Self {
         Self {
-            preimage,
+            digest: CacheDigest::of(preimage.as_bytes()),
             inputs: vec![InputPlan::default(); inputs],
         }
     }
@@ -114,7 +114,7 @@ impl OpKey {
 /// [`KeyError::UnknownContentCache`].
 pub fn exec(op: &pb::ExecOp, platform: &pb::Platform, inputs: usize) -> Result<OpKey, KeyError> {
     Ok(OpKey {
-        preimage: exec::preimage(op, platform),
+        digest: CacheDigest::of(exec::preimage(op, platform).as_bytes()),
         inputs: exec::inputs(op, inputs)?,
     })
 }
@@ -129,7 +129,7 @@ pub fn file(op: &pb::FileOp, inputs: usize) -> Result<OpKey, KeyError> {
 
 /// The key of a merge op. Only how its inputs were made counts.
 pub fn merge(op: &pb::MergeOp) -> OpKey {
-    OpKey::definition_only(tagged("buildkit.merge.v0", "Merge", op), op.inputs.len())
+    OpKey::definition_only(&merge_text(op), op.inputs.len())
 }
 
 /// The key of a diff op. Only how its inputs were made counts.
@@ -149,20 +149,48 @@ pub fn diff(op: &pb::DiffOp) -> Result<OpKey, KeyError> {
         .into_iter()
         .filter(|&input| input != pb::EMPTY)
         .count();
-    Ok(OpKey::definition_only(
-        tagged("buildkit.diff.v0", "Diff", op),
-        inputs,
-    ))
+    Ok(OpKey::definition_only(&diff_text(op), inputs))
 }
 
 /// The key of a build op. Only how its inputs were made counts.
 pub fn build(op: &pb::BuildOp, inputs: usize) -> OpKey {
-    OpKey::definition_only(tagged("buildkit.build.v0", "Exec", op), inputs)
+    OpKey::definition_only(&build_text(op), inputs)
 }
 
 /// The key of a passthrough op. Only how its inputs were made counts.
 pub fn passthrough(op: &pb::PassthroughOp, inputs: usize) -> OpKey {
-    OpKey::definition_only(tagged("buildkit.passthrough.v0", "Passthrough", op), inputs)
+    OpKey::definition_only(&passthrough_text(op), inputs)
+}
+
+/// The text whose digest is the key of an op with `inputs` inputs; for explaining why two keys
+/// differ. `None` for a source, whose key depends on what it leads to, and for an exec op without
+/// `platform`.
+pub fn preimage(op: &Op, platform: Option<&pb::Platform>, inputs: usize) -> Option<String> {
+    Some(match op {
+        Op::Exec(op) => exec::preimage(op, platform?),
+        Op::File(op) => file::preimage(op, inputs),
+        Op::Merge(op) => merge_text(op),
+        Op::Diff(op) => diff_text(op),
+        Op::Build(op) => build_text(op),
+        Op::Passthrough(op) => passthrough_text(op),
+        Op::Source(_) => return None,
+    })
+}
+
+fn merge_text(op: &pb::MergeOp) -> String {
+    tagged("buildkit.merge.v0", "Merge", op)
+}
+
+fn diff_text(op: &pb::DiffOp) -> String {
+    tagged("buildkit.diff.v0", "Diff", op)
+}
+
+fn build_text(op: &pb::BuildOp) -> String {
+    tagged("buildkit.build.v0", "Exec", op)
+}
+
+fn passthrough_text(op: &pb::PassthroughOp) -> String {
+    tagged("buildkit.passthrough.v0", "Passthrough", op)
 }
 
 /// The cache digest of a source, from the key that the source computed for itself.

@@ -5,66 +5,76 @@ use std::collections::{BTreeMap, BTreeSet};
 use ashlar_llb::pb;
 use ashlar_llb::pb::file_action::Action;
 use ashlar_llb::pb::user_opt::User;
+use sha2::{Digest as _, Sha256};
 
-use super::json::{self, Fields, GoJson};
+use super::json;
 use super::selector::deduplicate;
 use super::{InputPlan, KeyError, OpKey, Selector, digest_joined};
+use crate::id::CacheDigest;
 use crate::ops::file::wildcard::has_wildcard;
 
 /// Room for the text of most actions.
 const ACTION: usize = 256;
 
-struct Preimage {
-    /// The JSON of the actions, each as a byte string.
-    actions: String,
-    indexes: Vec<[i64; 3]>,
-}
-
-impl GoJson for Preimage {
-    fn fields(&self, out: &mut Fields<'_>) {
-        out.string_always("Type", "buildkit.file.v0");
-        out.list_always("Actions", &self.actions);
-        out.int_lists("indexes", &self.indexes);
-    }
-}
-
 /// The key, and what is looked at in inputs that are only read. An input that is changed counts by
 /// how it was made.
 pub(super) fn key(op: &pb::FileOp, count: usize) -> Result<OpKey, KeyError> {
-    let mut looks = Looks {
-        count,
-        ..Looks::default()
-    };
-    let mut preimage = Preimage {
-        actions: String::with_capacity(ACTION * op.actions.len()),
-        indexes: Vec::with_capacity(op.actions.len()),
-    };
-    let mut text = String::with_capacity(ACTION);
-    for action in &op.actions {
-        text.clear();
-        looks.action(action, &mut text);
-        json::push_byte_string(&mut preimage.actions, text.as_bytes());
-        preimage
-            .indexes
-            .push([action.input, action.secondary_input, action.output]);
-    }
-    if is_default(&preimage.indexes) {
-        preimage.indexes.clear();
-    }
+    let mut looks = Looks::new(count);
+    // The text has nearly twice the bytes of the op, and nobody needs all of it at once.
+    let mut hash = Sha256::new();
+    write(op, &mut looks, |text| hash.update(text));
     Ok(OpKey {
-        preimage: json::to_string(&preimage),
+        digest: CacheDigest::from_bytes(hash.finalize().into()),
         inputs: looks.plans(op)?,
     })
 }
 
+/// The text that the key is the digest of.
+pub(super) fn preimage(op: &pb::FileOp, count: usize) -> String {
+    let mut text = String::new();
+    write(op, &mut Looks::new(count), |part| text.push_str(part));
+    text
+}
+
+/// Hands out the text of the op in parts: the JSON of the actions, each as a byte string.
+fn write(op: &pb::FileOp, looks: &mut Looks, mut out: impl FnMut(&str)) {
+    let mut indexes = Vec::with_capacity(op.actions.len());
+    let mut action_text = String::with_capacity(ACTION);
+    let mut text = String::with_capacity(2 * ACTION);
+    text.push_str(r#"{"Type":"buildkit.file.v0","Actions":["#);
+    for (at, action) in op.actions.iter().enumerate() {
+        action_text.clear();
+        looks.action(action, &mut action_text);
+        if at > 0 {
+            text.push(',');
+        }
+        json::push_byte_string(&mut text, action_text.as_bytes());
+        out(&text);
+        text.clear();
+        indexes.push([action.input, action.secondary_input, action.output]);
+    }
+    text.push(']');
+    if !is_default(&indexes) {
+        json::push_int_lists(&mut text, "indexes", &indexes);
+    }
+    text.push('}');
+    out(&text);
+}
+
 /// What the actions look at.
-#[derive(Default)]
 struct Looks {
     count: usize,
     selectors: BTreeMap<i64, Vec<Selector>>,
 }
 
 impl Looks {
+    fn new(count: usize) -> Self {
+        Self {
+            count,
+            selectors: BTreeMap::new(),
+        }
+    }
+
     /// Notes what an action looks at, and writes its JSON.
     fn action(&mut self, action: &pb::FileAction, text: &mut String) {
         match &action.action {

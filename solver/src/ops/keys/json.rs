@@ -36,12 +36,14 @@ pub(super) fn push(text: &mut String, value: &dyn GoJson) {
     object(text, value);
 }
 
-/// Appends a byte string to the elements of a list that [`Fields::list_always`] takes.
-pub(super) fn push_byte_string(elements: &mut String, bytes: &[u8]) {
-    if !elements.is_empty() {
-        elements.push(',');
-    }
-    quoted_base64(elements, bytes);
+/// Appends a byte string.
+pub(super) fn push_byte_string(text: &mut String, bytes: &[u8]) {
+    quoted_base64(text, bytes);
+}
+
+/// Appends a further field of an object: a list of lists of numbers, left out if it is empty.
+pub(super) fn push_int_lists(text: &mut String, name: &str, values: &[[i64; 3]]) {
+    Fields { text, first: false }.int_lists(name, values);
 }
 
 fn object(text: &mut String, value: &dyn GoJson) {
@@ -149,14 +151,6 @@ impl Fields<'_> {
         });
     }
 
-    /// A list whose elements were written before, even if there are none.
-    pub(super) fn list_always(&mut self, name: &str, elements: &str) {
-        let text = self.name(name);
-        text.push('[');
-        text.push_str(elements);
-        text.push(']');
-    }
-
     /// An object, written even if it has no field.
     pub(super) fn object_always(&mut self, name: &str, value: &dyn GoJson) {
         object(self.name(name), value);
@@ -218,7 +212,7 @@ mod tests {
         let mut text = String::new();
         super::push_byte_string(&mut text, b"foob");
         super::push_byte_string(&mut text, &[0xfb, 0xff, 0xbf]);
-        assert_eq!(text, r#""Zm9vYg==","+/+/""#);
+        assert_eq!(text, r#""Zm9vYg==""+/+/""#);
     }
 
     #[test]
