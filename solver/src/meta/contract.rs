@@ -357,10 +357,15 @@ fn the_latest_listings_are_kept() {
         }
         assert_eq!(listing(&*reopen(false), name(0)), Some(b"old".to_vec()));
         save(0, b"new");
-        save(super::records::LISTINGS, b"one more");
+        let more = super::records::MORE_LISTINGS;
+        let last = super::records::LISTINGS + more;
+        for at in super::records::LISTINGS..=last {
+            save(at, b"");
+        }
         assert_eq!(listing(&*meta, name(0)), Some(b"new".to_vec()));
         assert_eq!(listing(&*meta, name(1)), None);
-        assert_eq!(listing(&*meta, name(2)), Some(Vec::new()));
+        assert_eq!(listing(&*meta, name(more + 2)), Some(Vec::new()));
+        assert_eq!(listing(&*meta, name(last)), Some(Vec::new()));
         assert_eq!(listing(&*meta, key("nobody's")), None);
     });
 }

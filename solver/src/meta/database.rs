@@ -31,7 +31,7 @@ const BUSY: Duration = Duration::from_secs(20);
 
 /// Pages in the log before a commit also copies them into the file, which waits for the disk.
 /// Far more than accumulates between two syncs, each of which does it in the background.
-const LOG_PAGES: i64 = 16384;
+const LOG_PAGES: i64 = 65536;
 
 /// Statements kept prepared: all that this module has.
 const STATEMENTS: usize = 64;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::records::LISTINGS;
+use super::records::{LISTINGS, MORE_LISTINGS};
 use super::{
     Durability, Generation, LayerBlob, LayerBlobs, Link, MetaError, NamedValue, Names, RecordBatch,
     RecordReader, Records, ResultRow, StackRow, Stacks,
@@ -249,7 +249,9 @@ impl Records for Memory {
             state.listings.push((*key, listing.clone()));
         }
         let surplus = state.listings.len().saturating_sub(LISTINGS);
-        state.listings.drain(..surplus);
+        if surplus > MORE_LISTINGS {
+            state.listings.drain(..surplus);
+        }
         state.stamp(());
         Ok(())
     }

@@ -117,6 +117,10 @@ pub trait RecordReader: Debug {
 /// kilobytes.
 pub(super) const LISTINGS: usize = 500;
 
+/// How many more there may be: they go many at a time, because each removal changes pages that a new
+/// one does not.
+pub(super) const MORE_LISTINGS: usize = 64;
+
 /// The cache records of all solves.
 pub trait Records: Send + Sync + Debug {
     /// Calls `body` once, with a reader that sees one state of the records throughout. `body`

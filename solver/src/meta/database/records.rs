@@ -6,7 +6,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
 
 use super::Database;
 use crate::id::{CacheDigest, CacheKey, ResultId, Selector};
-use crate::meta::records::LISTINGS;
+use crate::meta::records::{LISTINGS, MORE_LISTINGS};
 use crate::meta::{Link, MetaError, RecordBatch, RecordReader, Records, ResultRow};
 
 /// SQLite's number for changes by others.
@@ -70,14 +70,16 @@ impl Records for Database {
             for (key, result) in &batch.results {
                 results.execute(params![key.as_bytes(), result.0, batch.created_at])?;
             }
+            let mut surplus = false;
             for (key, listing) in &batch.listings {
-                transaction
+                let id = transaction
                     .prepare_cached(
                         "INSERT OR REPLACE INTO listings (key, listing) VALUES (?1, ?2)",
                     )?
-                    .execute(params![key.as_bytes(), listing])?;
+                    .insert(params![key.as_bytes(), listing])?;
+                surplus |= usize::try_from(id).is_ok_and(|id| id % MORE_LISTINGS == 0);
             }
-            if !batch.listings.is_empty() {
+            if surplus {
                 transaction
                     .prepare_cached(
                         "DELETE FROM listings WHERE id <= (SELECT max(id) FROM listings) - ?1",

@@ -22,6 +22,10 @@ use crate::meta::MetaError;
 /// The format this version reads and writes, kept in SQLite's `user_version`.
 const FORMAT: i64 = 3;
 
+/// Bytes of a page. Each vertex that ran changes a dozen pages, a few rows in each, and the log gets
+/// all of every one.
+const PAGE: i64 = 1024;
+
 const TABLES: &str = "
 CREATE TABLE durability (
     id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -75,7 +79,7 @@ CREATE TABLE results (
 ) WITHOUT ROWID;
 CREATE INDEX results_by_result ON results (result);
 CREATE TABLE listings (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY,
     key BLOB NOT NULL UNIQUE,
     listing BLOB NOT NULL
 );
@@ -99,6 +103,7 @@ pub(super) fn format(connection: &Connection, path: &Path) -> Result<i64, MetaEr
 /// Makes the tables. The caller holds the lock.
 pub(super) fn make(connection: &Connection, path: &Path, boot: &str) -> Result<(), MetaError> {
     let make = || {
+        connection.pragma_update(None, "page_size", PAGE)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.execute_batch("BEGIN IMMEDIATE")?;
         connection.execute_batch(TABLES)?;

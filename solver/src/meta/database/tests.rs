@@ -47,9 +47,9 @@ fn damage_found_while_in_use_is_repaired_by_the_next_to_open() {
     drop(database);
     let path = root.path().join("meta.db");
     let mut bytes = fs::read(&path).unwrap();
-    let pages = bytes.len() / 4096;
+    let pages = bytes.len() / 1024;
     for page in 2..pages {
-        bytes[page * 4096..(page + 1) * 4096].fill(0xa5);
+        bytes[page * 1024..(page + 1) * 1024].fill(0xa5);
     }
     fs::write(&path, bytes).unwrap();
     let damaged = Database::open(root.path(), "boot").and_then(|opened| {
