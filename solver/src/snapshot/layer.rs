@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, mkdirat, openat, renameat};
@@ -36,6 +37,8 @@ pub struct ActiveLayer {
     fs: OwnedFd,
     /// What it is made on.
     base: Option<LayerId>,
+    /// Whether there may be a `work`.
+    mounted: AtomicBool,
     committed: bool,
 }
 
@@ -57,6 +60,7 @@ impl ActiveLayer {
                 dir,
                 fs,
                 base: None,
+                mounted: AtomicBool::new(false),
                 committed: false,
             }),
             Err(error) => {
@@ -121,6 +125,7 @@ impl ActiveLayer {
     /// # Errors
     /// [`SnapshotError::Io`].
     pub fn upper(&self, root: &Attributes) -> Result<(PathBuf, PathBuf), SnapshotError> {
+        self.mounted.store(true, Ordering::Relaxed);
         let prepare = || -> rustix::io::Result<()> {
             match mkdirat(&self.dir, "work", Mode::from(0o700)) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
@@ -179,9 +184,8 @@ impl ActiveLayer {
         bytes.extend_from_slice(&base.to_le_bytes());
         bytes.extend_from_slice(&index.encode());
         let write = || -> io::Result<()> {
-            match crate::root::remove_tree(self.dir.as_fd(), "work") {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+            if self.mounted.load(Ordering::Relaxed) {
+                crate::root::remove_tree(self.dir.as_fd(), "work")?;
             }
             let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC;
             let file = openat(&self.dir, "index.new", flags, Mode::from(0o600))?;

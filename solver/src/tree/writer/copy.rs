@@ -247,7 +247,7 @@ impl<'a> Worker<'a> {
             files: &writer.files,
             previous: writer.previous.as_deref(),
             cancel,
-            buffer: vec![0; START],
+            buffer: Vec::new(),
             source: None,
         }
     }
@@ -418,7 +418,7 @@ impl<'a> Worker<'a> {
             let ask = usize::try_from(rest).unwrap_or(BLOCK).saturating_add(1);
             let ask = ask.min(if sparse { BLOCK / 16 } else { BLOCK });
             if self.buffer.len() < ask {
-                self.buffer.resize(ask, 0);
+                self.buffer.resize(ask.max(START), 0);
             }
             let block = match original.read(&mut self.buffer[..ask]) {
                 Ok(length) => &self.buffer[..length],

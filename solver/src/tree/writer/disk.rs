@@ -26,7 +26,7 @@ const HANDLES: usize = 32;
 /// The `fs` directory of a layer.
 #[derive(Debug)]
 pub(super) struct Disk {
-    fs: OwnedFd,
+    fs: Arc<OwnedFd>,
     pub(super) privileged: bool,
     handles: HashMap<TreePath, Arc<OwnedFd>>,
     /// Who owns what this process makes.
@@ -38,7 +38,7 @@ impl Disk {
         // Ours alone while it is being filled, and without the bits that new objects inherit.
         fchmod(&fs, Mode::from(0o700))?;
         Ok(Self {
-            fs,
+            fs: Arc::new(fs),
             privileged,
             handles: HashMap::new(),
             owner: OnceLock::new(),
@@ -46,8 +46,11 @@ impl Disk {
     }
 
     /// Opens a directory of the layer.
-    pub(super) fn open_directory(&self, path: &[u8]) -> io::Result<OwnedFd> {
-        dir::open_directory(&self.fs, path)
+    pub(super) fn open_directory(&self, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
+        if path.is_empty() {
+            return Ok(self.fs.clone());
+        }
+        dir::open_directory(&*self.fs, path).map(Arc::new)
     }
 
     /// As [`Disk::open_directory`], from the handles that are kept open.
@@ -55,7 +58,7 @@ impl Disk {
         if let Some(handle) = self.handles.get(path) {
             return Ok(handle.clone());
         }
-        let handle = Arc::new(self.open_directory(path.as_bytes())?);
+        let handle = self.open_directory(path.as_bytes())?;
         if self.handles.len() >= HANDLES {
             self.handles.clear();
         }
@@ -182,7 +185,7 @@ impl Disk {
         let attributes = &entry.attributes;
         if self.privileged {
             let (uid, gid) = owner(attributes);
-            fchown(&directory, uid, gid)?;
+            fchown(&*directory, uid, gid)?;
         }
         // `.` in the directory names itself.
         self.set_xattrs(directory.as_fd(), b".", entry, true)?;
@@ -192,12 +195,12 @@ impl Disk {
             } else {
                 b"user.overlay.opaque"
             };
-            if !dir::set_xattr(&directory, b".", key, b"y")? {
+            if !dir::set_xattr(&*directory, b".", key, b"y")? {
                 return Err(Errno::NOTSUP.into());
             }
         }
-        fchmod(&directory, self.mode(entry))?;
-        futimens(&directory, &times(attributes))?;
+        fchmod(&*directory, self.mode(entry))?;
+        futimens(&*directory, &times(attributes))?;
         Ok(())
     }
 
