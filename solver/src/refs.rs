@@ -114,6 +114,11 @@ impl Ref {
         }
     }
 
+    /// The tree, if it is in memory and its bytes are in layers. Does not block.
+    pub fn made_view(&self) -> Option<View> {
+        self.made_stack()?.made_view()
+    }
+
     /// The tree. Blocks.
     ///
     /// # Errors

@@ -13,10 +13,10 @@ use crate::operation::{CacheMap, ContentDescription, Context, InputKey};
 use crate::ops::file::nearest_names;
 use crate::refs::Ref;
 use crate::tree::checksum::{
-    ChecksumError, ChecksumOptions, Difference, ListedPart, checksum, checksum_of_nothing, compare,
-    list,
+    ChecksumError, ChecksumOptions, Difference, ListedPart, at_hand, checksum, checksum_of_nothing,
+    compare, list,
 };
-use crate::tree::{TreePath, View};
+use crate::tree::{Node, TreePath, View};
 
 /// What an op needs of an input cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -75,8 +75,9 @@ pub(super) async fn checksum_input(
     context: &Context,
 ) -> Result<ContentDigest, OperationError> {
     let selectors = selectors(key, input);
+    let known = are_at_hand(value, &selectors, |_| true);
     let value = value.clone();
-    unblock(&context.cancel, move |cancel| {
+    let work = move |cancel: Cancel| {
         let view = if value.is_scratch() {
             None
         } else {
@@ -93,9 +94,30 @@ pub(super) async fn checksum_input(
             joined.update(digest.to_string());
         }
         Ok(ContentDigest::from_bytes(joined.finalize().into()))
-    })
-    .await
+    };
+    match known {
+        true => work(context.cancel.clone()),
+        false => unblock(&context.cancel, work).await,
+    }
 }
+
+/// Whether a look at these parts takes less time than a change of thread: they are in memory with
+/// their checksums, and `small` says so.
+fn are_at_hand(value: &Ref, selectors: &[Selector], small: impl Fn(&Node) -> bool) -> bool {
+    if value.is_scratch() {
+        return true;
+    }
+    let view = match value.made_view() {
+        Some(view) if selectors.len() <= FEW_PARTS => view,
+        _ => return false,
+    };
+    selectors.iter().all(|selector| {
+        at_hand(&view, absolute(selector).as_bytes(), &options(selector)).is_some_and(&small)
+    })
+}
+
+/// Parts that are looked at without a thread for it.
+const FEW_PARTS: usize = 16;
 
 /// The parts of an input that an op looks at.
 fn selectors(key: &OpKey, input: usize) -> Vec<Selector> {
@@ -116,8 +138,9 @@ pub(super) async fn describe_input(
     context: &Context,
 ) -> Result<Option<ContentDescription>, OperationError> {
     let selectors = selectors(key, input);
+    let known = are_at_hand(value, &selectors, |node| !node.entry().is_directory());
     let (value, old) = (value.clone(), old.cloned());
-    unblock(&context.cancel, move |cancel| {
+    let work = move |cancel: Cancel| {
         if value.is_scratch() {
             return Ok(None);
         }
@@ -141,8 +164,11 @@ pub(super) async fn describe_input(
             }
         }
         Ok(Some(ContentDescription { listing, changes }))
-    })
-    .await
+    };
+    match known {
+        true => work(context.cancel.clone()),
+        false => unblock(&context.cancel, work).await,
+    }
 }
 
 fn entry(part: u8, listed: ListedPart) -> ListedEntry {

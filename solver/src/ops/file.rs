@@ -50,7 +50,7 @@ use crate::progress::Reporter;
 use crate::refs::Ref;
 use crate::snapshot::{ActiveLayer, LayerDescription, Stack};
 use crate::tree::writer::{LayerWriter, WriterOptions};
-use crate::tree::{Timestamp, TreePath, View};
+use crate::tree::{Kind, Timestamp, TreePath, View};
 
 /// A file op, ready to run.
 #[derive(Debug)]
@@ -144,8 +144,8 @@ impl Operation<Ref> for FileOperation {
         describe_input(&self.key, input, value, old, context).await
     }
 
-    fn is_locked(&self) -> bool {
-        !is_small(&self.op)
+    fn is_locked(&self, inputs: &[Ref]) -> bool {
+        !is_small(&self.op, inputs)
     }
 
     async fn run(&self, inputs: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
@@ -155,7 +155,7 @@ impl Operation<Ref> for FileOperation {
         let reporter = context.reporter.clone();
         // What is read in place or downloaded may take long to become layers.
         let made = inputs.iter().all(|input| input.made_stack().is_some());
-        let small = made && is_small(&op);
+        let small = made && is_small(&op, &inputs);
         let digest = self.key.digest();
         let work = move |cancel: Cancel| {
             let now = Timestamp::from(engine.clock.now());
@@ -187,18 +187,35 @@ impl Operation<Ref> for FileOperation {
 /// Bytes that may be written without a thread for it.
 const SMALL: usize = 64 << 10;
 
-/// Whether the op makes a few small things and looks at no other tree.
-fn is_small(op: &pb::FileOp) -> bool {
+/// Whether the op makes a few small things, or copies small files of trees that are in memory.
+fn is_small(op: &pb::FileOp, inputs: &[Ref]) -> bool {
     let mut bytes = 0;
-    let simple = |action: &pb::FileAction| match &action.action {
-        Some(Action::Mkfile(file)) => {
-            bytes += file.data.len();
-            bytes <= SMALL
-        }
-        Some(Action::Mkdir(_) | Action::Symlink(_)) => true,
-        _ => false,
+    let simple = |action: &pb::FileAction| {
+        let more = match &action.action {
+            Some(Action::Mkfile(file)) => Some(file.data.len()),
+            Some(Action::Mkdir(_) | Action::Symlink(_)) => Some(0),
+            Some(Action::Copy(copy)) => usize::try_from(action.secondary_input)
+                .ok()
+                .and_then(|from| copied_bytes(copy, inputs.get(from)?)),
+            Some(Action::Rm(_)) | None => None,
+        };
+        bytes += more.unwrap_or(SMALL + 1);
+        bytes <= SMALL
     };
     op.actions.len() <= 16 && op.actions.iter().all(simple)
+}
+
+/// The size of the one file that is copied; `None` if it may be more, or something else.
+fn copied_bytes(copy: &pb::FileActionCopy, from: &Ref) -> Option<usize> {
+    let plain = !copy.allow_wildcard
+        && !copy.attempt_unpack_docker_compatibility
+        && copy.include_patterns.is_empty()
+        && copy.exclude_patterns.is_empty();
+    let view = from.made_view().filter(|_| plain)?;
+    let path = TreePath::clean(copy.src.as_bytes()).ok()?;
+    let entry = view.lookup(&path)?.entry();
+    let size = (entry.kind == Kind::File).then_some(entry.size)?;
+    usize::try_from(size).ok()
 }
 
 /// What an input or action is.

@@ -280,7 +280,8 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
     /// never waits for the other: what another process is at is waited for without a permit.
     async fn admit(&self, run: RunKey) -> Result<Admission, OperationError> {
         let request = &self.request;
-        let locked = self.operation.is_locked() && !request.forced && !request.volatile;
+        let locked =
+            self.operation.is_locked(&request.inputs) && !request.forced && !request.volatile;
         let mut wait = FIRST_WAIT;
         loop {
             let permit = self.permit().await?;

@@ -127,6 +127,14 @@ impl Stack {
         }
     }
 
+    /// The merged tree, if it was made before. Does not block.
+    pub fn made_view(&self) -> Option<View> {
+        match &self.0 {
+            Some(course) => course.view.get().cloned(),
+            None => Some(View::empty()),
+        }
+    }
+
     fn known_view(&self) -> View {
         self.0
             .as_ref()

@@ -141,6 +141,19 @@ pub fn checksum(
     }
 }
 
+/// What is at `path`, if its [`checksum`] is known already: neither patterns are looked for nor files
+/// read.
+pub fn at_hand<'a>(view: &'a View, path: &[u8], options: &ChecksumOptions) -> Option<&'a Node> {
+    if options.is_filter() {
+        return None;
+    }
+    let clean = TreePath::clean(path).ok()?;
+    match follow::follow(view, &clean, options.follow_links).ok()?.1 {
+        follow::Place::Node(node) => node.digest_memo().get().map(|_| &**node),
+        follow::Place::Missing | follow::Place::BelowFile => None,
+    }
+}
+
 /// The checksum of what is at `path` where there is no tree at all (scratch).
 ///
 /// # Errors
