@@ -9,12 +9,13 @@
 //! | [`UserNetwork`] | `/dev/net/tun` | everyone | through this process | nothing |
 //! | [`SlirpNetwork`] | slirp4netns 1.0 or newer | everyone | through another process | nothing |
 //!
-//! The default is [`UserNetwork`]: TCP and UDP over IPv4 end in this process and go on in sockets
+//! The default is [`UserNetwork`]: TCP, UDP and pings over IPv4 end in this process and go on in sockets
 //! of its own. It asks for no privilege and no program, changes nothing of the host (forwarding,
 //! address translation and its rules are settings of the whole machine, which a library does not
 //! change), and cannot leave anything behind, since the device dies with the namespace and the rest
-//! with the process. Packets are handled by the TCP of the smoltcp crate. The price is speed, and
-//! that there is no IPv6 and no ping.
+//! with the process. Packets are handled by the TCP of the smoltcp crate. Pings are answered where the
+//! host lets its users ping (`net.ipv4.ping_group_range`). The price is speed, and that there is no
+//! IPv6.
 //!
 //! Invariants:
 //! - Two steps never share a namespace: each has its own loopback interface.

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
-    UdpPacket, UdpRepr,
+    Icmpv4Message, Icmpv4Packet, IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl,
+    TcpPacket, TcpRepr, TcpSeqNumber, UdpPacket, UdpRepr,
 };
 
 use super::user::STEP;
@@ -35,6 +35,13 @@ pub(super) enum Packet<'a> {
     Udp {
         flow: Flow,
         payload: &'a [u8],
+    },
+    /// It asks for an echo: a ping.
+    Echo {
+        /// The number of the conversation is the port of the step.
+        flow: Flow,
+        /// With its header.
+        message: &'a [u8],
     },
     /// It asks for a connection to where a step may not go.
     Forbidden {
@@ -96,6 +103,14 @@ pub(super) fn read(bytes: &[u8]) -> Option<Packet<'_>> {
             Some(Packet::Udp {
                 flow: flow(udp.src_port(), udp.dst_port()),
                 payload: payload.get(8..length)?,
+            })
+        }
+        IpProtocol::Icmp if is_reachable(to) => {
+            let icmp = Icmpv4Packet::new_checked(payload).ok()?;
+            let asks = icmp.msg_type() == Icmpv4Message::EchoRequest && icmp.msg_code() == 0;
+            asks.then(|| Packet::Echo {
+                flow: flow(icmp.echo_ident(), 0),
+                message: payload,
             })
         }
         _ => None,
@@ -167,5 +182,25 @@ pub(super) fn datagram(flow: Flow, data: &[u8]) -> Option<Vec<u8>> {
     let mut packet = UdpPacket::new_unchecked(packet.payload_mut());
     let fill = |buffer: &mut [u8]| buffer.copy_from_slice(data);
     udp.emit(&mut packet, &from, &to, data.len(), fill, &checksums);
+    Some(bytes)
+}
+
+/// The echo that the step asked for, as the host got it: under a number of its own. `None` if it is
+/// none, or does not fit into a packet.
+pub(super) fn echo(flow: Flow, message: &[u8]) -> Option<Vec<u8>> {
+    let icmp = Icmpv4Packet::new_checked(message).ok()?;
+    if icmp.msg_type() != Icmpv4Message::EchoReply {
+        return None;
+    }
+    let (repr, mut bytes) = ip(flow, IpProtocol::Icmp, message.len());
+    if bytes.len() > usize::from(super::user::MTU) {
+        return None;
+    }
+    let mut packet = Ipv4Packet::new_unchecked(&mut bytes[..]);
+    repr.emit(&mut packet, &ChecksumCapabilities::default());
+    packet.payload_mut().copy_from_slice(message);
+    let mut packet = Icmpv4Packet::new_unchecked(packet.payload_mut());
+    packet.set_echo_ident(flow.from.port());
+    packet.fill_checksum();
     Some(bytes)
 }

@@ -22,7 +22,7 @@ use tokio::time::Sleep;
 use super::device::Queue;
 use super::packet::{self, Flow, Packet};
 use super::tcp::{self, Connection, Open};
-use super::udp::Flows;
+use super::udp::{Flows, Kind};
 use super::user::{END, MTU};
 
 /// TCP connections that a step may have at a time: with their buffers at most 64 MiB.
@@ -169,7 +169,8 @@ impl Stack {
 
     fn take(&mut self, bytes: Vec<u8>) {
         match packet::read(&bytes) {
-            Some(Packet::Udp { flow, payload }) => self.flows.send(flow, payload),
+            Some(Packet::Udp { flow, payload }) => self.flows.send(Kind::Udp, flow, payload),
+            Some(Packet::Echo { flow, message }) => self.flows.send(Kind::Echo, flow, message),
             Some(Packet::Forbidden { flow }) => self.refuse(&bytes, flow),
             Some(Packet::Tcp {
                 flow,

@@ -2,9 +2,9 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use smoltcp::wire::{Ipv4Packet, TcpPacket};
+use smoltcp::wire::{Icmpv4Packet, Ipv4Packet, TcpPacket};
 
-use super::packet::{Flow, Packet, datagram, is_reachable, read, refusal};
+use super::packet::{Flow, Packet, datagram, echo, is_reachable, read, refusal};
 use super::user::{END, STEP};
 
 fn flow(to: Ipv4Addr) -> Flow {
@@ -126,7 +126,9 @@ fn damaged_packets_are_nothing() {
             let mut bytes = whole.clone();
             bytes[at] = value;
             match read(&bytes) {
-                Some(Packet::Tcp { flow, .. } | Packet::Udp { flow, .. }) => {
+                Some(
+                    Packet::Tcp { flow, .. } | Packet::Udp { flow, .. } | Packet::Echo { flow, .. },
+                ) => {
                     assert!(is_reachable(*flow.to.ip()) && *flow.from.ip() == STEP);
                     let _answer = refusal(&bytes, flow);
                 }
@@ -135,4 +137,54 @@ fn damaged_packets_are_nothing() {
             }
         }
     }
+}
+
+#[test]
+fn pings_are_read_and_echoes_get_their_number() {
+    // Type, code, checksum, number, sequence, data.
+    let request = [8, 0, 0, 0, 0x12, 0x34, 0, 7, b'x'];
+    let of_step = |message: &[u8], to: Ipv4Addr| {
+        let mut packet = turned(&datagram(flow(to), &[0; 32]).unwrap());
+        packet.truncate(20);
+        packet.extend_from_slice(message);
+        let length = u16::try_from(packet.len()).unwrap();
+        packet[2..4].copy_from_slice(&length.to_be_bytes());
+        packet[9] = 1;
+        packet
+    };
+    let packet = of_step(&request, PEER);
+    let Some(Packet::Echo { flow, message }) = read(&packet) else {
+        panic!("{:?}", read(&packet));
+    };
+    assert_eq!(message, request);
+    assert_eq!(
+        (flow.from.port(), flow.to),
+        (0x1234, SocketAddrV4::new(PEER, 0))
+    );
+    assert_eq!(read(&of_step(&request, Ipv4Addr::LOCALHOST)), None);
+    // Neither an answer nor an error of the step goes on.
+    for kind in [0, 3, 5, 13] {
+        let mut other = request;
+        other[0] = kind;
+        assert_eq!(read(&of_step(&other, PEER)), None, "{kind}");
+    }
+    for length in 0..8 {
+        assert_eq!(read(&of_step(&request[..length], PEER)), None, "{length}");
+    }
+
+    let mut answer = request;
+    (answer[0], answer[4], answer[5]) = (0, 0xab, 0xcd);
+    let packet = echo(flow, &answer).unwrap();
+    let ip = Ipv4Packet::new_checked(&packet[..]).unwrap();
+    assert!(ip.verify_checksum());
+    assert_eq!((ip.src_addr(), ip.dst_addr()), (PEER, STEP));
+    let icmp = Icmpv4Packet::new_checked(ip.payload()).unwrap();
+    assert!(icmp.verify_checksum());
+    assert_eq!(
+        (icmp.echo_ident(), icmp.echo_seq_no(), icmp.data()),
+        (0x1234, 7, &b"x"[..])
+    );
+    assert_eq!(echo(flow, &request), None);
+    assert_eq!(echo(flow, &answer[..3]), None);
+    assert_eq!(echo(flow, &[0; 65_510]), None);
 }

@@ -24,10 +24,11 @@ pub(super) const END: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Nearly the largest packet there is: what is not a real wire needs no small ones.
 pub(super) const MTU: u16 = 65_520;
 
-/// TCP and UDP over IPv4 through sockets of this process. Needs `/dev/net/tun` and no privilege.
+/// TCP, UDP and pings over IPv4 through sockets of this process. Needs `/dev/net/tun` and no
+/// privilege; for pings the host has to have its group in `net.ipv4.ping_group_range`.
 ///
 /// A step reaches what this process reaches, but no loopback address. Each step may have 256 TCP
-/// connections and 256 UDP flows at a time; more connections are refused, and of flows the one that
+/// connections and 256 UDP flows and pings at a time; more connections are refused, and of flows the one that
 /// was idle longest makes room.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
