@@ -188,7 +188,10 @@ impl ExecOperation {
         let exit = self.engine.executor.run(process, streams, cancel).await;
         drop(forwarding);
         match exit {
-            Err(ExecutorError::Cancelled(_)) => Err(OperationError::Cancelled),
+            Err(ExecutorError::Cancelled(_)) => {
+                mounts.discard().await;
+                Err(OperationError::Cancelled)
+            }
             exit => Ok((exit, mounts)),
         }
     }

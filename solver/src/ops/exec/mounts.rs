@@ -52,6 +52,13 @@ pub(super) struct Mounts {
     _caches: Vec<CacheMount>,
 }
 
+impl Mounts {
+    /// Removes what was written: where that may take long.
+    pub(super) async fn discard(self) {
+        let _panicked = tokio::task::spawn_blocking(move || drop(self)).await;
+    }
+}
+
 /// Gathers the parts of [`Mounts`].
 struct Builder<'a> {
     run: &'a Run,

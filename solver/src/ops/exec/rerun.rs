@@ -84,8 +84,7 @@ impl Rerun {
                 .execute(self.inputs, streams, None, &cancel)
                 .await;
             let (exit, mounts) = execution?;
-            // What was written may be a lot to remove.
-            let _panicked = tokio::task::spawn_blocking(move || drop(mounts)).await;
+            mounts.discard().await;
             exit.map_err(|source| {
                 let step = None;
                 ExecError::Run {
@@ -161,7 +160,9 @@ impl futures::Stream for StepOutput {
     }
 }
 
-/// The end of a process, to be awaited. Dropping it kills the process.
+/// The end of a process, to be awaited: what it wrote is removed then. Dropping it kills the
+/// process, which is gone when the drop returns; what it wrote is removed soon afterwards, and holds
+/// on to the failed step until then.
 #[derive(Debug)]
 pub struct StepExit(Task<Result<Exit, OperationError>>);
 
