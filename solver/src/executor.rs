@@ -42,7 +42,9 @@ pub use network::{
 };
 pub use network_files::Dns;
 pub use probe::{Attempt, Capabilities, ExecTier, Findings, Obstacle, Stops};
-pub use process::{Mount, MountSource, Network, Process, ResourceLimit, Root};
+pub use process::{
+    Hook, HookStage, Mount, MountSource, Network, NodeKind, Process, ResourceLimit, Root,
+};
 pub use runc::{RuncExecutor, Runtime};
 pub use sandbox::SandboxExecutor;
 pub use scripted::{Effect, Script, ScriptedExecutor};
@@ -198,6 +200,12 @@ pub enum ExecutorError {
         /// The group.
         gid: u32,
     },
+    /// Nothing here runs programs of the host on the way to a process.
+    #[error("the built-in sandbox runs no hooks, and a device of the step has {}", path.display())]
+    Hooks {
+        /// The program of the first.
+        path: PathBuf,
+    },
     /// A limit has a name that is not known.
     #[error("unknown resource limit {name:?}")]
     UnknownLimit {
@@ -235,7 +243,9 @@ impl Blame for ExecutorError {
             Self::UnknownLimit { .. } => Fault::Input,
             Self::ControlGroup { source } => source.fault(),
             Self::Network { source } => source.fault(),
-            Self::NoSandboxNetwork { .. } | Self::RuntimeUser { .. } => Fault::Environment,
+            Self::NoSandboxNetwork { .. } | Self::RuntimeUser { .. } | Self::Hooks { .. } => {
+                Fault::Environment
+            }
             Self::Unavailable { .. } | Self::Probe { .. } => Fault::Environment,
             Self::Unscripted { .. } | Self::Interrupted => Fault::Bug,
             Self::NoRuntime { .. } | Self::NoRuntimeFound { .. } | Self::Runtime { .. } => {
@@ -256,6 +266,10 @@ impl Blame for ExecutorError {
             Self::RuntimeUser { .. } => {
                 Some("run steps in the built-in sandbox, or as root".to_owned())
             }
+            Self::Hooks { .. } => Some(
+                "run steps with runc or crun (SolverBuilder::executor, ExecutorChoice::FirstRuntime)"
+                    .to_owned(),
+            ),
             Self::NoSandboxNetwork { .. } => Some(
                 "run steps in the built-in sandbox, or give them the network of the host"
                     .to_owned(),

@@ -12,8 +12,8 @@
 //!   started, however they hide; it also dies when the spawner's thread ends.
 //! - The process sees exactly the file descriptors 0, 1 and 2, and only files below its root.
 //! - Between `clone3` and `execve` only raw system calls run, on memory prepared beforehand.
-//! - Device nodes work only where [`Source::Device`] or the built-in `/dev` put them: every other
-//!   mount is `nodev` unless [`Spec::host_devices`] says otherwise, because there is no device
+//! - Device nodes work only where [`Source::Device`], [`Source::Node`] or the built-in `/dev` put
+//!   them: every other mount is `nodev` unless [`Spec::host_devices`] says otherwise, because there is no device
 //!   cgroup to stop a root process that makes or finds a node for the host's disk.
 //!
 //! Left to others: what the layers contain, caching, entitlements, name resolution files, and the
@@ -63,7 +63,7 @@ pub use capabilities::{Capability, CapabilitySet};
 pub use child::{Child, ExitStatus, ResourceUsage};
 pub use contents::Contents;
 pub use error::{SandboxError, SpawnError, Step};
-pub use mount::{Mount, Root, Source};
+pub use mount::{Mount, NodeKind, Root, Source};
 pub use seccomp::{SeccompAction, SeccompCompare, SeccompProfile, SeccompRule};
 pub use spawner::Spawner;
 pub use spec::{

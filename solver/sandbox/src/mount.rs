@@ -61,10 +61,15 @@ pub struct Mount {
     /// What is mounted.
     pub source: Source,
     /// File or directory inside the source to mount; `None`: the source itself. Not available for
-    /// [`Source::Tmpfs`], [`Source::Cgroup`], [`Source::File`] and [`Source::Device`].
+    /// [`Source::Tmpfs`], [`Source::Cgroup`], [`Source::File`], [`Source::Device`] and
+    /// [`Source::Node`].
     pub selector: Option<PathBuf>,
     /// Makes the mount, and whatever is mounted below its source, read-only.
     pub readonly: bool,
+    /// Keeps set-user-id programs on it from giving privileges.
+    pub nosuid: bool,
+    /// Keeps programs on it from being executed.
+    pub noexec: bool,
 }
 
 impl Mount {
@@ -76,6 +81,8 @@ impl Mount {
             source,
             selector: None,
             readonly: false,
+            nosuid: false,
+            noexec: false,
         }
     }
 
@@ -90,6 +97,20 @@ impl Mount {
     #[must_use]
     pub const fn readonly(mut self, readonly: bool) -> Self {
         self.readonly = readonly;
+        self
+    }
+
+    /// Sets [`Mount::nosuid`].
+    #[must_use]
+    pub const fn nosuid(mut self, nosuid: bool) -> Self {
+        self.nosuid = nosuid;
+        self
+    }
+
+    /// Sets [`Mount::noexec`].
+    #[must_use]
+    pub const fn noexec(mut self, noexec: bool) -> Self {
+        self.noexec = noexec;
         self
     }
 }
@@ -120,10 +141,26 @@ pub enum Source {
         /// What is bound. A symbolic link is followed on the host.
         path: PathBuf,
     },
-    /// A device node of the host. The only source on which device nodes work.
+    /// A device node of the host. With [`Source::Node`] the only source on which device nodes work.
     Device {
         /// The node, for example `/dev/fuse`.
         path: PathBuf,
+    },
+    /// A node that is made for the process alone, in memory. Not in a user namespace, where the
+    /// kernel lets nobody make one.
+    Node {
+        /// What it is.
+        kind: NodeKind,
+        /// The number of its driver; means nothing for a pipe.
+        major: u32,
+        /// Its number among those of the driver.
+        minor: u32,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
     },
     /// A fresh empty memory file system, `nosuid`, with mode 1777.
     Tmpfs {
@@ -148,6 +185,18 @@ pub enum Source {
     },
 }
 
+/// A kind of node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "the kernel has no others")]
+pub enum NodeKind {
+    /// A device of bytes.
+    Character,
+    /// A device of blocks.
+    Block,
+    /// A named pipe.
+    Fifo,
+}
+
 impl std::fmt::Debug for Source {
     /// Shows everything but the content of [`Source::File`], which may be a secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -164,6 +213,21 @@ impl std::fmt::Debug for Source {
                 .finish(),
             Self::Bind { path } => f.debug_struct("Bind").field("path", path).finish(),
             Self::Device { path } => f.debug_struct("Device").field("path", path).finish(),
+            Self::Node {
+                kind,
+                major,
+                minor,
+                mode,
+                uid,
+                gid,
+            } => f
+                .debug_struct("Node")
+                .field("kind", kind)
+                .field("number", &(major, minor))
+                .field("mode", &format_args!("{mode:#o}"))
+                .field("uid", uid)
+                .field("gid", gid)
+                .finish(),
             Self::Tmpfs { size } => f.debug_struct("Tmpfs").field("size", size).finish(),
             Self::Cgroup => f.write_str("Cgroup"),
             Self::File {

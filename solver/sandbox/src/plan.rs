@@ -41,6 +41,15 @@ pub(crate) enum PlannedSource {
     Device {
         path: CString,
     },
+    /// A node in the scratch file system.
+    Node {
+        name: CString,
+        /// With the type.
+        mode: u32,
+        device: u64,
+        uid: u32,
+        gid: u32,
+    },
     /// A file system of its own.
     FileSystem {
         kind: &'static std::ffi::CStr,

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+pub use ashlar_sandbox::NodeKind;
+
 use super::{Resources, User};
 use crate::session::SecretValue;
 
@@ -40,6 +42,9 @@ pub struct Process {
     pub cgroup_parent: String,
     /// Limits on it and all it starts, together.
     pub resources: Resources,
+    /// Programs of the host that are run on the way. An executor that does not run them must refuse
+    /// the process.
+    pub hooks: Vec<Hook>,
 }
 
 /// The root file system of a process.
@@ -64,6 +69,10 @@ pub struct Mount {
     pub selector: Option<PathBuf>,
     /// Whether the process may not write to it.
     pub readonly: bool,
+    /// Whether set-user-id programs on it give no privileges.
+    pub nosuid: bool,
+    /// Whether programs on it cannot be executed.
+    pub noexec: bool,
 }
 
 /// What a mount is made of.
@@ -94,6 +103,22 @@ pub enum MountSource {
     Device {
         /// The node.
         path: PathBuf,
+    },
+    /// A node that is made for the process; devices work on it too. Not where steps have a user
+    /// namespace.
+    Node {
+        /// What it is.
+        kind: NodeKind,
+        /// The number of its driver; means nothing for a pipe.
+        major: u32,
+        /// Its number among those of the driver.
+        minor: u32,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
     },
     /// Memory.
     Tmpfs {
@@ -128,6 +153,19 @@ impl fmt::Debug for MountSource {
             Self::Layers { lower } => f.debug_struct("Layers").field("lower", lower).finish(),
             Self::Bind { path } => f.debug_struct("Bind").field("path", path).finish(),
             Self::Device { path } => f.debug_struct("Device").field("path", path).finish(),
+            Self::Node {
+                kind,
+                major,
+                minor,
+                mode,
+                uid,
+                gid,
+            } => {
+                let mut f = f.debug_struct("Node");
+                f.field("kind", kind).field("number", &(major, minor));
+                f.field("mode", mode).field("uid", uid);
+                f.field("gid", gid).finish()
+            }
             Self::Tmpfs { size } => f.debug_struct("Tmpfs").field("size", size).finish(),
             Self::File {
                 contents,
@@ -142,6 +180,70 @@ impl fmt::Debug for MountSource {
                     .finish_non_exhaustive()
             }
         }
+    }
+}
+
+/// A program of the host that a container runtime runs, as the OCI runtime specification says: it
+/// gets the state of the container on its standard input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "made by the engine alone")]
+pub struct Hook {
+    /// When.
+    pub stage: HookStage,
+    /// The program, absolute, on the host.
+    pub path: PathBuf,
+    /// Its arguments, its name first; none: its path.
+    pub args: Vec<String>,
+    /// Its environment as `KEY=value`.
+    pub env: Vec<String>,
+    /// Seconds that it may take.
+    pub timeout: Option<u32>,
+}
+
+/// When a [`Hook`] is run, as the OCI runtime specification says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum HookStage {
+    /// As [`HookStage::CreateRuntime`]; an older name.
+    Prestart,
+    /// When namespaces and mounts are there, in those of the runtime.
+    CreateRuntime,
+    /// Then, in the namespaces of the container, before its root becomes the root.
+    CreateContainer,
+    /// Before the process begins, in the container.
+    StartContainer,
+    /// When the process has begun.
+    Poststart,
+    /// When the container is gone.
+    Poststop,
+}
+
+impl HookStage {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Prestart,
+        Self::CreateRuntime,
+        Self::CreateContainer,
+        Self::StartContainer,
+        Self::Poststart,
+        Self::Poststop,
+    ];
+
+    /// Its name in the specification: `createRuntime`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prestart => "prestart",
+            Self::CreateRuntime => "createRuntime",
+            Self::CreateContainer => "createContainer",
+            Self::StartContainer => "startContainer",
+            Self::Poststart => "poststart",
+            Self::Poststop => "poststop",
+        }
+    }
+
+    /// The stage of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.name() == name)
     }
 }
 

@@ -33,7 +33,7 @@ pub use runtime::Runtime;
 
 use super::sandbox::{Outside, SandboxExecutor};
 use super::{
-    Capabilities, Executor, ExecutorError, Exit, NetworkProvider, Output, Process, Streams,
+    Capabilities, Executor, ExecutorError, Exit, Hook, NetworkProvider, Output, Process, Streams,
 };
 use crate::cancel::Cancel;
 use crate::progress::Stream;
@@ -70,6 +70,8 @@ const MAX_LAST_WORDS: usize = 4096;
 /// - Ids end at 2147483647.
 /// - A process that a signal killed is reported with the code 128 and the signal.
 /// - A program that cannot be started leaves the message of the runtime on standard error too.
+/// - Hooks of CDI devices are run, by the runtime. They see the files of the host, read-only, and no
+///   process of it. A cancelled step ends without those that come last.
 #[derive(Debug)]
 pub struct RuncExecutor {
     sandbox: SandboxExecutor,
@@ -109,16 +111,17 @@ impl Executor for RuncExecutor {
 
     async fn run(
         &self,
-        process: Process,
+        mut process: Process,
         mut streams: Streams,
         cancel: &Cancel,
     ) -> Result<Exit, ExecutorError> {
         let program = process.args.first().cloned().unwrap_or_default();
         let (read, write) = pipe().map_err(|source| ExecutorError::Streams { source })?;
         let runtime = self.runtime.clone();
+        let hooks = std::mem::take(&mut process.hooks);
         let outside = Outside {
             messages: write,
-            translate: Box::new(move |spec| outer(spec, &runtime)),
+            translate: Box::new(move |spec| outer(spec, &runtime, &hooks)),
         };
         let first = Arc::new(First::of(streams.output));
         streams.output = first.clone();
@@ -211,11 +214,21 @@ async fn messages(from: &Receiver, ended: &Cancel) -> Vec<u8> {
     }
 }
 
+/// All of the host that hooks may want: what is in `/`, without what the sandbox has of its own.
+fn host_trees() -> Vec<PathBuf> {
+    let own = ["/proc", "/dev", "/sys"].map(Path::new);
+    let entries = std::fs::read_dir("/").into_iter().flatten().flatten();
+    let mut trees: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    trees.retain(|path| !own.contains(&&**path));
+    trees.sort();
+    trees
+}
+
 /// The sandbox in which `runtime` starts the process `inner`.
-fn outer(mut inner: Spec, runtime: &Runtime) -> Result<Spec, ExecutorError> {
+fn outer(mut inner: Spec, runtime: &Runtime, hooks: &[Hook]) -> Result<Spec, ExecutorError> {
     let start = |source: SandboxError| ExecutorError::Start { source };
     inner.check().map_err(start)?;
-    let config = config::config(&inner, runtime).map_err(start)?;
+    let config = config::config(&inner, runtime, hooks).map_err(start)?;
     let program = Path::new("/").join(runtime.path().file_name().unwrap_or_default());
     let root = sandbox::Root::new(sandbox::Source::Tmpfs { size: None });
     let mut spec = Spec::new(root, runtime.arguments(&program, STATE, BUNDLE));
@@ -224,8 +237,12 @@ fn outer(mut inner: Spec, runtime: &Runtime) -> Result<Spec, ExecutorError> {
         sandbox::Mount::new(target, sandbox::Source::Bind { path }).readonly(true)
     };
     spec.mounts.push(bind(runtime.path(), &program));
-    let libraries = LIBRARIES.iter().map(Path::new).filter(|path| path.exists());
-    spec.mounts.extend(libraries.map(|path| bind(path, path)));
+    let trees = match hooks {
+        [] => LIBRARIES.iter().map(PathBuf::from).collect(),
+        _ => host_trees(),
+    };
+    let trees = trees.iter().filter(|path| path.exists());
+    spec.mounts.extend(trees.map(|path| bind(path, path)));
     let file = sandbox::Source::File {
         contents: config.into(),
         mode: 0o600,

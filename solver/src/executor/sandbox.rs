@@ -184,6 +184,10 @@ impl Executor for SandboxExecutor {
         streams: Streams,
         cancel: &Cancel,
     ) -> Result<Exit, ExecutorError> {
+        if let Some(hook) = process.hooks.first() {
+            let path = hook.path.clone();
+            return Err(ExecutorError::Hooks { path });
+        }
         self.run_in(process, None, streams, cancel).await
     }
 }
@@ -501,6 +505,7 @@ fn belong_to(user: &User, mounts: &mut [Mount]) {
 
 fn mount(mount: Mount) -> sandbox::Mount {
     let mut out = sandbox::Mount::new(mount.target, source(mount.source)).readonly(mount.readonly);
+    out = out.nosuid(mount.nosuid).noexec(mount.noexec);
     out.selector = mount.selector;
     out
 }
@@ -513,6 +518,21 @@ fn source(source: MountSource) -> sandbox::Source {
         MountSource::Layers { lower } => sandbox::Source::ReadOnlyOverlay { lower },
         MountSource::Bind { path } => sandbox::Source::Bind { path },
         MountSource::Device { path } => sandbox::Source::Device { path },
+        MountSource::Node {
+            kind,
+            major,
+            minor,
+            mode,
+            uid,
+            gid,
+        } => sandbox::Source::Node {
+            kind,
+            major,
+            minor,
+            mode,
+            uid,
+            gid,
+        },
         MountSource::Tmpfs { size } => sandbox::Source::Tmpfs { size },
         MountSource::File {
             contents,

@@ -5,18 +5,22 @@
 //! `vendor/class=name`, `vendor/class` (the first), `vendor/class=*` (all), or the class of an
 //! annotation.
 //!
-//! Only JSON files are read. A file that cannot be used is skipped, and told when a device is not
-//! found. Of devices with one name the later directory's counts.
+//! Files are JSON (`.json`) or YAML (`.yaml`, `.yml`). A file that cannot be used is skipped, and told
+//! when a device is not found. Of devices with one name the later directory's counts; one that a
+//! directory has twice is not there at all, as for BuildKit, because nobody can tell which is meant.
 
+mod edits;
 mod spec;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(super) use spec::ContainerEdits;
+use rustix::fs::{Mode, OFlags};
+
+pub(super) use edits::{ContainerEdits, DeviceNode, Hook, Mount};
 use spec::{Device, Spec};
 
 /// Where specifications are by default.
@@ -28,10 +32,17 @@ const MAX_FILE: u64 = 4 << 20;
 const CLASS: &str = "org.mobyproject.buildkit.device.class";
 const AUTO_ALLOW: &str = "org.mobyproject.buildkit.device.autoallow";
 
+/// What the parser of YAML may take for a file: values, those that aliases repeat among them. Real
+/// files have some thousands.
+const MAX_YAML_NODES: usize = 200_000;
+
 /// One device.
 #[derive(Debug, Clone)]
 struct Known {
     spec: Arc<Spec>,
+    file: Arc<Path>,
+    /// The number of its directory.
+    directory: usize,
     /// Its place among those of the specification.
     at: usize,
 }
@@ -60,7 +71,8 @@ impl Registry {
     /// Reads all specifications. Blocks. Directories that are not there have none.
     pub(super) fn read(directories: &[PathBuf]) -> Self {
         let mut registry = Self::default();
-        for directory in directories {
+        let mut conflicts = BTreeSet::new();
+        for (number, directory) in directories.iter().enumerate() {
             let Ok(entries) = std::fs::read_dir(directory) else {
                 continue;
             };
@@ -69,38 +81,55 @@ impl Registry {
                 .collect();
             files.sort();
             for file in files {
-                let extension = file.extension().and_then(|it| it.to_str());
-                match extension {
-                    Some("json") => registry.add(&file),
-                    Some("yaml" | "yml") => {
-                        let name = file.display();
-                        registry.problems.push(format!("{name}: only JSON is read"));
+                let Some(format) = Format::of(&file) else {
+                    continue;
+                };
+                match read(&file, format) {
+                    Ok(spec) => registry.add(spec, file.into(), number, &mut conflicts),
+                    Err(problem) => {
+                        let file = file.display();
+                        registry.problems.push(format!("{file}: {problem}"));
                     }
-                    _ => {}
                 }
             }
         }
+        registry.devices.retain(|name, _| !conflicts.contains(name));
         registry
     }
 
-    fn add(&mut self, file: &Path) {
-        match read(file) {
-            Ok(spec) => {
-                let spec = Arc::new(spec);
-                for (at, device) in spec.devices.iter().enumerate() {
-                    let name = format!("{}={}", spec.kind, device.name);
-                    let spec = spec.clone();
-                    self.devices.insert(name, Known { spec, at });
-                }
+    fn add(
+        &mut self,
+        spec: Spec,
+        file: Arc<Path>,
+        directory: usize,
+        conflicts: &mut BTreeSet<String>,
+    ) {
+        let spec = Arc::new(spec);
+        for (at, device) in spec.devices.iter().enumerate() {
+            let name = format!("{}={}", spec.kind, device.name);
+            let other = self.devices.get(&name);
+            if let Some(other) = other.filter(|it| it.directory == directory) {
+                let (one, two) = (other.file.display(), file.display());
+                let problem = format!("{one} and {two} both describe {name}");
+                self.problems.push(problem);
+                conflicts.insert(name);
+                continue;
             }
-            Err(problem) => self.problems.push(format!("{}: {problem}", file.display())),
+            let known = Known {
+                spec: spec.clone(),
+                file: file.clone(),
+                directory,
+                at,
+            };
+            self.devices.insert(name, known);
         }
     }
 
     /// The names of the devices that `name` means; none if there is no such device.
     pub(super) fn find(&self, name: &str) -> Vec<String> {
         let (kind, device) = name.split_once('=').unwrap_or((name, ""));
-        let qualified = kind.split_once('/').is_some_and(|it| !it.0.is_empty());
+        let parts = kind.split_once('/');
+        let qualified = parts.is_some_and(|it| !it.0.is_empty() && !it.1.is_empty());
         let mut found: Vec<&String> = Vec::new();
         if qualified {
             let prefix = format!("{kind}=");
@@ -141,11 +170,31 @@ impl Registry {
     }
 }
 
-fn read(file: &Path) -> Result<Spec, String> {
+/// What a file is written in.
+#[derive(Debug, Clone, Copy)]
+enum Format {
+    Json,
+    Yaml,
+}
+
+impl Format {
+    /// By the end of the name; `None`: it is no specification.
+    fn of(file: &Path) -> Option<Self> {
+        match file.extension()?.to_str()? {
+            "json" => Some(Self::Json),
+            "yaml" | "yml" => Some(Self::Yaml),
+            _ => None,
+        }
+    }
+}
+
+fn read(file: &Path, format: Format) -> Result<Spec, String> {
     let text = || -> io::Result<Vec<u8>> {
-        let file = File::open(file)?;
+        // A pipe would make the build wait for ever.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = File::from(rustix::fs::open(file, flags, Mode::empty())?);
         if !file.metadata()?.is_file() {
-            return Err(io::ErrorKind::InvalidInput.into());
+            return Err(io::Error::other("it is no file"));
         }
         let mut text = Vec::new();
         file.take(MAX_FILE + 1).read_to_end(&mut text)?;
@@ -155,9 +204,26 @@ fn read(file: &Path) -> Result<Spec, String> {
     if text.len() as u64 > MAX_FILE {
         return Err(format!("larger than {MAX_FILE} bytes"));
     }
-    let spec: Spec = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
-    spec.check()?;
+    let spec = match format {
+        Format::Json => serde_json::from_slice(&text).map_err(|error| error.to_string())?,
+        Format::Yaml => yaml(&text)?,
+    };
+    Spec::check(&spec)?;
     Ok(spec)
+}
+
+/// Reads YAML, with numbers and words as the Go programs that write these files have them.
+fn yaml(text: &[u8]) -> Result<Spec, String> {
+    let mut budget = serde_saphyr::Budget::default();
+    budget.max_nodes = MAX_YAML_NODES;
+    budget.max_events = 2 * MAX_YAML_NODES;
+    let mut options = serde_saphyr::Options::default();
+    options.budget = Some(budget);
+    options.alias_limits.max_total_replayed_events = MAX_YAML_NODES;
+    // Modes of files: 0660.
+    options.legacy_octal_numbers = true;
+    options.with_snippet = false;
+    serde_saphyr::from_slice_with_options(text, options).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -139,6 +139,7 @@ impl ExecOperation {
             limits: meta::limits(&self.meta),
             cgroup_parent: self.meta.cgroup_parent.clone(),
             resources: self.resources.clone(),
+            hooks: Vec::new(),
         })
     }
 

@@ -181,8 +181,10 @@ impl SolverBuilder {
         self
     }
 
-    /// Sets where the CDI specifications of devices are. Of devices with one name the later
-    /// directory's counts. Default: `/etc/cdi` and `/var/run/cdi`.
+    /// Sets where the CDI specifications of devices are: files that end in `.json`, `.yaml` or
+    /// `.yml`, read anew for each step that asks for a device. Of devices with one name the later
+    /// directory's counts; one that a directory has twice is not there. Default: `/etc/cdi` and
+    /// `/var/run/cdi`.
     #[must_use]
     pub fn cdi_directories<D: Into<PathBuf>>(
         mut self,

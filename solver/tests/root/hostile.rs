@@ -223,6 +223,8 @@ fn class_1_cve_2024_23652_mount_stub_cleanup(executor: &str) {
         source: MountSource::Bind { path },
         selector: None,
         readonly: false,
+        nosuid: false,
+        noexec: false,
     };
     step.mounts = vec![
         bind("/new/hosts", lent.join("hosts")),
@@ -435,6 +437,8 @@ fn class_15_cve_2025_31133_masked_paths_and_races(executor: &str) {
                 },
                 selector: None,
                 readonly: false,
+                nosuid: false,
+                noexec: false,
             };
             let lent = subject.new_dir();
             step.mounts = vec![
@@ -477,6 +481,8 @@ fn class_18_secret_persistence(executor: &str) {
         },
         selector: None,
         readonly: true,
+        nosuid: false,
+        noexec: false,
     }];
     assert!(!format!("{step:?}").contains("canary-0b5e9d6f1c-in-file"));
     let watched = ["/run", "/dev/shm"].map(std::path::PathBuf::from);

@@ -8,7 +8,7 @@ use crate::setup::mount_api::{
     ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, ParameterKind,
 };
 use crate::setup::walk::Walker;
-use crate::{Contents, ControlGroups, Network, SandboxError, Source, Spec, Wire};
+use crate::{Contents, ControlGroups, Network, NodeKind, SandboxError, Source, Spec, Wire};
 use std::ffi::{CStr, CString, OsStr, OsString, c_char};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -344,12 +344,12 @@ impl Builder<'_> {
         let spec = self.spec;
         if matches!(
             spec.root.source,
-            Source::File { .. } | Source::Device { .. }
+            Source::File { .. } | Source::Device { .. } | Source::Node { .. }
         ) {
             return invalid("root", "the source is not a directory tree");
         }
         let root = &spec.root;
-        let mut made = self.planned(&root.source, root.selector.as_deref(), false)?;
+        let mut made = self.planned(&root.source, root.selector.as_deref(), 0)?;
         made.target = c"/".to_owned();
         made.target_object = self.object("/");
         Ok(made)
@@ -366,7 +366,14 @@ impl Builder<'_> {
                 format!("{:?} cannot be a mount point", mount.target),
             );
         }
-        let mut made = self.planned(&mount.source, mount.selector.as_deref(), mount.readonly)?;
+        let attributes = [
+            (mount.readonly, ATTR_RDONLY),
+            (mount.nosuid, ATTR_NOSUID),
+            (mount.noexec, ATTR_NOEXEC),
+        ];
+        let attributes = attributes.into_iter().filter(|it| it.0);
+        let attributes = attributes.fold(0, |all, it| all | it.1);
+        let mut made = self.planned(&mount.source, mount.selector.as_deref(), attributes)?;
         made.target = absolute("mounts", &mount.target)?;
         made.target_object = self.object(&mount.target);
         Ok(made)
@@ -376,20 +383,19 @@ impl Builder<'_> {
         &mut self,
         source: &Source,
         selector: Option<&Path>,
-        readonly: bool,
+        mut attributes: u64,
     ) -> Built<PlannedMount> {
-        let mut attributes = if self.spec.host_devices {
-            0
-        } else {
-            ATTR_NODEV
-        };
-        if readonly {
-            attributes |= ATTR_RDONLY;
+        if !self.spec.host_devices {
+            attributes |= ATTR_NODEV;
         }
         let user_namespace = self.spec.namespaces.user.is_some();
         let single = matches!(
             source,
-            Source::Tmpfs { .. } | Source::Cgroup | Source::File { .. } | Source::Device { .. }
+            Source::Tmpfs { .. }
+                | Source::Cgroup
+                | Source::File { .. }
+                | Source::Device { .. }
+                | Source::Node { .. }
         );
         if single && selector.is_some() {
             return invalid("selector", "the source has nothing to select from");
@@ -425,6 +431,33 @@ impl Builder<'_> {
                     PlannedSource::Device { path: host(path)? },
                     path.as_os_str(),
                 )
+            }
+            Source::Node {
+                kind,
+                major,
+                minor,
+                mode,
+                uid,
+                gid,
+            } => {
+                attributes &= !ATTR_NODEV;
+                if user_namespace {
+                    return invalid("mounts", "a user namespace has no nodes of its own");
+                }
+                self.files += 1;
+                let kind = match kind {
+                    NodeKind::Character => libc::S_IFCHR,
+                    NodeKind::Block => libc::S_IFBLK,
+                    NodeKind::Fifo => libc::S_IFIFO,
+                };
+                let source = PlannedSource::Node {
+                    name: c_string("mounts", format!("node{}", self.files))?,
+                    mode: kind | mode & 0o7777,
+                    device: libc::makedev(*major, *minor),
+                    uid: *uid,
+                    gid: *gid,
+                };
+                (source, OsStr::new("node"))
             }
             Source::Tmpfs { size } => {
                 attributes |= ATTR_NOSUID;

@@ -147,6 +147,16 @@ fn prepare(
             (source.at(Step::Source, object)?, mount.selector.is_some())
         }
         PlannedSource::Device { path } => (device(path, None).at(Step::Source, object)?, false),
+        PlannedSource::Node {
+            name,
+            mode,
+            device,
+            uid,
+            gid,
+        } => {
+            let made = node(scratch, name, (*mode, *device), (*uid, *gid));
+            (made.at(Step::Devices, object)?, false)
+        }
         PlannedSource::FileSystem { kind, parameters } => (
             file_system(kind, parameters, attributes).at(Step::Source, object)?,
             false,
@@ -223,6 +233,19 @@ fn file(
     sys::fchmod(fd, mode)?;
     sys::close(fd);
     api::clone_tree(scratch, name)
+}
+
+/// The mask of the process is 0 until the end.
+fn node(
+    scratch: c_int,
+    name: &CStr,
+    (mode, device): (u32, u64),
+    owner: (u32, u32),
+) -> sys::Result<c_int> {
+    sys::mknod_at(scratch, name, mode, device)?;
+    let node = api::clone_tree(scratch, name)?;
+    sys::chown(node, owner.0, owner.1)?;
+    Ok(node)
 }
 
 /// Mounts an overlay. True: by mount(2), so that it is attached above `/`.

@@ -4,6 +4,7 @@
 //! what of a [`Spec`] they say. Everything that the sandbox has made ready before the runtime
 //! begins is left out: mounts, host name, and every namespace but PID and mount.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::Runtime;
+use crate::executor::Hook;
 
 /// Where a program is looked up if the process has no `PATH`; a runtime looks nowhere then.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -31,6 +33,8 @@ struct Config<'a> {
     root: Root,
     mounts: Vec<Mount>,
     linux: Linux<'a>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    hooks: BTreeMap<&'static str, Vec<JsonHook<'a>>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -88,6 +92,15 @@ struct Mount {
 }
 
 #[derive(Debug, Serialize)]
+struct JsonHook<'a> {
+    path: &'a str,
+    args: Vec<&'a str>,
+    env: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout: Option<u32>,
+}
+
+#[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Linux<'a> {
     namespaces: [Namespace; 2],
@@ -137,7 +150,11 @@ struct Argument {
 ///
 /// # Errors
 /// [`SandboxError::InvalidSpec`] for what cannot be said in JSON.
-pub(super) fn config(spec: &Spec, runtime: &Runtime) -> Result<Vec<u8>, SandboxError> {
+pub(super) fn config(
+    spec: &Spec,
+    runtime: &Runtime,
+    hooks: &[Hook],
+) -> Result<Vec<u8>, SandboxError> {
     let texts = |field, list: &[std::ffi::OsString]| {
         let texts = list.iter().map(|it| text(field, it));
         texts
@@ -185,6 +202,7 @@ pub(super) fn config(spec: &Spec, runtime: &Runtime) -> Result<Vec<u8>, SandboxE
             .chain(mounts())
             .collect(),
         linux: linux(spec),
+        hooks: by_stage(hooks)?,
     };
     // As long as it gets: a vector that grows leaves copies behind.
     let mut length = Length(0);
@@ -194,6 +212,24 @@ pub(super) fn config(spec: &Spec, runtime: &Runtime) -> Result<Vec<u8>, SandboxE
         .and_then(|()| serde_json::to_writer(&mut json, &config))
         .expect("BUG: the structures hold nothing but text and numbers");
     Ok(json)
+}
+
+fn by_stage(hooks: &[Hook]) -> Result<BTreeMap<&'static str, Vec<JsonHook<'_>>>, SandboxError> {
+    let mut stages: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for hook in hooks {
+        let path = text("hooks", hook.path.as_os_str())?;
+        let args = match &*hook.args {
+            [] => vec![path],
+            args => args.iter().map(String::as_str).collect(),
+        };
+        stages.entry(hook.stage.name()).or_default().push(JsonHook {
+            path,
+            args,
+            env: &hook.env,
+            timeout: hook.timeout,
+        });
+    }
+    Ok(stages)
 }
 
 /// Counts what is written.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::path::PathBuf;
 
 use super::FailedStep;
 use crate::error::{Blame, Fault};
@@ -92,8 +93,17 @@ pub enum ExecError {
     DeviceNotFound {
         /// The name that the op gives.
         name: String,
-        /// Specifications that could not be read, and why.
+        /// Specifications that could not be used, and why.
         problems: Vec<String>,
+    },
+    /// A specification needs a device node of the host that cannot be used.
+    #[error("cannot use the device node {}", path.display())]
+    DeviceNode {
+        /// The node.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: io::Error,
     },
     /// A secret that the op needs was not lent. The text is BuildKit's.
     #[error("secret {id}: not found")]
@@ -170,7 +180,9 @@ impl Blame for ExecError {
     fn fault(&self) -> Fault {
         match self {
             Self::Run { source, .. } => source.fault(),
-            Self::DeviceNotFound { .. } | Self::ForeignProgram { .. } => Fault::Environment,
+            Self::DeviceNotFound { .. } | Self::DeviceNode { .. } | Self::ForeignProgram { .. } => {
+                Fault::Environment
+            }
             Self::Secret { source } => source.fault(),
             Self::CacheMount { .. } | Self::AgentUnreachable { .. } | Self::AgentSocket { .. } => {
                 Fault::Environment
@@ -197,7 +209,7 @@ impl Blame for ExecError {
                 Some(format!("allow the entitlement device={name} for this build"))
             }
             Self::DeviceNotFound { .. } => Some(
-                "describe the device in a JSON file below a directory of SolverBuilder::cdi_directories"
+                "describe the device in a JSON or YAML file in a directory of SolverBuilder::cdi_directories"
                     .to_owned(),
             ),
             Self::SecretNotFound { id } => Some(format!(
@@ -226,7 +238,7 @@ fn listed(problems: &[String]) -> String {
     if problems.is_empty() {
         return String::new();
     }
-    format!("; not read: {}", problems.join("; "))
+    format!("; not used: {}", problems.join("; "))
 }
 
 /// A string as Go's `%q` writes it.

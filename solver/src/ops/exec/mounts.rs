@@ -248,6 +248,8 @@ impl Builder<'_> {
             source,
             selector: None,
             readonly,
+            nosuid: false,
+            noexec: false,
         });
         Ok(())
     }
@@ -287,6 +289,8 @@ impl Builder<'_> {
                 Some(absolute(selector, "")?)
             },
             readonly: mount.readonly,
+            nosuid: false,
+            noexec: false,
         });
         Ok(())
     }

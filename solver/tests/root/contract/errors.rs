@@ -129,6 +129,8 @@ pub(crate) fn mounts_that_cannot_be_made_are_refused(make: Make) {
             source: MountSource::Bind { path: path.clone() },
             selector: selector.map(Into::into),
             readonly: false,
+            nosuid: false,
+            noexec: false,
         }];
         process
     };

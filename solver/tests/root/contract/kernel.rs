@@ -51,6 +51,8 @@ fn mount(target: &str, source: MountSource) -> Mount {
         source,
         selector: None,
         readonly: false,
+        nosuid: false,
+        noexec: false,
     }
 }
 

@@ -204,6 +204,8 @@ impl Subject {
                     source: MountSource::Bind { path: directory },
                     selector: None,
                     readonly: true,
+                    nosuid: false,
+                    noexec: false,
                 }];
                 process
             }
@@ -275,6 +277,7 @@ pub(crate) fn process(root: MountSource, args: &[&str]) -> Process {
         limits: Vec::new(),
         cgroup_parent: String::new(),
         resources: Resources::default(),
+        hooks: Vec::new(),
     }
 }
 
