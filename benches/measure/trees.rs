@@ -51,23 +51,28 @@ pub(crate) fn small_files(folder: &Path, count: usize) -> Outcome {
     Ok(())
 }
 
+/// Adds words until there are so many bytes.
+fn text(numbers: &mut Numbers, length: usize, text: &mut Vec<u8>) {
+    while text.len() < length {
+        let number = numbers.next();
+        for shift in (0..40).step_by(4) {
+            let word = usize::try_from(number >> shift & 15).unwrap_or(0);
+            text.extend_from_slice(WORDS[word].as_bytes());
+        }
+        text.extend_from_slice(format!("{:x}", number >> 40).as_bytes());
+    }
+    text.truncate(length);
+}
+
 /// Writes a root of so many megabytes: two fifths in files of 0 to 34 KiB, the rest in files of
 /// 25 MB, all like source text.
 pub(crate) fn root(folder: &Path, megabytes: u64) -> Outcome {
     let mut numbers = Numbers(0x2545_f491_4f6c_dd1d);
-    let mut text = Vec::new();
+    let mut words = Vec::new();
     let mut part = |numbers: &mut Numbers, length: usize| {
-        text.clear();
-        while text.len() < length {
-            let number = numbers.next();
-            for shift in (0..40).step_by(4) {
-                let word = usize::try_from(number >> shift & 15).unwrap_or(0);
-                text.extend_from_slice(WORDS[word].as_bytes());
-            }
-            text.extend_from_slice(format!("{:x}", number >> 40).as_bytes());
-        }
-        text.truncate(length);
-        text.clone()
+        words.clear();
+        text(numbers, length, &mut words);
+        words.clone()
     };
     let (mut written, mut count) = (0, 0);
     while written < megabytes * 400_000 {
@@ -85,6 +90,52 @@ pub(crate) fn root(folder: &Path, megabytes: u64) -> Outcome {
         fs::write(folder.join(format!("var/data/{count}")), &large)?;
         written += 25_000_000;
         count += 1;
+    }
+    Ok(())
+}
+
+/// Writes a root of so many megabytes: two fifths are files below `/usr`, in the order of their
+/// names and none above 8 MB, the rest files of 25 MB, of which two thirds do not compress. A system
+/// that is too small is followed by more of the latter.
+pub(crate) fn system(folder: &Path, megabytes: u64) -> Outcome {
+    let mut written = 0;
+    let mut folders = vec![Path::new("/usr").to_path_buf()];
+    while let Some(from) = folders.pop() {
+        let mut entries = fs::read_dir(&from)?.collect::<Result<Vec<_>, _>>()?;
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.file_name()));
+        let to = folder.join(from.strip_prefix("/")?);
+        for entry in entries {
+            let there = entry.metadata()?;
+            if there.is_dir() {
+                folders.push(entry.path());
+            } else if there.is_file() && there.len() <= 8_000_000 && written < megabytes * 400_000 {
+                fs::create_dir_all(&to)?;
+                fs::copy(entry.path(), to.join(entry.file_name()))?;
+                written += there.len();
+            }
+        }
+    }
+    let mut numbers = Numbers(0x2545_f491_4f6c_dd1d);
+    let pool: Vec<u8> = (0..512 << 10)
+        .flat_map(|_| numbers.next().to_le_bytes())
+        .collect();
+    fs::create_dir_all(folder.join("var/data"))?;
+    for count in 0.. {
+        if written >= megabytes * 1_000_000 {
+            break;
+        }
+        let mut large = Vec::new();
+        while large.len() < 25_000_000 {
+            match numbers.next() % 3 {
+                0 => text(&mut numbers, large.len() + (64 << 10), &mut large),
+                _ => {
+                    let at = usize::try_from(numbers.next() % (4032 << 10))?;
+                    large.extend_from_slice(&pool[at..at + (64 << 10)]);
+                }
+            }
+        }
+        fs::write(folder.join(format!("var/data/{count}")), &large)?;
+        written += large.len() as u64;
     }
     Ok(())
 }
