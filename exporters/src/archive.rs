@@ -13,7 +13,7 @@ use ashlar_solver::oci::Descriptor;
 use sha2::{Digest as _, Sha256};
 
 use crate::destination::Sink;
-use crate::image::{BlobContent, Image, Index};
+use crate::image::{Image, Index};
 use crate::layout::LAYOUT;
 use crate::{ExportError, json};
 
@@ -39,17 +39,10 @@ pub(crate) fn write(
         cancel.check()?;
         let digest = blob.descriptor.digest;
         let name = format!("blobs/{}", digest.to_string().replace(':', "/"));
-        match &blob.content {
-            BlobContent::Text(text) => bytes(sink, &name, text, 0o444)?,
-            BlobContent::Stored => {
-                let mut from = image.open(&digest)?;
-                let size = blob.descriptor.size;
-                sink.put(&header(&name, size, 0o444, b'0')?)?;
-                let copied = sink.append(&mut from, size, cancel)?;
-                copied.map_err(|source| image.damaged(&digest, source))?;
-                sink.put(padding(size))?;
-            }
-        }
+        let size = blob.descriptor.size;
+        sink.put(&header(&name, size, 0o444, b'0')?)?;
+        image.write_blob(blob, sink, cancel)?;
+        sink.put(padding(size))?;
     }
     bytes(sink, "index.json", &index, 0o644)?;
     if let Some(docker) = docker {

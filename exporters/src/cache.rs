@@ -83,8 +83,10 @@ fn describe(
         let latest = None;
         requests.push(LayerRequest { source, latest });
     }
-    let force = false;
-    let options = LayerOptions { compression, force };
+    let options = LayerOptions {
+        compression,
+        ..LayerOptions::default()
+    };
     let blobs = layer_blobs(&export.store, options, &requests, cancel)?;
     export.records.map_layers(|layer| {
         let at = places[&layer.id()];

@@ -12,6 +12,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::ExportError;
 use crate::exporter::{Exported, Prepared, blocking};
+use crate::layer::Packed;
 use crate::target::Target;
 
 /// Bytes copied between two looks at the cancel flag.
@@ -189,6 +190,12 @@ impl<'a> Sink<'a> {
         let done = self.copy(from, left, &mut buffer, cancel);
         self.buffer = buffer;
         done
+    }
+
+    /// Writes a layer as a tar, and tells its size.
+    pub(crate) fn pack(&mut self, layer: &Packed, cancel: &Cancel) -> Result<u64, ExportError> {
+        let path = self.path.clone();
+        layer.write(self, ExportError::io("write", path), cancel)
     }
 
     fn copy(

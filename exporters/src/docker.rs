@@ -9,14 +9,18 @@ use ashlar_solver::result::BuildResult;
 use async_trait::async_trait;
 use serde::Serialize;
 
-use crate::destination::{Destination, Sink};
+#[cfg(feature = "engine")]
+use crate::archive;
+use crate::destination::Destination;
+#[cfg(feature = "engine")]
+use crate::destination::Sink;
 #[cfg(feature = "engine")]
 use crate::engine::Engine;
 use crate::exporter::{Exporter, Prepared, blocking};
-use crate::image::{Defaults, Image, assemble};
-use crate::oci::{dated, index_entries};
+use crate::image::Image;
+use crate::oci::Contents;
 use crate::options::image_options;
-use crate::{ExportError, ImageOptions, archive, json};
+use crate::{ExportError, ImageOptions, json};
 
 /// Exports an image as an archive for `docker load`: an image layout, and beside it what Docker
 /// wants to know (`manifest.json`). [`Docker::engine`] loads it right away.
@@ -113,31 +117,23 @@ impl Docker {
                     .to_owned(),
             });
         }
-        let image = Arc::new(assemble(
-            result,
-            &self.options,
-            Defaults::default(),
-            cancel,
-        )?);
-        image.fetch(cancel)?;
-        let root = dated(&image);
-        let exported = image.exported(&root)?;
-        let entries = index_entries(&image, &root);
-        let manifest = docker_manifest(&image)?;
-        let (written, verify) = (image.clone(), self.verify);
-        let write = move |sink: &mut Sink<'_>, cancel: &Cancel| {
-            archive::write(sink, &written, entries, manifest.as_deref(), cancel)
-        };
+        let contents = Contents::new(result, &self.options, None, cancel)?;
+        let manifest = docker_manifest(&contents.image)?;
+        let verify = self.verify;
         match &self.form {
-            Form::Archive(destination) => {
-                destination.write(exported, cancel, write, |file, cancel| match verify {
-                    true => archive::verify(file, &image, cancel),
-                    false => Ok(()),
-                })
-            }
+            Form::Archive(destination) => contents.write(destination, manifest, verify, cancel),
             #[cfg(feature = "engine")]
             Form::Engine(engine) => {
                 let engine = engine.clone();
+                let Contents {
+                    image,
+                    exported,
+                    entries,
+                } = contents;
+                let written = image.clone();
+                let write = move |sink: &mut Sink<'_>, cancel: &Cancel| {
+                    archive::write(sink, &written, entries, manifest.as_deref(), cancel)
+                };
                 Ok(Prepared::new(exported, move |cancel| async move {
                     engine.load(&image, write, verify, &cancel).await
                 }))

@@ -32,7 +32,9 @@ use ashlar_solver::result::Store;
 use ashlar_solver::tree::Timestamp;
 use base64::Engine as _;
 
+use crate::destination::Sink;
 use crate::exporter::Exported;
+use crate::layer::Packed;
 use crate::{ExportError, json};
 
 pub(crate) use assemble::{Defaults, assemble};
@@ -79,6 +81,8 @@ pub(crate) enum BlobContent {
     Text(Arc<[u8]>),
     /// In the store, or in a registry until [`Image::fetch`] was called: layers.
     Stored,
+    /// Nowhere: they are what this packs. For those who write archives and layouts.
+    Packed(Packed),
 }
 
 impl Image {
@@ -145,6 +149,29 @@ impl Image {
             let path = self.store.layers().root().path().join("blobs");
             ExportError::io("find a blob below", path)(io::ErrorKind::NotFound.into())
         })
+    }
+
+    /// Writes the bytes of a blob.
+    pub(crate) fn write_blob(
+        &self,
+        blob: &ImageBlob,
+        sink: &mut Sink<'_>,
+        cancel: &Cancel,
+    ) -> Result<(), ExportError> {
+        let Descriptor { digest, size, .. } = blob.descriptor;
+        match &blob.content {
+            BlobContent::Text(text) => sink.put(text),
+            BlobContent::Stored => {
+                let copied = sink.append(&mut self.open(&digest)?, size, cancel)?;
+                copied.map_err(|source| self.damaged(&digest, source))
+            }
+            BlobContent::Packed(packed) => match sink.pack(packed, cancel)? == size {
+                true => Ok(()),
+                false => Err(ExportError::Verify {
+                    what: digest.to_string(),
+                }),
+            },
+        }
     }
 
     /// The error of a blob of the store that is not what it was.

@@ -1,10 +1,14 @@
 //! Layers as blobs: found where they were made before, made where not.
 //!
-//! Owns [`layer_blobs`]. A layer that an image brought stays as it came, unless another compression
+//! Owns [`layer_blobs`] and [`made_layers`]. A layer that an image brought stays as it came, unless another compression
 //! is forced or its times are rewritten; one that a build made has the compression that was asked
 //! for. What was made is noted in the store, by layer or by original blob, and the name of how.
+//!
+//! A plain tar is not kept as a blob where the caller can do without: the layer is read once for its
+//! digest, which is noted, and packed straight into the output.
 
 mod make;
+mod packed;
 
 use std::os::unix::fs::FileExt as _;
 
@@ -20,6 +24,8 @@ use crate::blocks::{self, table_offset};
 use crate::{Compression, ExportError};
 use make::{Making, Origin};
 
+pub(crate) use packed::Packed;
+
 /// Annotation with the digest of the table of contents of an eStargz layer.
 pub(crate) const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
 
@@ -30,6 +36,23 @@ pub(crate) struct LayerOptions {
     pub(crate) compression: Compression,
     /// Whether those of a base image are converted to that kind too.
     pub(crate) force: bool,
+    /// Whether plain tars need not be in the store: the caller packs them.
+    pub(crate) packs: bool,
+}
+
+/// A layer as a blob.
+#[derive(Debug, Clone)]
+pub(crate) struct MadeLayer {
+    pub(crate) blob: LayerBlob,
+    /// What its bytes are made of, if they are not in the store.
+    pub(crate) packed: Option<Packed>,
+}
+
+impl From<LayerBlob> for MadeLayer {
+    fn from(blob: LayerBlob) -> Self {
+        let packed = None;
+        Self { blob, packed }
+    }
 }
 
 /// What a blob is wanted of.
@@ -49,20 +72,32 @@ pub(crate) struct LayerRequest {
     pub(crate) latest: Option<Timestamp>,
 }
 
-/// Finds or makes the blobs of layers, in their order. Those that are missing are made at the same
-/// time. Blocks.
+/// Finds or makes the blobs of layers in the store, in their order. Blocks.
 pub(crate) fn layer_blobs(
     store: &Store,
     options: LayerOptions,
     requests: &[LayerRequest],
     cancel: &Cancel,
 ) -> Result<Vec<LayerBlob>, ExportError> {
+    let packs = false;
+    let made = made_layers(store, LayerOptions { packs, ..options }, requests, cancel)?;
+    Ok(made.into_iter().map(|made| made.blob).collect())
+}
+
+/// Finds or makes layers as blobs, in their order. Those that are missing are made at the same
+/// time. Blocks.
+pub(crate) fn made_layers(
+    store: &Store,
+    options: LayerOptions,
+    requests: &[LayerRequest],
+    cancel: &Cancel,
+) -> Result<Vec<MadeLayer>, ExportError> {
     let mut found = Vec::with_capacity(requests.len());
     let mut missing = Vec::new();
     for request in requests {
         let planned = plan(store, options, request, cancel)?;
         found.push(match planned {
-            Planned::Known(blob) => Some(blob),
+            Planned::Known(known) => Some(known),
             Planned::Make(making) => {
                 missing.push(*making);
                 None
@@ -74,14 +109,14 @@ pub(crate) fn layer_blobs(
         false => blocks::run(&missing, cancel)?,
     }
     .into_iter();
-    let all = found.into_iter().map(|blob| blob.or_else(|| made.next()));
+    let all = found.into_iter().map(|known| known.or_else(|| made.next()));
     Ok(all
-        .map(|blob| blob.expect("BUG: every work makes one"))
+        .map(|made| made.expect("BUG: every work makes one"))
         .collect())
 }
 
 enum Planned<'a> {
-    Known(LayerBlob),
+    Known(MadeLayer),
     Make(Box<Making<'a>>),
 }
 
@@ -103,11 +138,11 @@ fn plan<'a>(
         && request.latest.is_none()
         && (!options.force || is_of_kind(store, original, options.compression)?)
     {
-        return Ok(Planned::Known(original.clone()));
+        return Ok(Planned::Known(original.clone().into()));
     }
-    let making = Making::new(store, origin, options.compression, request.latest, cancel);
+    let making = Making::new(store, origin, options, request.latest, cancel);
     Ok(match making.known()? {
-        Some(blob) => Planned::Known(blob),
+        Some(known) => Planned::Known(known),
         None => Planned::Make(Box::new(making)),
     })
 }

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use crate::destination::Sink;
-use crate::image::{BlobContent, Image, Index};
+use crate::image::{Image, Index};
 use crate::oci::{IMAGE_NAME, REF_NAME};
 use crate::target::Target;
 use crate::{ExportError, json};
@@ -42,19 +42,12 @@ pub(crate) fn write_blobs(path: &Path, image: &Image, cancel: &Cancel) -> Result
         if there.is_ok_and(|there| there.is_file() && there.len() == blob.descriptor.size) {
             continue;
         }
-        match &blob.content {
-            BlobContent::Text(text) => Target::write(&place, text)?,
-            BlobContent::Stored => {
-                let mut target = Target::create(&place)?;
-                let mut sink = Sink::file(target.file(), &place);
-                let size = blob.descriptor.size;
-                let copied = sink.append(&mut image.open(&digest)?, size, cancel)?;
-                copied.map_err(|source| image.damaged(&digest, source))?;
-                sink.flush().map_err(|error| sink.failed(error))?;
-                drop(sink);
-                target.complete()?;
-            }
-        }
+        let mut target = Target::create(&place)?;
+        let mut sink = Sink::file(target.file(), &place);
+        image.write_blob(blob, &mut sink, cancel)?;
+        sink.flush().map_err(|error| sink.failed(error))?;
+        drop(sink);
+        target.complete()?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use ashlar_solver::tree::Timestamp;
 use async_trait::async_trait;
 
 use crate::destination::Destination;
-use crate::exporter::{Exporter, Prepared, blocking};
+use crate::exporter::{Exported, Exporter, Prepared, blocking};
 use crate::image::{Defaults, Image, assemble};
 use crate::options::image_options;
 use crate::{ExportError, ImageOptions, MediaTypes, archive, layout};
@@ -96,32 +96,18 @@ impl Exporter for Oci {
 
 impl Oci {
     fn run(&self, result: &BuildResult, cancel: &Cancel) -> Result<Prepared, ExportError> {
-        let defaults = Defaults {
-            media_types: Some(MediaTypes::Oci),
-            inline_attestations: false,
-        };
-        let image = Arc::new(assemble(result, &self.options, defaults, cancel)?);
-        image.fetch(cancel)?;
-        let root = dated(&image);
-        let exported = image.exported(&root)?;
-        let entries = index_entries(&image, &root);
-        let verify = self.verify;
+        let media_types = Some(MediaTypes::Oci);
+        let contents = Contents::new(result, &self.options, media_types, cancel)?;
         match &self.form {
-            Form::Archive(destination) => {
-                let written = image.clone();
-                destination.write(
-                    exported,
-                    cancel,
-                    move |sink, cancel| archive::write(sink, &written, entries, None, cancel),
-                    |file, cancel| match verify {
-                        true => archive::verify(file, &image, cancel),
-                        false => Ok(()),
-                    },
-                )
-            }
+            Form::Archive(destination) => contents.write(destination, None, self.verify, cancel),
             Form::Directory(path) => {
+                let Contents {
+                    image,
+                    exported,
+                    entries,
+                } = contents;
                 layout::write_blobs(path, &image, cancel)?;
-                if verify {
+                if self.verify {
                     layout::verify(path, &image, cancel)?;
                 }
                 let path = path.clone();
@@ -133,8 +119,65 @@ impl Oci {
     }
 }
 
+/// What an archive or a layout has.
+pub(crate) struct Contents {
+    pub(crate) image: Arc<Image>,
+    pub(crate) exported: Exported,
+    /// Those of its index.
+    pub(crate) entries: Vec<Descriptor>,
+}
+
+impl Contents {
+    /// Makes the image of a result, with all that is needed of it here.
+    pub(crate) fn new(
+        result: &BuildResult,
+        options: &ImageOptions,
+        media_types: Option<MediaTypes>,
+        cancel: &Cancel,
+    ) -> Result<Self, ExportError> {
+        let defaults = Defaults {
+            media_types,
+            inline_attestations: false,
+            packs: true,
+        };
+        let image = Arc::new(assemble(result, options, defaults, cancel)?);
+        image.fetch(cancel)?;
+        let root = dated(&image);
+        Ok(Self {
+            exported: image.exported(&root)?,
+            entries: index_entries(&image, &root),
+            image,
+        })
+    }
+
+    /// Writes an archive. `docker` is what Docker wants to know.
+    pub(crate) fn write(
+        self,
+        destination: &Destination,
+        docker: Option<Vec<u8>>,
+        verify: bool,
+        cancel: &Cancel,
+    ) -> Result<Prepared, ExportError> {
+        let Self {
+            image,
+            exported,
+            entries,
+        } = self;
+        let written = image.clone();
+        destination.write(
+            exported,
+            cancel,
+            move |sink, cancel| archive::write(sink, &written, entries, docker.as_deref(), cancel),
+            |file, cancel| match verify {
+                true => archive::verify(file, &image, cancel),
+                false => Ok(()),
+            },
+        )
+    }
+}
+
 /// The root of an image as an index outside of it describes it: with a time of creation.
-pub(crate) fn dated(image: &Image) -> Descriptor {
+fn dated(image: &Image) -> Descriptor {
     let mut root = image.root.clone();
     if let Some(created) = &image.created {
         let annotations = &mut root.annotations;
@@ -158,7 +201,7 @@ fn whole_seconds(text: &str) -> String {
 }
 
 /// What `index.json` says of an image: an entry for each name.
-pub(crate) fn index_entries(image: &Image, root: &Descriptor) -> Vec<Descriptor> {
+fn index_entries(image: &Image, root: &Descriptor) -> Vec<Descriptor> {
     if image.names.is_empty() {
         return vec![root.clone()];
     }

@@ -264,7 +264,7 @@ impl Pushing<'_> {
                 let digest = &blob.descriptor.digest;
                 let noted = match blob.content {
                     BlobContent::Text(_) => Vec::new(),
-                    BlobContent::Stored => image.store.repositories(digest, name.domain())?,
+                    _ => image.store.repositories(digest, name.domain())?,
                 };
                 let origin = origins
                     .get(digest)

@@ -154,6 +154,7 @@ impl Image {
         let defaults = Defaults {
             media_types: None,
             inline_attestations: true,
+            packs: false,
         };
         let image = assemble(result, &self.options, defaults, cancel)?;
         image.fetch(cancel)?;

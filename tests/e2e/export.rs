@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use ashlar_exporters::{Compression, ExportError, Exporter as _, Local, Oci};
+use ashlar_exporters::{Compression, ExportError, Exporter, Image, Local, Oci};
 use ashlar_llb::{self as llb, State, copy, mkdir, mkfile};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::solver::{SolveRequest, Solver};
@@ -87,6 +88,42 @@ fn exporting_twice_gives_the_same_bytes() {
             !others.iter().any(|name| name.ends_with(".partial")),
             "{others:?}"
         );
+    });
+}
+
+#[test]
+fn plain_layers_are_packed_into_outputs_and_kept_only_where_they_are_asked_for() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let at = |name: &str| folder.path().join(name);
+        let solver = support::solver(at("state"));
+        let solved = solve(&solver, fixed_context(folder.path())).await;
+        let plain = |oci: Oci| oci.name("app:v1").compression(Compression::Uncompressed);
+        let stored = || fs::read_dir(at("state/blobs/sha256")).unwrap().count();
+        let export = async |exporter: &dyn Exporter| {
+            let exported = exporter.export(&solved.result, &Cancel::new()).await;
+            exported.unwrap()
+        };
+
+        let first = export(&plain(Oci::archive(at("first.tar"))).verify(true)).await;
+        export(&plain(Oci::directory(at("layout"))).verify(true)).await;
+        assert_eq!(stored(), 0);
+        let layers = layer_blobs(&at("layout"));
+        assert_eq!(layers.len(), 4);
+        let written = at("writer.tar");
+        let open = move || Ok(Box::new(fs::File::create(&written)?) as Box<dyn Write + Send>);
+        export(&plain(Oci::writer(open))).await;
+
+        // Who needs the blobs themselves gets them, and archives are copied from there.
+        let image = Image::new().compression(Compression::Uncompressed);
+        let in_store = export(&image.name("app:v1").verify(true)).await;
+        assert_ne!(in_store.digest, None);
+        assert!(stored() >= layers.len());
+        let again = export(&plain(Oci::archive(at("again.tar")))).await;
+        assert_eq!(first, again);
+        let bytes = fs::read(at("first.tar")).unwrap();
+        assert!(bytes == fs::read(at("writer.tar")).unwrap());
+        assert!(bytes == fs::read(at("again.tar")).unwrap());
     });
 }
 

@@ -156,9 +156,9 @@ impl Codecs {
         let codec = at_level(&mut self.zstd, level, || {
             zstd::bulk::Compressor::new(i32::from(level))
         })?;
-        out.resize(zstd::zstd_safe::compress_bound(bytes.len()), 0);
-        let length = codec.compress_to_buffer(bytes, &mut out[..])?;
-        out.truncate(length);
+        out.clear();
+        out.reserve(zstd::zstd_safe::compress_bound(bytes.len()));
+        codec.compress_to_buffer(bytes, out)?;
         Ok(())
     }
 }

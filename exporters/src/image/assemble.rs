@@ -16,7 +16,7 @@ use super::attest::attest;
 use super::config::{BaseConfig, ConfigInput, HistoryLayer, image_config};
 use super::manifest::{Index, Manifest};
 use super::{BlobContent, Image, ImageBlob};
-use crate::layer::{LayerOptions, LayerRequest, LayerSource, layer_blobs};
+use crate::layer::{LayerOptions, LayerRequest, LayerSource, MadeLayer, layer_blobs, made_layers};
 use crate::options::references;
 use crate::platforms::{Target, targets};
 use crate::purl::image_purl;
@@ -34,6 +34,8 @@ pub(crate) struct Defaults {
     pub(crate) media_types: Option<MediaTypes>,
     /// Whether attestations for inline use make an index of a single image.
     pub(crate) inline_attestations: bool,
+    /// Whether layers that are plain tars may be packed when they are written.
+    pub(crate) packs: bool,
 }
 
 /// Makes an image of a result: layers become blobs in the store, documents are put together. Blocks.
@@ -74,6 +76,7 @@ struct Plan<'a> {
     annotations: Annotations,
     is_oci: bool,
     is_index: bool,
+    packs: bool,
     /// Attestations are artifacts.
     is_artifact: bool,
 }
@@ -111,6 +114,7 @@ impl<'a> Plan<'a> {
             annotations,
             is_oci,
             is_index: result.is_map() || is_attested,
+            packs: defaults.packs,
             is_artifact: options.artifact.unwrap_or(is_new && is_oci),
         };
         plan.check()?;
@@ -165,7 +169,7 @@ impl<'a> Plan<'a> {
         manifest.platform = Some((&layers.target.platform).into());
         image.root = manifest;
         image.config = Some(config.digest);
-        image.layers = layers.blobs.iter().map(|blob| blob.digest).collect();
+        image.layers = layers.blobs().map(|blob| blob.digest).collect();
         Ok(())
     }
 
@@ -236,7 +240,7 @@ impl<'a> Plan<'a> {
             .peekable();
         if documents.peek().is_some() {
             let stack = target.reference.stack(cancel)?;
-            let blobs = layers.blobs.iter().map(|blob| blob.digest);
+            let blobs = layers.blobs().map(|blob| blob.digest);
             let mut finder = LayerFinder::new(stack.layers().into_iter().zip(blobs));
             for document in documents {
                 document.content = supplement(&document.content, &mut finder, cancel).map_err(
@@ -254,6 +258,7 @@ impl<'a> Plan<'a> {
         LayerOptions {
             compression: self.options.compression,
             force: self.options.force_compression,
+            packs: self.packs,
         }
     }
 
@@ -275,14 +280,17 @@ impl<'a> Plan<'a> {
             inline_cache: of(INLINE_CACHE_KEY),
         })?;
         image.dated(config.created);
-        let diff_ids = layers.blobs.iter().map(|blob| blob.diff_id);
+        let diff_ids = layers.blobs().map(|blob| blob.diff_id);
         image.diff_ids.push(diff_ids.collect());
         let mut described = Vec::new();
-        for layer in &layers.blobs {
-            let descriptor = self.describe(layer);
+        for MadeLayer { blob, packed } in &layers.made_blobs {
+            let descriptor = self.describe(blob);
             image.blobs.push(ImageBlob {
                 descriptor: descriptor.clone(),
-                content: BlobContent::Stored,
+                content: match packed {
+                    Some(packed) => BlobContent::Packed(packed.clone()),
+                    None => BlobContent::Stored,
+                },
             });
             described.push(descriptor);
         }
@@ -331,9 +339,9 @@ impl<'a> Plan<'a> {
             }
             trees.push((layers, at));
         }
-        let blobs = layer_blobs(&self.result.store, options, &unique, cancel)?;
+        let blobs = made_layers(&self.result.store, options, &unique, cancel)?;
         let filled = trees.into_iter().map(|(mut layers, at)| {
-            layers.blobs = at.into_iter().map(|place| blobs[place].clone()).collect();
+            layers.made_blobs = at.into_iter().map(|place| blobs[place].clone()).collect();
             layers
         });
         Ok(filled.collect())
@@ -384,7 +392,7 @@ impl<'a> Plan<'a> {
             epoch,
             made,
             sources: sources.collect(),
-            blobs: Vec::new(),
+            made_blobs: Vec::new(),
         };
         Ok((layers, requests))
     }
@@ -434,12 +442,16 @@ struct TreeLayers<'a> {
     /// Where each is.
     sources: Vec<LayerSource>,
     /// What each is in the image.
-    blobs: Vec<LayerBlob>,
+    made_blobs: Vec<MadeLayer>,
 }
 
 impl TreeLayers<'_> {
+    fn blobs(&self) -> impl Iterator<Item = &LayerBlob> {
+        self.made_blobs.iter().map(|made| &made.blob)
+    }
+
     fn history(&self) -> Vec<HistoryLayer> {
-        let layers = self.made.iter().zip(&self.blobs);
+        let layers = self.made.iter().zip(self.blobs());
         let history = layers.map(|((description, created), blob)| HistoryLayer {
             diff_id: blob.diff_id,
             description: description.clone(),

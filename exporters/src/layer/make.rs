@@ -2,20 +2,20 @@
 
 use std::io::{self, Read, Write};
 
-use ashlar_llb::DiffId;
+use ashlar_llb::{BlobDigest, DiffId};
 use ashlar_solver::cancel::Cancel;
-use ashlar_solver::content::{self, BlobWriter, Inflate, Verify};
+use ashlar_solver::content::{self, Blob, BlobWriter, Inflate, Verify};
 use ashlar_solver::error::Failure;
 use ashlar_solver::limits::Limits;
 use ashlar_solver::meta::LayerBlob;
 use ashlar_solver::result::Store;
 use ashlar_solver::snapshot::Layer;
 use ashlar_solver::tree::Timestamp;
-use ashlar_solver::tree::pack::{PackError, PackOptions, pack};
 use ashlar_solver::tree::tar::{RewriteError, rewrite_times};
 use ashlar_solver::turns::Turn;
+use sha2::{Digest as _, Sha256};
 
-use super::{TOC_DIGEST, table_of};
+use super::{LayerOptions, MadeLayer, Packed, TOC_DIGEST, table_of};
 use crate::blocks::{Opened, Told, Work};
 use crate::{Compression, ExportError};
 
@@ -44,24 +44,43 @@ pub(super) struct Making<'a> {
     latest: Option<Timestamp>,
     /// The name of how it is made.
     variant: String,
+    /// Whether its bytes are to be in the store.
+    keep: bool,
     cancel: &'a Cancel,
 }
 
 /// A blob that is being written.
 #[derive(Debug)]
 pub(super) struct BlobOutput {
-    writer: BlobWriter,
+    to: To,
     /// Nobody else makes the same meanwhile.
     _turn: Turn<String>,
 }
 
+#[derive(Debug)]
+enum To {
+    Store(BlobWriter),
+    /// Nowhere: only digest and size are wanted.
+    Digest(Sha256, u64),
+}
+
 impl Write for BlobOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.writer.write(bytes)
+        match &mut self.to {
+            To::Store(writer) => writer.write(bytes),
+            To::Digest(hash, size) => {
+                hash.update(bytes);
+                *size += bytes.len() as u64;
+                Ok(bytes.len())
+            }
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.writer.flush()
+        match &mut self.to {
+            To::Store(writer) => writer.flush(),
+            To::Digest(..) => Ok(()),
+        }
     }
 }
 
@@ -76,33 +95,65 @@ impl<'a> Making<'a> {
     pub(super) fn new(
         store: &'a Store,
         origin: Origin,
-        compression: Compression,
+        options: LayerOptions,
         latest: Option<Timestamp>,
         cancel: &'a Cancel,
     ) -> Self {
+        let LayerOptions {
+            compression, packs, ..
+        } = options;
+        let plain = compression == Compression::Uncompressed;
         let variant = match latest {
             None => compression.to_string(),
             Some(latest) => format!("{compression}@{}", latest.seconds),
         };
         Self {
             store,
-            origin,
             compression,
             latest,
             variant,
+            keep: !(packs && plain && matches!(origin, Origin::Layer(_))),
+            origin,
             cancel,
         }
     }
 
     /// The blob, if it was made before.
-    pub(super) fn known(&self) -> Result<Option<LayerBlob>, ExportError> {
-        Ok(match &self.origin {
+    pub(super) fn known(&self) -> Result<Option<MadeLayer>, ExportError> {
+        let found = match &self.origin {
             Origin::Blob(blob) => self.store.variant(&blob.digest, &self.variant)?,
             Origin::Layer(layer) => {
-                let known = self.store.layer_blobs(layer)?;
+                let known = match self.keep {
+                    true => self.store.layer_blobs(layer)?,
+                    false => {
+                        let noted = self.store.meta().layer_blobs(layer.id());
+                        noted.map_err(Failure::from)?
+                    }
+                };
                 known.into_iter().find(|b| b.compression == self.variant)
             }
-        })
+        };
+        found.map(|blob| self.made(blob)).transpose()
+    }
+
+    /// The layer as this blob, which may not be in the store.
+    fn made(&self, blob: LayerBlob) -> Result<MadeLayer, ExportError> {
+        let packed = match &self.origin {
+            Origin::Layer(layer) if !self.keep => {
+                let stored = self.store.blobs().contains(&blob.digest);
+                let stored = stored.map_err(Failure::from)?;
+                (!stored).then(|| self.packed(layer))
+            }
+            _ => None,
+        };
+        Ok(MadeLayer { blob, packed })
+    }
+
+    fn packed(&self, layer: &Layer) -> Packed {
+        Packed {
+            layer: layer.clone(),
+            latest: self.latest,
+        }
     }
 
     fn failed(&self, error: io::Error) -> ExportError {
@@ -111,19 +162,6 @@ impl<'a> Making<'a> {
         }
         let path = self.store.layers().root().path();
         ExportError::io("write a blob below", path)(error)
-    }
-
-    fn pack(&self, layer: &Layer, stream: &mut dyn Write) -> Result<(), ExportError> {
-        let content = layer.content().map_err(Failure::from)?;
-        let mut options = PackOptions::default();
-        options.latest = self.latest;
-        let packed = pack(&content.0, &*layer.files(), stream, &options, self.cancel);
-        match packed {
-            Ok(_) => Ok(()),
-            Err(PackError::Cancelled(_)) => Err(ExportError::Cancelled),
-            Err(PackError::Write { source }) => Err(self.failed(source)),
-            Err(error) => Err(Failure::from(error).into()),
-        }
     }
 
     /// Writes the tar of a blob. A table of contents and what belongs to it is left out.
@@ -203,14 +241,14 @@ impl<'a> Making<'a> {
 
 impl Work for Making<'_> {
     type Output = BlobOutput;
-    type Made = LayerBlob;
+    type Made = MadeLayer;
     type Error = MakeError;
 
     fn compression(&self) -> Compression {
         self.compression
     }
 
-    fn open(&self) -> Result<Opened<BlobOutput, LayerBlob>, MakeError> {
+    fn open(&self) -> Result<Opened<BlobOutput, MadeLayer>, MakeError> {
         let what = match &self.origin {
             Origin::Layer(layer) => layer.id().to_string(),
             Origin::Blob(blob) => blob.digest.to_string(),
@@ -221,24 +259,39 @@ impl Work for Making<'_> {
         if let Some(made) = self.known()? {
             return Ok(Opened::Made(made));
         }
-        let writer = self.store.blobs().writer().map_err(Failure::from);
-        Ok(Opened::Output(BlobOutput {
-            writer: writer.map_err(ExportError::from)?,
-            _turn: turn,
-        }))
+        let to = match self.keep {
+            true => {
+                let writer = self.store.blobs().writer().map_err(Failure::from);
+                To::Store(writer.map_err(ExportError::from)?)
+            }
+            false => To::Digest(Sha256::new(), 0),
+        };
+        Ok(Opened::Output(BlobOutput { to, _turn: turn }))
     }
 
     fn produce(&self, stream: &mut dyn Write) -> Result<(), MakeError> {
         let produced = match &self.origin {
-            Origin::Layer(layer) => self.pack(layer, stream),
+            Origin::Layer(layer) => {
+                let packed = self.packed(layer);
+                let written = packed.write(stream, |error| self.failed(error), self.cancel);
+                written.map(drop)
+            }
             Origin::Blob(blob) => self.convert(blob, stream),
         };
         produced.map_err(MakeError::from)
     }
 
-    fn finish(&self, output: BlobOutput, told: Told) -> Result<LayerBlob, MakeError> {
-        let blob = output.writer.finish(None).map_err(Failure::from);
-        let blob = blob.map_err(ExportError::from)?;
+    fn finish(&self, output: BlobOutput, told: Told) -> Result<MadeLayer, MakeError> {
+        let blob = match output.to {
+            To::Store(writer) => {
+                let blob = writer.finish(None).map_err(Failure::from);
+                blob.map_err(ExportError::from)?
+            }
+            To::Digest(hash, size) => Blob {
+                digest: BlobDigest::from_bytes(hash.finalize().into()),
+                size,
+            },
+        };
         let mut made = LayerBlob {
             compression: self.variant.clone(),
             digest: blob.digest,
@@ -269,7 +322,7 @@ impl Work for Making<'_> {
                 .map_err(Failure::from),
         };
         noted.map_err(ExportError::from)?;
-        Ok(made)
+        Ok(self.made(made)?)
     }
 }
 

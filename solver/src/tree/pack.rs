@@ -19,8 +19,8 @@ use super::{Entry, Files, Index, Kind, Timestamp, TreePath};
 use crate::cancel::{Cancel, Cancelled};
 use crate::error::{Blame, Fault};
 
-/// Bytes that are copied at once.
-const BUFFER: usize = 64 << 10;
+/// Bytes that are copied at once: more than buffered writers take, so that they pass them on.
+const BUFFER: usize = 256 << 10;
 
 /// How a layer is written.
 #[derive(Debug, Clone, Default)]
@@ -100,14 +100,14 @@ impl Blame for PackError {
     }
 }
 
-/// Writes the layer as a tar stream, reading each file once. `out` gets pieces of 512 bytes to 64
+/// Writes the layer as a tar stream, reading each file once. `out` gets pieces of 512 bytes to 256
 /// KiB; it is not flushed.
 ///
 /// # Errors
 /// [`PackError`]. What was written until then is of no use.
 ///
 /// # Cancellation
-/// Checked at every entry and every 64 KiB.
+/// Checked at every entry and every 256 KiB.
 pub fn pack(
     index: &Index,
     files: &dyn Files,
