@@ -8,7 +8,8 @@
 mod metadata_map;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -37,6 +38,26 @@ pub struct Definition {
     metadata: MetadataMap,
     /// Shared with the vertices of graphs.
     source: Option<Arc<SourceMaps>>,
+    digests: Digests,
+}
+
+/// The digests of the ops, once somebody asked; clones of a definition share them.
+#[derive(Clone, Default)]
+struct Digests(Arc<OnceLock<Box<[OpDigest]>>>);
+
+impl PartialEq for Digests {
+    /// They follow from the ops.
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Digests {}
+
+impl fmt::Debug for Digests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Digests")
+    }
 }
 
 /// Tells why bytes are not a definition.
@@ -96,7 +117,21 @@ impl Definition {
             ops,
             metadata,
             source: source.map(Arc::new),
+            digests: Digests::default(),
         }
+    }
+
+    /// Takes the digests of the ops from somebody who has just made these.
+    pub(crate) fn with_digests(mut self, digests: Vec<OpDigest>) -> Self {
+        debug_assert_eq!(digests.len(), self.ops.len(), "one per op");
+        self.digests = Digests(Arc::new(OnceLock::from(digests.into_boxed_slice())));
+        self
+    }
+
+    /// The digests of the ops, in their order.
+    pub(crate) fn digests(&self) -> &[OpDigest] {
+        let of_ops = || self.ops.iter().map(|op| OpDigest::of(op)).collect();
+        self.digests.0.get_or_init(of_ops)
     }
 
     /// Decodes a definition within the default limits.
@@ -170,6 +205,7 @@ impl Definition {
                 .source
                 .as_ref()
                 .map(|source| Arc::new(source.into())),
+            digests: Digests::default(),
         })
     }
 
@@ -273,6 +309,36 @@ impl Joined {
             Self::Nothing => None,
             Self::Once(bytes) => Some(bytes),
             Self::More(bytes) => Some(bytes.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Constraints, Platform, State, image, merge, mkfile, scratch};
+
+    #[test]
+    fn the_digests_that_are_kept_are_those_of_the_ops() {
+        let base = image("docker.io/library/alpine");
+        let file = base.file(mkfile("/a", "x"));
+        let both: State = merge([file.clone(), scratch().file(mkfile("/b", "y"))]).into();
+        let top: State = both.run(["true"]).root();
+        let marshalled = |state: &State| {
+            let constraints = Constraints::new(Platform::linux_amd64());
+            state.marshal(&constraints).unwrap()
+        };
+        let made = marshalled(&top);
+        let imported = State::from_definition(&made).unwrap();
+        let imported = marshalled(&imported.file(mkfile("/c", "z")));
+        for definition in [made, imported, marshalled(&file)] {
+            let digests: Vec<_> = definition.ops().iter().map(|op| OpDigest::of(op)).collect();
+            assert_eq!(definition.digests(), digests);
+            let decoded = Definition::decode(definition.encode()).unwrap();
+            let clone = decoded.clone();
+            assert_eq!(decoded.digests(), digests);
+            assert_eq!(clone.digests().as_ptr(), decoded.digests().as_ptr());
+            assert_eq!(clone, definition);
         }
     }
 }

@@ -202,11 +202,8 @@ impl Marshaller<'_> {
             start = end;
             op
         });
-        Ok(Definition::from_parts(
-            ops.collect(),
-            metadata,
-            Some(source),
-        ))
+        let definition = Definition::from_parts(ops.collect(), metadata, Some(source));
+        Ok(definition.with_digests(digests))
     }
 }
 

@@ -86,8 +86,7 @@ fn read<'a>(definition: &'a Definition, limits: &Limits) -> Result<Ops<'a>, Load
         by_digest: OpPositions::with_capacity(count),
         terminal: 0,
     };
-    for raw in definition.ops() {
-        let vertex = OpDigest::of(raw);
+    for (raw, &vertex) in definition.ops().iter().zip(definition.digests()) {
         let all = &ops.all;
         let added = ops.by_digest.add(vertex, all.len(), |at| all[at].digest);
         ops.terminal = added.map_or_else(|known| known, |()| all.len());
