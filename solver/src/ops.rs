@@ -61,12 +61,13 @@ pub fn operation(
 ) -> Result<Arc<dyn Operation<Ref>>, OperationError> {
     let inputs = vertex.inputs().len();
     match vertex.op() {
-        Op::File(_) => Ok(Arc::new(file::FileOperation::of(
+        Op::File(op) => Ok(Arc::new(file::FileOperation::of(
             vertex.shared_op(),
             inputs,
+            engine.keys.file(vertex, op)?,
             vertex.shared_name(),
             engine,
-        )?)),
+        ))),
         Op::Exec(op) => {
             let platform = vertex.platform().ok_or(UnsupportedOp::NoPlatform)?;
             let operation = exec::ExecOperation::new(op, platform, inputs, engine)?;

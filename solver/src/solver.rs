@@ -43,6 +43,7 @@ use tracing::Instrument as _;
 use crate::cancel::Cancel;
 use crate::executor::{Capabilities, Executor, ExecutorKind, Network, NetworkProvider};
 use crate::limits::Limits;
+use crate::ops::keys::KnownKeys;
 use crate::ops::{CacheMounts, Engine, Entitlements};
 use crate::progress::Sink;
 use crate::refs::Ref;
@@ -69,6 +70,7 @@ struct Inner {
     cdi_directories: Arc<[PathBuf]>,
     cache_mounts: CacheMounts,
     locals: Arc<LocalCache>,
+    keys: Arc<KnownKeys>,
     unpacking: Arc<Turns<ChainId>>,
     #[cfg(feature = "registry")]
     registry: crate::registry::Registry,
@@ -113,6 +115,7 @@ impl Solver {
             cache_mounts: given.cache_mounts_of(graph),
             blobs: inner.store.blobs().clone(),
             meta: inner.store.meta().clone(),
+            keys: inner.keys.clone(),
             unpacking: inner.unpacking.clone(),
             resolve: given.resolve,
             #[cfg(feature = "registry")]

@@ -15,6 +15,7 @@ use crate::limits::Limits;
 use crate::meta::Meta;
 use crate::operation::SubSolve;
 use crate::ops::exec::CacheMounts;
+use crate::ops::keys::KnownKeys;
 use crate::provenance::ResolvedSource;
 use crate::refs::Ref;
 use crate::root::Tier;
@@ -135,6 +136,8 @@ pub struct Engine {
     pub blobs: BlobStore,
     /// The database of the store.
     pub meta: Arc<dyn Meta>,
+    /// The keys of large ops.
+    pub keys: Arc<KnownKeys>,
     /// Images that are being unpacked.
     pub unpacking: Arc<Turns<ChainId>>,
     /// Whether registries are asked what references lead to.

@@ -74,28 +74,29 @@ impl FileOperation {
         name: &str,
         engine: &Arc<Engine>,
     ) -> Result<Self, OperationError> {
+        let key = keys::file(op, inputs)?;
         let op = Arc::new(Op::File(op.clone()));
-        Self::of(op, inputs, name.into(), engine)
+        Ok(Self::of(op, inputs, key, name.into(), engine))
     }
 
-    /// As [`new`](Self::new), for an op that is shared with its graph.
+    /// As [`new`](Self::new), for an op that is shared with its graph and has this key.
     ///
     /// # Panics
     /// If it is no file op.
     pub(super) fn of(
         op: Arc<Op>,
         inputs: usize,
+        key: OpKey,
         name: Arc<str>,
         engine: &Arc<Engine>,
-    ) -> Result<Self, OperationError> {
-        let op = FileOp(op);
-        Ok(Self {
-            key: keys::file(&op, inputs)?,
-            op,
+    ) -> Self {
+        Self {
+            op: FileOp(op),
             inputs,
+            key,
             name,
             engine: engine.clone(),
-        })
+        }
     }
 }
 

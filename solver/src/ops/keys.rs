@@ -19,9 +19,11 @@ use crate::id::{self, CacheDigest};
 mod exec;
 mod file;
 mod json;
+mod known;
 mod messages;
 mod selector;
 
+pub use known::KnownKeys;
 pub use selector::Selector;
 
 use json::{Fields, GoJson};

@@ -291,6 +291,7 @@ impl SolverBuilder {
             cdi_directories: self.cdi_directories.into(),
             cache_mounts,
             locals,
+            keys: Arc::default(),
             unpacking: Arc::default(),
             #[cfg(feature = "registry")]
             registry,

@@ -71,6 +71,7 @@ impl Kit {
             blobs: BlobStore::new(root.folder("blobs").unwrap()),
             meta: meta.clone(),
             locals: Arc::new(LocalCache::new(None)),
+            keys: Arc::default(),
             unpacking: Arc::default(),
             resolve: ResolveMode::default(),
             #[cfg(feature = "registry")]
