@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use ashlar_llb::{FileActions, State, diff, merge, mkdir, mkfile, scratch};
+use ashlar_llb::{Definition, FileActions, State, diff, merge, mkdir, mkfile, scratch};
 use ashlar_solver::scheduler::VertexStatus;
 use ashlar_solver::solver::{SolveRequest, Solver};
+use bytes::Bytes;
 use futures::future::try_join_all;
 use tokio::runtime::Runtime;
 
@@ -163,13 +164,14 @@ fn layers(
             std::fs::write(directory.join(file.to_string()), [b' '; FILE_SIZE])?;
         }
     }
-    let mut warm = Times::default();
+    let (mut warm, mut sent) = (Times::default(), Times::default());
     for (moment, durability) in MOMENTS {
         let (mut cold, mut plain) = (Times::default(), Times::default());
         for sample in 0..size.pick(5, 2) {
             let name = format!("{}-{sample}-{durability:?}", &what[..5]);
-            let request = SolveRequest::new(definition(&graph(name.trim()))?);
-            let request = request.durability(durability);
+            let definition = definition(&graph(name.trim()))?;
+            let bytes = Bytes::from(definition.encode());
+            let request = SolveRequest::new(definition).durability(durability);
             let (time, solved) = solve(runtime, solver, request.clone())?;
             assert!(solved.ran() > LAYERS, "each op runs");
             cold.add(time);
@@ -177,6 +179,11 @@ fn layers(
                 let (time, solved) = solve(runtime, solver, request.clone())?;
                 assert_eq!(solved.ran(), 0, "all is cached");
                 warm.add(time);
+                let start = Instant::now();
+                let request = SolveRequest::new(Definition::decode(bytes.clone())?);
+                let (_, solved) = solve(runtime, solver, request)?;
+                sent.add(start.elapsed());
+                assert_eq!(solved.ran(), 0, "all is cached");
             }
             let copy = space.path().join("copy");
             let sync = if moment == MOMENTS[1].0 {
@@ -195,11 +202,13 @@ fn layers(
         }
         row.print();
     }
-    let what = format!("{what}, warm");
-    let row = Row::times(&what, &warm);
-    match warm_target {
-        "—" => row.print(),
-        target => row.target(target).print(),
+    for (how, times) in [("warm", warm), ("warm, decoded anew", sent)] {
+        let what = format!("{what}, {how}");
+        let row = Row::times(&what, &times);
+        match warm_target {
+            "—" => row.print(),
+            target => row.target(target).print(),
+        }
     }
     Ok(())
 }
