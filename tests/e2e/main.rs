@@ -29,6 +29,7 @@ mod forgotten;
 mod golden;
 mod golden_cache;
 mod golden_export;
+mod golden_provenance;
 mod guest;
 mod hostile;
 mod images;
