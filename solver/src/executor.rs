@@ -43,7 +43,7 @@ pub use network::{
 pub use network_files::Dns;
 pub use probe::{Attempt, Capabilities, ExecTier, Findings, Obstacle, Stops};
 pub use process::{
-    Hook, HookStage, Mount, MountSource, Network, NodeKind, Process, ResourceLimit, Root,
+    Hook, HookStage, Mount, MountSource, Network, Node, NodeKind, Process, ResourceLimit, Root,
 };
 pub use runc::{RuncExecutor, Runtime};
 pub use sandbox::SandboxExecutor;

@@ -7,16 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ashlar_llb::{Network, Run, Ssh, State};
+use ashlar_llb::{Network, Run, Ssh};
 use ashlar_solver::error::Fault;
 use ashlar_solver::ops::Entitlements;
 use ashlar_solver::ops::exec::ExecError;
-use ashlar_solver::progress::Event;
 use ashlar_solver::session::AgentSocket;
-use ashlar_solver::solver::{SolveError, SolveRequest, Solver};
-use futures::StreamExt as _;
+use ashlar_solver::solver::{SolveError, Solver};
 
-use super::support::{self, Need, run, skipped, temp, tool};
+use super::support::{self, Need, lent, output, run, skipped, temp, tool};
 
 const NEEDS: &[Need] = &[
     Need::Root,
@@ -109,26 +107,6 @@ fn base(folder: &Path) {
 
 fn step(script: &str) -> Run {
     support::busybox_state().run(["sh", "-c", script])
-}
-
-fn lent(folder: &Path, state: &State) -> SolveRequest {
-    support::request(state).local("base", folder.join("base"))
-}
-
-/// Solves and returns what the steps wrote.
-async fn output(solver: &Solver, request: SolveRequest) -> String {
-    let (mut events, outcome) = solver.solve(request).split();
-    let mut output = Vec::new();
-    while let Some(event) = events.next().await {
-        if let Event::Log { data, .. } = event {
-            output.extend_from_slice(&data);
-        }
-    }
-    let output = String::from_utf8(output).unwrap();
-    if let Err(error) = outcome.await {
-        panic!("{}\n{output}", support::chain(&error));
-    }
-    output
 }
 
 /// Sockets below a directory.

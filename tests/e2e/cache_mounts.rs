@@ -5,35 +5,16 @@ use std::path::Path;
 
 use ashlar_llb::{self as llb, Cache, State, copy};
 use ashlar_solver::progress::Event;
-use ashlar_solver::solver::{SolveRequest, Solver};
+use ashlar_solver::solver::Solver;
 use futures::StreamExt as _;
 
-use super::support::{self, Need, skipped, temp};
+use super::support::{self, Need, lent, output, skipped, temp};
 
 /// A step that adds `word` to a file of the cache `id` and tells what is in it.
 fn step(state: &State, id: &str, word: &str) -> State {
     let script = "echo $0 >> /c/words; cat /c/words | busybox tr '\\n' ' '; echo";
     let run = state.run(["sh", "-c", script, word]);
     run.mount("/c", Cache::shared(id)).root()
-}
-
-/// What the steps of a solve wrote.
-async fn output(solver: &Solver, request: SolveRequest) -> String {
-    let (mut events, outcome) = solver.solve(request).split();
-    let mut output = Vec::new();
-    while let Some(event) = events.next().await {
-        if let Event::Log { data, .. } = event {
-            output.extend_from_slice(&data);
-        }
-    }
-    if let Err(error) = outcome.await {
-        panic!("{}", support::chain(&error));
-    }
-    String::from_utf8(output).unwrap()
-}
-
-fn lent(folder: &Path, state: &State) -> SolveRequest {
-    support::request(state).local("base", folder.join("base"))
 }
 
 #[test]

@@ -9,9 +9,7 @@ use ashlar_solver::error::{Blame as _, Fault};
 use ashlar_solver::executor::Runtime;
 use ashlar_solver::ops::Entitlements;
 use ashlar_solver::ops::exec::ExecError;
-use ashlar_solver::progress::Event;
-use ashlar_solver::solver::{SolveError, SolveRequest, Solver};
-use futures::StreamExt as _;
+use ashlar_solver::solver::{SolveError, Solver};
 
 use super::support::{self, Need, skipped, temp};
 
@@ -46,16 +44,8 @@ fn executors() -> [Option<Runtime>; 3] {
 
 /// What the steps wrote, or why there is no result.
 async fn told(solver: &Solver, folder: &Path, state: &State) -> Result<String, SolveError> {
-    let request: SolveRequest = support::request(state).local("base", folder.join("base"));
-    let (mut events, outcome) = solver.solve(request).split();
-    let mut output = Vec::new();
-    while let Some(event) = events.next().await {
-        if let Event::Log { data, .. } = event {
-            output.extend_from_slice(&data);
-        }
-    }
-    outcome.await?;
-    Ok(String::from_utf8(output).unwrap())
+    let (outcome, text) = support::told(solver, support::lent(folder, state)).await;
+    outcome.map(|_| text)
 }
 
 fn specifications(folder: &Path) {

@@ -6,9 +6,7 @@ use std::path::Path;
 use ashlar_llb::{self as llb, Mount, Run};
 use ashlar_solver::error::Blame as _;
 use ashlar_solver::executor::Runtime;
-use ashlar_solver::progress::Event;
 use ashlar_solver::solver::Solver;
-use futures::StreamExt as _;
 
 use super::support::{self, Need, run, skipped, temp, tool};
 
@@ -17,22 +15,6 @@ fn step(script: &str) -> Run {
     let run = support::busybox_state().run(["sh", "-c", &script]);
     // A root that is read-only is no output, and nothing runs without one.
     run.mount("/out", Mount::bind(llb::scratch()))
-}
-
-async fn output(solver: &Solver, folder: &Path, run: Run) -> String {
-    let request = support::request(&run.output("/out")).local("base", folder.join("base"));
-    let (mut events, outcome) = solver.solve(request).split();
-    let mut output = Vec::new();
-    while let Some(event) = events.next().await {
-        if let Event::Log { data, .. } = event {
-            output.extend_from_slice(&data);
-        }
-    }
-    let text = String::from_utf8(output).unwrap();
-    if let Err(error) = outcome.await {
-        panic!("{}\n{text}", support::chain(&error));
-    }
-    text
 }
 
 /// Runs steps as an ordinary user. Arguments: a folder and one of the user's.
@@ -60,8 +42,7 @@ pub fn role(arguments: &[&str]) {
                 let run = step(&format!("{who}; true")).user(user);
                 let run = if readonly { run.readonly_root() } else { run };
                 if user != "0" {
-                    let request =
-                        support::request(&run.output("/out")).local("base", folder.join("base"));
+                    let request = support::lent(folder, &run.output("/out"));
                     let error = solver.solve(request).result().await.unwrap_err();
                     let words = format!(
                         "as an ordinary user, {name} cannot run a step as user 7 and group 8"
@@ -70,7 +51,8 @@ pub fn role(arguments: &[&str]) {
                     assert!(error.remedy().unwrap().contains("built-in sandbox"));
                     continue;
                 }
-                let told = output(&solver, folder, run).await;
+                let request = support::lent(folder, &run.output("/out"));
+                let told = support::output(&solver, request).await;
                 assert_eq!(told, expected, "{name} {user} {readonly}");
             }
         }

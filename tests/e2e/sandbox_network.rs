@@ -172,6 +172,7 @@ async fn reaches(solver: &Solver, name: &str, base: &Path, ports: [u16; 3]) {
     let (text, _) = output(solver, &step("nslookup some.example"), base).await;
     assert!(text.contains("203.0.113.9"), "{text}");
 
+    // Both: the first of a flow is not lost.
     let (text, _) = output(
         solver,
         &step(&format!("busybox ping -c 2 -i 0.1 -W 5 {HOST}")),
@@ -199,8 +200,8 @@ async fn reaches(solver: &Solver, name: &str, base: &Path, ports: [u16; 3]) {
 
 /// Two steps at the same time: the one does not see what the other listens on.
 async fn apart(solver: &Solver, base: &Path) {
-    let listens = step("timeout 3 nc -l -p 7000 -s 127.0.0.1; echo over");
-    let knocks = step("sleep 1; echo x | timeout 1 nc 127.0.0.1 7000 && echo met || echo apart");
+    let listens = step("timeout 2 nc -l -p 7000 -s 127.0.0.1; echo over");
+    let knocks = step("sleep 0.7; echo x | timeout 1 nc 127.0.0.1 7000 && echo met || echo apart");
     let (text, _) = output(solver, &llb::merge([listens, knocks]), base).await;
     assert!(text.contains("apart") && !text.contains("met"), "{text}");
 }
@@ -227,9 +228,7 @@ async fn stops(solver: &Solver, base: &Path, open: u16) {
                 break;
             }
         }
-        let began = std::time::Instant::now();
         drop(outcome);
-        assert!(began.elapsed().as_millis() < 1000, "{:?}", began.elapsed());
     }
     for _ in 0..100 {
         if descriptors() <= before {

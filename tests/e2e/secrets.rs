@@ -3,39 +3,18 @@
 use std::fs;
 use std::path::Path;
 
-use ashlar_llb::{Run, Secret, State};
+use ashlar_llb::{Run, Secret};
 use ashlar_solver::error::Fault;
 use ashlar_solver::ops::exec::ExecError;
-use ashlar_solver::progress::Event;
 use ashlar_solver::session::{
     EnvSecret, FileSecret, MAX_SECRET, MemorySecret, SecretError, SecretProvider, SecretValue,
 };
 use ashlar_solver::solver::{SolveError, SolveRequest, Solver};
-use futures::StreamExt as _;
 
-use super::support::{self, Need, run, skipped, solve, temp};
+use super::support::{self, Need, lent, output, run, skipped, solve, temp};
 
 fn step(script: &str) -> Run {
     support::busybox_state().run(["sh", "-c", script])
-}
-
-fn lent(folder: &Path, state: &State) -> SolveRequest {
-    support::request(state).local("base", folder.join("base"))
-}
-
-/// Solves and returns what the steps wrote to standard output and error.
-async fn output(solver: &Solver, request: SolveRequest) -> String {
-    let (mut events, outcome) = solver.solve(request).split();
-    let mut output = Vec::new();
-    while let Some(event) = events.next().await {
-        if let Event::Log { data, .. } = event {
-            output.extend_from_slice(&data);
-        }
-    }
-    if let Err(error) = outcome.await {
-        panic!("{}", support::chain(&error));
-    }
-    String::from_utf8(output).unwrap()
 }
 
 async fn failure(solver: &Solver, request: SolveRequest) -> ashlar_solver::error::Failure {

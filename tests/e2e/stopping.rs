@@ -98,12 +98,11 @@ fn stopping_kills_the_whole_tree() {
             let before = tree(&marker);
             assert!(before.len() >= 6, "{before:?}");
             let start = Instant::now();
+            let mut cancelled = None;
             match how {
                 "cancel" => {
                     handle.cancel();
-                    assert_eq!(tree(&marker), BTreeSet::new(), "{how}");
-                    let error = handle.result().await.unwrap_err();
-                    assert!(matches!(error, SolveError::Cancelled), "{error:?}");
+                    cancelled = Some(handle);
                 }
                 "drop" => drop(handle),
                 "drop the result" => drop(handle.split().1),
@@ -120,6 +119,11 @@ fn stopping_kills_the_whole_tree() {
                 "{how}: {:?}",
                 start.elapsed()
             );
+            // What it wrote may take longer to remove.
+            if let Some(handle) = cancelled {
+                let error = handle.result().await.unwrap_err();
+                assert!(matches!(error, SolveError::Cancelled), "{error:?}");
+            }
         }
     });
     assert_eq!(support::leftovers(&folder.path().join("state")), [""; 0]);

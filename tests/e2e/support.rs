@@ -13,7 +13,7 @@ use ashlar_solver::cache::MissReason;
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::progress::{Event, Outcome};
 use ashlar_solver::scheduler::VertexStatus;
-use ashlar_solver::solver::{SolveRequest, Solved, Solver};
+use ashlar_solver::solver::{SolveError, SolveRequest, Solved, Solver};
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use tempfile::TempDir;
@@ -141,6 +141,31 @@ pub async fn solve(solver: &Solver, request: SolveRequest) -> Solved {
     match solver.solve(request).result().await {
         Ok(solved) => solved,
         Err(error) => panic!("{}", chain(&error)),
+    }
+}
+
+/// Such a request with the base that [`busybox`] made in `folder`.
+pub fn lent(folder: &Path, state: &State) -> SolveRequest {
+    request(state).local("base", folder.join("base"))
+}
+
+/// Solves, and returns what became of it and what the steps wrote, both streams together.
+pub async fn told(solver: &Solver, request: SolveRequest) -> (Result<Solved, SolveError>, String) {
+    let (mut events, outcome) = solver.solve(request).split();
+    let mut text = Vec::new();
+    while let Some(event) = events.next().await {
+        if let Event::Log { data, .. } = event {
+            text.extend_from_slice(&data);
+        }
+    }
+    (outcome.await, String::from_utf8(text).unwrap())
+}
+
+/// What the steps of a solve wrote that has to succeed.
+pub async fn output(solver: &Solver, request: SolveRequest) -> String {
+    match told(solver, request).await {
+        (Ok(_), text) => text,
+        (Err(error), text) => panic!("{}\n{text}", chain(&error)),
     }
 }
 

@@ -63,7 +63,7 @@ pub use capabilities::{Capability, CapabilitySet};
 pub use child::{Child, ExitStatus, ResourceUsage};
 pub use contents::Contents;
 pub use error::{SandboxError, SpawnError, Step};
-pub use mount::{Mount, NodeKind, Root, Source};
+pub use mount::{Mount, Node, NodeKind, Root, Source};
 pub use seccomp::{SeccompAction, SeccompCompare, SeccompProfile, SeccompRule};
 pub use spawner::Spawner;
 pub use spec::{

@@ -148,20 +148,7 @@ pub enum Source {
     },
     /// A node that is made for the process alone, in memory. Not in a user namespace, where the
     /// kernel lets nobody make one.
-    Node {
-        /// What it is.
-        kind: NodeKind,
-        /// The number of its driver; means nothing for a pipe.
-        major: u32,
-        /// Its number among those of the driver.
-        minor: u32,
-        /// Permission bits.
-        mode: u32,
-        /// Owner.
-        uid: u32,
-        /// Group.
-        gid: u32,
-    },
+    Node(Node),
     /// A fresh empty memory file system, `nosuid`, with mode 1777.
     Tmpfs {
         /// Limit in bytes; `None`: the kernel's default, half of the memory.
@@ -183,6 +170,24 @@ pub enum Source {
         /// Group as seen inside the sandbox.
         gid: u32,
     },
+}
+
+/// A node to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "all that mknod takes")]
+pub struct Node {
+    /// What it is.
+    pub kind: NodeKind,
+    /// The number of its driver; means nothing for a pipe.
+    pub major: u32,
+    /// Its number among those of the driver.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner as seen inside the sandbox.
+    pub uid: u32,
+    /// Group as seen inside the sandbox.
+    pub gid: u32,
 }
 
 /// A kind of node.
@@ -213,21 +218,7 @@ impl std::fmt::Debug for Source {
                 .finish(),
             Self::Bind { path } => f.debug_struct("Bind").field("path", path).finish(),
             Self::Device { path } => f.debug_struct("Device").field("path", path).finish(),
-            Self::Node {
-                kind,
-                major,
-                minor,
-                mode,
-                uid,
-                gid,
-            } => f
-                .debug_struct("Node")
-                .field("kind", kind)
-                .field("number", &(major, minor))
-                .field("mode", &format_args!("{mode:#o}"))
-                .field("uid", uid)
-                .field("gid", gid)
-                .finish(),
+            Self::Node(node) => f.debug_tuple("Node").field(node).finish(),
             Self::Tmpfs { size } => f.debug_struct("Tmpfs").field("size", size).finish(),
             Self::Cgroup => f.write_str("Cgroup"),
             Self::File {

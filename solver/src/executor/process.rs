@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-pub use ashlar_sandbox::NodeKind;
+pub use ashlar_sandbox::{Node, NodeKind};
 
 use super::{Resources, User};
 use crate::session::SecretValue;
@@ -106,20 +106,7 @@ pub enum MountSource {
     },
     /// A node that is made for the process; devices work on it too. Not where steps have a user
     /// namespace.
-    Node {
-        /// What it is.
-        kind: NodeKind,
-        /// The number of its driver; means nothing for a pipe.
-        major: u32,
-        /// Its number among those of the driver.
-        minor: u32,
-        /// Permission bits.
-        mode: u32,
-        /// Owner.
-        uid: u32,
-        /// Group.
-        gid: u32,
-    },
+    Node(Node),
     /// Memory.
     Tmpfs {
         /// Bytes at most; `None`: the kernel's default.
@@ -153,19 +140,7 @@ impl fmt::Debug for MountSource {
             Self::Layers { lower } => f.debug_struct("Layers").field("lower", lower).finish(),
             Self::Bind { path } => f.debug_struct("Bind").field("path", path).finish(),
             Self::Device { path } => f.debug_struct("Device").field("path", path).finish(),
-            Self::Node {
-                kind,
-                major,
-                minor,
-                mode,
-                uid,
-                gid,
-            } => {
-                let mut f = f.debug_struct("Node");
-                f.field("kind", kind).field("number", &(major, minor));
-                f.field("mode", mode).field("uid", uid);
-                f.field("gid", gid).finish()
-            }
+            Self::Node(node) => f.debug_tuple("Node").field(node).finish(),
             Self::Tmpfs { size } => f.debug_struct("Tmpfs").field("size", size).finish(),
             Self::File {
                 contents,

@@ -518,21 +518,7 @@ fn source(source: MountSource) -> sandbox::Source {
         MountSource::Layers { lower } => sandbox::Source::ReadOnlyOverlay { lower },
         MountSource::Bind { path } => sandbox::Source::Bind { path },
         MountSource::Device { path } => sandbox::Source::Device { path },
-        MountSource::Node {
-            kind,
-            major,
-            minor,
-            mode,
-            uid,
-            gid,
-        } => sandbox::Source::Node {
-            kind,
-            major,
-            minor,
-            mode,
-            uid,
-            gid,
-        },
+        MountSource::Node(node) => sandbox::Source::Node(node),
         MountSource::Tmpfs { size } => sandbox::Source::Tmpfs { size },
         MountSource::File {
             contents,

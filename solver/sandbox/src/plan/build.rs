@@ -344,7 +344,7 @@ impl Builder<'_> {
         let spec = self.spec;
         if matches!(
             spec.root.source,
-            Source::File { .. } | Source::Device { .. } | Source::Node { .. }
+            Source::File { .. } | Source::Device { .. } | Source::Node(_)
         ) {
             return invalid("root", "the source is not a directory tree");
         }
@@ -395,7 +395,7 @@ impl Builder<'_> {
                 | Source::Cgroup
                 | Source::File { .. }
                 | Source::Device { .. }
-                | Source::Node { .. }
+                | Source::Node(_)
         );
         if single && selector.is_some() {
             return invalid("selector", "the source has nothing to select from");
@@ -432,30 +432,23 @@ impl Builder<'_> {
                     path.as_os_str(),
                 )
             }
-            Source::Node {
-                kind,
-                major,
-                minor,
-                mode,
-                uid,
-                gid,
-            } => {
+            Source::Node(node) => {
                 attributes &= !ATTR_NODEV;
                 if user_namespace {
                     return invalid("mounts", "a user namespace has no nodes of its own");
                 }
                 self.files += 1;
-                let kind = match kind {
+                let kind = match node.kind {
                     NodeKind::Character => libc::S_IFCHR,
                     NodeKind::Block => libc::S_IFBLK,
                     NodeKind::Fifo => libc::S_IFIFO,
                 };
                 let source = PlannedSource::Node {
                     name: c_string("mounts", format!("node{}", self.files))?,
-                    mode: kind | mode & 0o7777,
-                    device: libc::makedev(*major, *minor),
-                    uid: *uid,
-                    gid: *gid,
+                    mode: kind | node.mode & 0o7777,
+                    device: libc::makedev(node.major, node.minor),
+                    uid: node.uid,
+                    gid: node.gid,
                 };
                 (source, OsStr::new("node"))
             }

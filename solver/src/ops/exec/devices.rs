@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use ashlar_llb::pb;
 
 use super::ExecError;
-use crate::executor::{Hook, HookStage, Mount, MountSource, NodeKind, Process};
+use crate::executor::{self, Hook, HookStage, Mount, MountSource, NodeKind, Process};
 use crate::ops::cdi::{self, ContainerEdits, DeviceNode, Registry};
 use crate::ops::{DeviceGrant, Engine};
 
@@ -208,14 +208,14 @@ impl Node {
                 NodeKind::Fifo => MountSource::Bind { path },
                 _ => MountSource::Device { path },
             },
-            _ => MountSource::Node {
+            _ => MountSource::Node(executor::Node {
                 kind: wanted.kind,
                 major: wanted.number.0,
                 minor: wanted.number.1,
                 mode: wanted.mode,
                 uid: wanted.owner.0,
                 gid: wanted.owner.1,
-            },
+            }),
         }
     }
 }

@@ -588,13 +588,28 @@ pub(crate) fn children_do_not_outlive_their_parent(make: Make) {
 }
 
 pub(crate) fn two_hundred_run_at_once(make: Make) {
+    use std::io::Write as _;
+
     use ashlar_solver::cancel::Cancel;
+    use rustix::fs::{CWD, FileType};
     const RUNS: usize = 200;
     let subject = make();
     let host = subject.new_dir();
+    let gate = host.join("gate");
+    let mode = rustix::fs::Mode::from(0o666);
+    rustix::fs::mknodat(CWD, &gate, FileType::Fifo, mode, 0).unwrap();
     // Each waits for all: they really are there at the same time.
-    let script = "echo > /host/$0; while [ \"$(ls /host | wc -l)\" -lt 200 ]; do sleep 0.2; done; \
-                  echo run $0; exit $(($0 % 100))";
+    let script = "echo > /host/$0; busybox dd if=/host/gate of=/dev/null bs=1 count=1 \
+                  2> /dev/null || exit 255; echo run $0; exit $(($0 % 100))";
+    // Opened for both, so that nobody waits for the other side.
+    let mut open = fs::File::options();
+    let mut open = open.read(true).write(true).open(&gate).unwrap();
+    let opens = async {
+        while fs::read_dir(&host).unwrap().count() <= RUNS {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        open.write_all(&[0; RUNS]).unwrap();
+    };
     let cancel = Cancel::new();
     let runs = (0..RUNS).map(|number| {
         let mut process = subject.process(&["/bin/sh", "-c", script, &number.to_string()]);
@@ -607,7 +622,7 @@ pub(crate) fn two_hundred_run_at_once(make: Make) {
         }
     });
     let limit = std::time::Duration::from_secs(100);
-    let all = futures::future::join_all(runs);
+    let all = async { futures::join!(futures::future::join_all(runs), opens).0 };
     let ended = subject
         .runtime
         .block_on(async { tokio::time::timeout(limit, all).await.unwrap() });
