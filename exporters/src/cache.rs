@@ -7,7 +7,9 @@ use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::Failure;
 use ashlar_solver::solver::{CacheExport, CacheLayer};
 use ashlar_solver::tree::Timestamp;
+use tracing::Instrument as _;
 
+use crate::exporter::blocking;
 use crate::layer::{LayerOptions, LayerRequest, LayerSource, layer_blobs};
 use crate::{Compression, ExportError};
 
@@ -45,14 +47,10 @@ pub async fn cache_blobs(
     cancel: &Cancel,
 ) -> Result<CacheRecords<BlobLayer>, ExportError> {
     let (export, cancel) = (export.clone(), cancel.clone());
-    let task = tokio::task::spawn_blocking(move || describe(&export, compression, &cancel));
-    match task.await {
-        Ok(records) => records,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(ExportError::Cancelled),
-        },
-    }
+    let described = blocking(move || describe(&export, compression, &cancel));
+    described
+        .instrument(tracing::info_span!("export cache"))
+        .await
 }
 
 fn describe(

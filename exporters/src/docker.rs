@@ -20,7 +20,7 @@ use crate::exporter::{Exporter, Prepared, blocking};
 use crate::image::Image;
 use crate::oci::Contents;
 use crate::options::image_options;
-use crate::{ExportError, ImageOptions, json};
+use crate::{ExportError, ImageOptions, json, spans};
 
 /// Exports an image as an archive for `docker load`: an image layout, and beside it what Docker
 /// wants to know (`manifest.json`). [`Docker::engine`] loads it right away.
@@ -105,7 +105,7 @@ impl Exporter for Docker {
         cancel: &Cancel,
     ) -> Result<Prepared, ExportError> {
         let (this, result, cancel) = (self.clone(), result.clone(), cancel.clone());
-        blocking(move || this.run(&result, &cancel)).await
+        spans::export("docker", blocking(move || this.run(&result, &cancel))).await
     }
 }
 

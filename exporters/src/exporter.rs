@@ -9,7 +9,10 @@ use ashlar_solver::result::BuildResult;
 use async_trait::async_trait;
 use futures::future::{BoxFuture, join_all};
 
+use tracing::{Instrument as _, Span};
+
 use crate::ExportError;
+use crate::spans::Scope;
 
 /// Writes a build result somewhere.
 ///
@@ -103,6 +106,8 @@ fn all_or_first_error<T>(all: Vec<Result<T, ExportError>>) -> Result<Vec<T>, Exp
 pub struct Prepared {
     exported: Exported,
     finalize: Option<Finalize>,
+    /// That of the export.
+    span: Span,
 }
 
 /// What puts an output in its place.
@@ -124,7 +129,13 @@ impl Prepared {
         Self {
             exported,
             finalize: None,
+            span: Span::none(),
         }
+    }
+
+    /// The same, put in its place in this span.
+    pub(crate) fn within(self, span: Span) -> Self {
+        Self { span, ..self }
     }
 
     /// An output that `finalize` puts in its place.
@@ -136,6 +147,7 @@ impl Prepared {
         Self {
             exported,
             finalize: Some(Box::new(move |cancel| Box::pin(finalize(cancel)))),
+            span: Span::none(),
         }
     }
 
@@ -153,7 +165,8 @@ impl Prepared {
     /// What takes long (a push) minds `cancel`; a rename does not.
     pub async fn finalize(self, cancel: &Cancel) -> Result<Exported, ExportError> {
         if let Some(finalize) = self.finalize {
-            finalize(cancel.clone()).await?;
+            let finalize = async { finalize(cancel.clone()).await };
+            finalize.instrument(self.span).await?;
         }
         Ok(self.exported)
     }
@@ -176,7 +189,8 @@ pub struct Exported {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ExportError> + Send + 'static,
 ) -> Result<T, ExportError> {
-    match tokio::task::spawn_blocking(work).await {
+    let scope = Scope::current();
+    match tokio::task::spawn_blocking(move || scope.within(work)).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

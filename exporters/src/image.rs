@@ -35,7 +35,7 @@ use base64::Engine as _;
 use crate::destination::Sink;
 use crate::exporter::Exported;
 use crate::layer::Packed;
-use crate::{ExportError, json};
+use crate::{ExportError, json, spans};
 
 pub(crate) use assemble::{Defaults, assemble};
 pub(crate) use manifest::Index;
@@ -159,6 +159,7 @@ impl Image {
         cancel: &Cancel,
     ) -> Result<(), ExportError> {
         let Descriptor { digest, size, .. } = blob.descriptor;
+        let _written = spans::blob(&digest, size).entered();
         match &blob.content {
             BlobContent::Text(text) => sink.put(text),
             BlobContent::Stored => {

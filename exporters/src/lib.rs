@@ -62,6 +62,7 @@ mod push;
 mod redact;
 mod rpm;
 pub mod sbom;
+mod spans;
 mod statement;
 mod store;
 mod tar;

@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use crate::ExportError;
 use crate::exporter::{Exported, Exporter, Prepared, blocking};
 use crate::files::{FileOptions, file_options, parts};
+use crate::spans;
 use stage::Stage;
 
 /// What becomes of files that are at the destination and not in the result.
@@ -101,6 +102,6 @@ impl Exporter for Local {
         cancel: &Cancel,
     ) -> Result<Prepared, ExportError> {
         let (this, result, cancel) = (self.clone(), result.clone(), cancel.clone());
-        blocking(move || this.run(&result, &cancel)).await
+        spans::export("local", blocking(move || this.run(&result, &cancel))).await
     }
 }

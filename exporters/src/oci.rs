@@ -14,7 +14,7 @@ use crate::destination::Destination;
 use crate::exporter::{Exported, Exporter, Prepared, blocking};
 use crate::image::{Defaults, Image, assemble};
 use crate::options::image_options;
-use crate::{ExportError, ImageOptions, MediaTypes, archive, layout};
+use crate::{ExportError, ImageOptions, MediaTypes, archive, layout, spans};
 
 /// Annotation with the creation time of an image.
 const CREATED: &str = "org.opencontainers.image.created";
@@ -90,7 +90,7 @@ impl Exporter for Oci {
         cancel: &Cancel,
     ) -> Result<Prepared, ExportError> {
         let (this, result, cancel) = (self.clone(), result.clone(), cancel.clone());
-        blocking(move || this.run(&result, &cancel)).await
+        spans::export("oci", blocking(move || this.run(&result, &cancel))).await
     }
 }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use ashlar_llb::{BlobDigest, Reference};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::Failure;
+use ashlar_solver::oci::Descriptor;
 use ashlar_solver::oci::media_type::{is_index, is_manifest};
 use ashlar_solver::registry::{HostConfig, Pushed, Registry, RegistryError, Repository, Upload};
 use ashlar_solver::result::BuildResult;
@@ -23,11 +24,12 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use futures::stream::{self, TryStreamExt as _};
 use tokio::sync::OnceCell;
+use tracing::Instrument as _;
 
 use crate::exporter::{Exporter, Prepared, blocking};
 use crate::image::{BlobContent, Defaults, Image, ImageBlob, assemble};
 use crate::options::image_options;
-use crate::{ExportError, ImageOptions};
+use crate::{ExportError, ImageOptions, spans};
 
 /// Blobs of one repository that are worked on at the same time. How many requests that makes is
 /// for the client to say.
@@ -105,7 +107,7 @@ impl Exporter for Push {
         cancel: &Cancel,
     ) -> Result<Prepared, ExportError> {
         let (this, result, cancel) = (self.clone(), result.clone(), cancel.clone());
-        blocking(move || {
+        let prepared = blocking(move || {
             let defaults = Defaults {
                 inline_attestations: true,
                 ..Defaults::default()
@@ -120,8 +122,8 @@ impl Exporter for Push {
             Ok(Prepared::new(exported, move |cancel| {
                 push(image, registry, options, cancel)
             }))
-        })
-        .await
+        });
+        spans::export("push", prepared).await
     }
 }
 
@@ -191,7 +193,9 @@ pub(crate) async fn push(
             fetched: &fetched,
             cancel: &cancel,
         };
-        async move { pushing.run(&tags).await }
+        let repository = pushing.name.name();
+        let span = tracing::info_span!("push", repository);
+        async move { pushing.run(&tags).await }.instrument(span)
     });
     tokio::select! {
         done = try_join_all(all) => done.map(drop),
@@ -221,10 +225,11 @@ impl Pushing<'_> {
         let wanted = self.wanted().await?;
         let blobs: Vec<BlobDigest> = wanted.iter().map(|w| w.blob.descriptor.digest).collect();
         stream::iter(wanted.into_iter().map(Ok))
-            .try_for_each_concurrent(
-                BLOBS,
-                |wanted| async move { self.blob(&wanted).await.map(drop) },
-            )
+            .try_for_each_concurrent(BLOBS, |wanted| async move {
+                let Descriptor { digest, size, .. } = &wanted.blob.descriptor;
+                let span = spans::blob(digest, *size);
+                self.blob(&wanted).instrument(span).await.map(drop)
+            })
             .await?;
         for blob in &self.image.blobs {
             let descriptor = &blob.descriptor;
@@ -242,7 +247,12 @@ impl Pushing<'_> {
                 let kind = &descriptor.media_type;
                 let text = Bytes::copy_from_slice(text);
                 let pushed = self.repository.push_manifest(kind, text, tag.as_deref());
-                pushed.await.map_err(|error| self.failed(error))?;
+                let (digest, tag) = (descriptor.digest, tag.as_deref());
+                let span = tracing::debug_span!("manifest", %digest, tag);
+                pushed
+                    .instrument(span)
+                    .await
+                    .map_err(|error| self.failed(error))?;
             }
         }
         self.note(blobs).await

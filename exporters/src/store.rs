@@ -14,7 +14,7 @@ use crate::image::{BlobContent, Defaults, Image as Assembled, assemble};
 use crate::options::image_options;
 #[cfg(feature = "registry")]
 use crate::push::{self, PushOptions};
-use crate::{ExportError, ImageOptions};
+use crate::{ExportError, ImageOptions, spans};
 
 /// Exports an image into the store of the solver, under its names. `llb::image` finds it there
 /// with `ResolveMode::IfMissing` or `Offline`, by name or by digest, and `Store::images` tells what a
@@ -250,6 +250,6 @@ impl Exporter for Image {
         cancel: &Cancel,
     ) -> Result<Prepared, ExportError> {
         let (this, result, cancel) = (self.clone(), result.clone(), cancel.clone());
-        blocking(move || this.run(&result, &cancel)).await
+        spans::export("image", blocking(move || this.run(&result, &cancel))).await
     }
 }

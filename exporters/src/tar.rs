@@ -18,6 +18,7 @@ use crate::exporter::{Exported, Exporter, Prepared, blocking};
 use crate::files::{
     FileOptions, Item, Part, directory_entry, file_options, link_group, parts, statement_entry,
 };
+use crate::spans;
 
 /// Exports the files of a result as one tar, as BuildKit writes it: owners, modes, devices and
 /// extended attributes are those of the result, times are rounded to seconds.
@@ -86,7 +87,7 @@ impl Exporter for Tar {
         cancel: &Cancel,
     ) -> Result<Prepared, ExportError> {
         let (this, result, cancel) = (self.clone(), result.clone(), cancel.clone());
-        blocking(move || this.run(&result, &cancel)).await
+        spans::export("tar", blocking(move || this.run(&result, &cancel))).await
     }
 }
 

@@ -24,6 +24,7 @@ mod export;
 mod export_killed;
 mod export_names;
 mod export_tools;
+mod export_traces;
 mod failed_step;
 mod forgotten;
 mod golden;

@@ -14,9 +14,11 @@ use ashlar_solver::tree::Timestamp;
 use ashlar_solver::tree::tar::{RewriteError, rewrite_times};
 use ashlar_solver::turns::Turn;
 use sha2::{Digest as _, Sha256};
+use tracing::Span;
 
 use super::{LayerOptions, MadeLayer, Packed, TOC_DIGEST, table_of};
 use crate::blocks::{Opened, Told, Work};
+use crate::spans::Scope;
 use crate::{Compression, ExportError};
 
 /// Annotation with the size of the tar of an eStargz layer, which containers/storage reads.
@@ -47,6 +49,7 @@ pub(super) struct Making<'a> {
     /// Whether its bytes are to be in the store.
     keep: bool,
     cancel: &'a Cancel,
+    scope: Scope,
 }
 
 /// A blob that is being written.
@@ -55,6 +58,8 @@ pub(super) struct BlobOutput {
     to: To,
     /// Nobody else makes the same meanwhile.
     _turn: Turn<String>,
+    /// It is over when the blob is made.
+    _span: Span,
 }
 
 #[derive(Debug)]
@@ -115,6 +120,7 @@ impl<'a> Making<'a> {
             keep: !(packs && plain && matches!(origin, Origin::Layer(_))),
             origin,
             cancel,
+            scope: Scope::current(),
         }
     }
 
@@ -266,7 +272,13 @@ impl Work for Making<'_> {
             }
             false => To::Digest(Sha256::new(), 0),
         };
-        Ok(Opened::Output(BlobOutput { to, _turn: turn }))
+        let compression = self.compression;
+        let span = || tracing::debug_span!("layer", of = what, %compression);
+        Ok(Opened::Output(BlobOutput {
+            to,
+            _turn: turn,
+            _span: self.scope.within(span),
+        }))
     }
 
     fn produce(&self, stream: &mut dyn Write) -> Result<(), MakeError> {
