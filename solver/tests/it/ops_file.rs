@@ -200,6 +200,116 @@ fn copies_take_files_from_another_input() {
 }
 
 #[test]
+fn directories_hand_down_their_group_if_they_are_setgid() {
+    let kit = kit();
+    let source = run(
+        &kit,
+        vec![action(-1, -1, 0, mkdir("/d", 0o775))],
+        Vec::new(),
+    )
+    .unwrap();
+    let number = |id| {
+        Some(pb::UserOpt {
+            user: Some(User::ById(id)),
+        })
+    };
+    let staff = pb::FileActionCopy {
+        mode_str: "g+s".into(),
+        owner: Some(pb::ChownOpt {
+            user: number(0),
+            group: number(50),
+        }),
+        ..copy("/d", "/s")
+    };
+    let owned = Action::Mkdir(pb::FileActionMkDir {
+        path: "/s/mine".into(),
+        mode: 0o700,
+        make_parents: false,
+        owner: Some(pb::ChownOpt {
+            user: number(7),
+            group: number(8),
+        }),
+        timestamp: 7,
+    });
+    let out = run(
+        &kit,
+        vec![
+            action(-1, 0, -1, Action::Copy(staff)),
+            action(1, -1, -1, mkdir("/s/a/b", 0o755)),
+            action(2, -1, -1, mkfile("/s/a/f", "")),
+            action(3, -1, -1, owned),
+            action(4, 0, 0, Action::Copy(copy("/d", "/s/to/c"))),
+        ],
+        source,
+    )
+    .unwrap();
+    let view = out[0].view().unwrap();
+    let line = |(path, node): (TreePath, &Arc<ashlar_solver::tree::Node>)| {
+        let it = &node.entry().attributes;
+        format!("{path} {:o} {}:{}", it.mode, it.uid, it.gid)
+    };
+    let all: Vec<_> = view.walk().map(line).collect();
+    let expected = [
+        "/s 2775 0:50",
+        "/s/a 2755 0:50",
+        "/s/a/b 2755 0:50",
+        "/s/a/f 640 0:50",
+        "/s/mine 2700 7:8",
+        "/s/to 2755 0:50",
+        // A copy has the mode and the owner of what it is a copy of.
+        "/s/to/c 775 0:0",
+    ];
+    assert_eq!(all, expected);
+}
+
+#[test]
+fn removals_ask_for_what_they_name_and_files_keep_their_mode() {
+    let kit = kit();
+    let link = Action::Symlink(pb::FileActionSymlink {
+        oldpath: "nowhere".into(),
+        newpath: "/dangling".into(),
+        owner: None,
+        timestamp: 7,
+    });
+    let tree = run(
+        &kit,
+        vec![
+            action(-1, -1, -1, mkfile("/f", "one")),
+            action(0, -1, 0, link),
+        ],
+        Vec::new(),
+    )
+    .unwrap();
+    let change = |it: Action| run(&kit, vec![action(0, -1, 0, it)], tree.clone());
+    let remove = |path: &str, allow_not_found, allow_wildcard| {
+        change(Action::Rm(pb::FileActionRm {
+            path: path.into(),
+            allow_not_found,
+            allow_wildcard,
+        }))
+    };
+    for missing in ["/dangling", "/none"] {
+        assert!(remove(missing, false, false).is_err(), "{missing}");
+    }
+    let both = "/dangling -> nowhere\n/f 640 \"one\"";
+    assert_eq!(listing(&remove("/none", true, false).unwrap()[0]), both);
+    assert_eq!(listing(&remove("/x*", false, true).unwrap()[0]), both);
+    let rest = "/f 640 \"one\"";
+    assert_eq!(listing(&remove("/dangling", true, false).unwrap()[0]), rest);
+    let again = Action::Mkfile(pb::FileActionMkFile {
+        path: "/f".into(),
+        mode: 0o755,
+        data: "two".to_owned().into(),
+        owner: None,
+        timestamp: 7,
+    });
+    assert_eq!(
+        listing(&change(again).unwrap()[0]),
+        "/dangling -> nowhere\n/f 640 \"two\""
+    );
+}
+
+#[test]
 fn outputs_of_their_own_do_not_share_a_layer() {
     let kit = kit();
     let out = run(

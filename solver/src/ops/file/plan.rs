@@ -52,6 +52,12 @@ impl Settings {
             ..Attributes::default()
         }
     }
+
+    /// Attributes of a new directory in `parent`, which hands down that it is setgid too, as the
+    /// kernel does where nobody changes the mode afterwards.
+    fn created_directory(&self, mode: u32, parent: &Attributes) -> Attributes {
+        self.created(mode | parent.mode & 0o2000, Some(parent))
+    }
 }
 
 /// A time of LLB: -1 is none.
@@ -110,7 +116,7 @@ pub(super) fn missing_directories(
             }
             Some(_) => return Err(FileProblem::NotADirectory { path: at }),
             None => {
-                above = settings.created(mode, Some(&above));
+                above = settings.created_directory(mode, &above);
                 made.push((at.clone(), above.clone()));
             }
         }
@@ -155,7 +161,7 @@ pub(super) fn mkdir(
     if view.lookup(&path).is_some() {
         return Ok(Vec::new());
     }
-    let attributes = settings.created(mode, Some(parent(view, &path)?));
+    let attributes = settings.created_directory(mode, parent(view, &path)?);
     Ok(vec![Step::MakeDirectory(path, attributes)])
 }
 
