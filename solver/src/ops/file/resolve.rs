@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::wildcard::{Component, has_wildcard};
+use super::wildcard::{Wildcard, has_wildcard};
 use crate::tree::view::ResolveError;
 use crate::tree::{Kind, Node, TreePath, View};
 
@@ -87,15 +87,26 @@ pub(super) fn matches(
         .lookup(&base)
         .ok_or_else(|| ResolveError::NotFound { path: base.clone() })?;
     let mut found = Vec::new();
+    let rest = parts[first..].join(&b'/');
+    if rest.contains(&b'[') {
+        collect_by_path(
+            &base,
+            node,
+            &mut Vec::new(),
+            &Wildcard::new(&rest),
+            &mut found,
+        );
+        return Ok(found);
+    }
     let components: Vec<_> = parts[first..]
         .iter()
-        .map(|part| Component::new(part))
+        .map(|part| Wildcard::new(part))
         .collect();
     collect(&base, node, &components, &mut found);
     Ok(found)
 }
 
-fn collect(at: &TreePath, node: &Node, parts: &[Component], found: &mut Vec<TreePath>) {
+fn collect(at: &TreePath, node: &Node, parts: &[Wildcard], found: &mut Vec<TreePath>) {
     let Some((pattern, rest)) = parts.split_first() else {
         found.push(at.clone());
         return;
@@ -106,6 +117,31 @@ fn collect(at: &TreePath, node: &Node, parts: &[Component], found: &mut Vec<Tree
         {
             collect(&path, child, rest, found);
         }
+    }
+}
+
+/// As [`collect`], for a pattern with a class, which may match a slash: in BuildKit patterns match
+/// whole paths. `below` is the path from where the pattern begins.
+fn collect_by_path(
+    at: &TreePath,
+    node: &Node,
+    below: &mut Vec<u8>,
+    pattern: &Wildcard,
+    found: &mut Vec<TreePath>,
+) {
+    let length = below.len();
+    for (name, child) in node.children() {
+        let Ok(path) = at.join(name) else { continue };
+        if length > 0 {
+            below.push(b'/');
+        }
+        below.extend_from_slice(name);
+        if pattern.matches(below) {
+            found.push(path);
+        } else {
+            collect_by_path(&path, child, below, pattern, found);
+        }
+        below.truncate(length);
     }
 }
 
@@ -224,6 +260,9 @@ mod tests {
         assert_eq!(all("/a/*", true), "/a/1.txt /a/2.md");
         assert_eq!(all("/c/*", true), "/a/1.txt /a/2.md");
         assert_eq!(all("/c/*", false), "");
+        assert_eq!(all("/[ab]/*", true), "/a/1.txt /a/2.md /b/1.txt");
+        assert_eq!(all("/a[^x]1.txt", true), "/a/1.txt");
+        assert_eq!(all("/[ab]", true), "/a /b");
         assert_eq!(all("/no", true), "/no");
         assert!(matches(&view, b"/no/*", true).is_err());
     }

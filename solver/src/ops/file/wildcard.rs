@@ -1,4 +1,4 @@
-//! Wildcards of one path component.
+//! Wildcards of paths and their components.
 
 use ashlar_llb::patterns::Glob;
 
@@ -15,17 +15,17 @@ pub(crate) fn has_wildcard(part: &[u8]) -> bool {
     false
 }
 
-/// One component of a pattern. A malformed one matches nothing, as in BuildKit.
+/// A pattern or a component of one. A malformed one matches nothing, as in BuildKit.
 #[derive(Debug)]
-pub(super) struct Component(Option<Glob>);
+pub(super) struct Wildcard(Option<Glob>);
 
-impl Component {
+impl Wildcard {
     pub(super) fn new(pattern: &[u8]) -> Self {
         let pattern = std::str::from_utf8(pattern).ok();
         Self(pattern.and_then(|pattern| Glob::new(pattern).ok()))
     }
 
-    pub(super) fn matches(&self, name: &[u8]) -> bool {
-        self.0.as_ref().is_some_and(|glob| glob.matches(name))
+    pub(super) fn matches(&self, path: &[u8]) -> bool {
+        self.0.as_ref().is_some_and(|glob| glob.matches(path))
     }
 }

@@ -93,7 +93,7 @@ impl Looks {
                 self.owner(copy.owner.as_ref());
                 self.copy(action.secondary_input, copy, text);
             }
-            // Go's nil: an empty string in the list.
+            // No action of a checked graph.
             None => {}
         }
     }
