@@ -284,6 +284,7 @@ fn candidates(program: &OsStr, env: &[OsString]) -> Built<Vec<CString>> {
     }
     let path = env
         .iter()
+        .rev()
         .find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="));
     path.unwrap_or(DEFAULT_PATH)
         .split(|&b| b == b':')

@@ -1,5 +1,6 @@
 //! What a process is told: environment, names, limits.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -51,7 +52,19 @@ pub(super) fn environment(
         op.secretenv.iter().any(|it| Some(it.name.as_str()) == name)
     };
     env.retain(|entry| !secret(entry));
+    keep_last(&mut env);
     env
+}
+
+/// Removes all but the last entry of each name, as runc does: programs look at the first.
+fn keep_last(env: &mut Vec<String>) {
+    let mut seen = HashSet::new();
+    let mut keep: Vec<bool> = env
+        .iter()
+        .rev()
+        .map(|entry| seen.insert(entry.split_once('=').map_or(&**entry, |(name, _)| name)))
+        .collect();
+    env.retain(|_| keep.pop().unwrap_or(true));
 }
 
 /// `path` in normal form; a relative one is below `base`.
@@ -170,6 +183,23 @@ mod tests {
         meta.env.pop();
         let expected = ["PATH=/x", "N=1", "NO=2"];
         assert_eq!(environment(&op, &meta, home), expected);
+    }
+
+    #[test]
+    fn the_last_value_of_a_variable_counts() {
+        let meta = pb::Meta {
+            env: ["PATH=/a", "HTTP_PROXY=a", "X=1", "PATH=/b", "X=2"]
+                .map(str::to_owned)
+                .to_vec(),
+            proxy_env: Some(pb::ProxyEnv {
+                http_proxy: "b".into(),
+                ..pb::ProxyEnv::default()
+            }),
+            ..pb::Meta::default()
+        };
+        let env = environment(&pb::ExecOp::default(), &meta, || "/".to_owned());
+        let expected = ["PATH=/b", "X=2", "HTTP_PROXY=b", "http_proxy=b", "HOME=/"];
+        assert_eq!(env, expected);
     }
 
     #[test]
