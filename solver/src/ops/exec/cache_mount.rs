@@ -152,12 +152,14 @@ pub(super) fn open(
         let directory = directory.join(generation.to_string());
         for number in 0..MOST {
             let place = directory.join(number.to_string());
+            // One that is locked does not make another beside one that is in use.
+            let waits = sharing == CacheSharingOpt::Locked && number > 0;
+            if waits && place.symlink_metadata().is_err() {
+                break;
+            }
             make_directory(&place, true).map_err(|error| failed("make", error))?;
             let lock = lock(&place, sharing).map_err(|error| failed("lock", error))?;
             let Some(lock) = lock else {
-                if sharing == CacheSharingOpt::Locked {
-                    break;
-                }
                 continue;
             };
             let path = place.join("fs");
