@@ -6,7 +6,8 @@ use ashlar_llb::{DiffId, Platform};
 use ashlar_solver::result::BASE_CONFIG_KEY;
 use ashlar_solver::tree::Timestamp;
 use base64::Engine as _;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{ExportError, json};
@@ -31,7 +32,11 @@ pub(super) struct HistoryLayer {
 /// One entry of the history, in the member order of the Go type.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct History {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "time"
+    )]
     created: Option<String>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     created_by: String,
@@ -41,6 +46,30 @@ struct History {
     comment: String,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     empty_layer: bool,
+}
+
+/// Reads a time as Go's type for it does, which writes it back in normal form.
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let normal = |text: String| {
+        normal_time(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is no time")))
+    };
+    text.map(normal).transpose()
+}
+
+/// A time of RFC 3339 with the fewest digits, and its offset if it has one; `None` if it is none.
+fn normal_time(text: &str) -> Option<String> {
+    text.parse::<Timestamp>().ok()?;
+    let (second, rest) = text.split_at_checked(19)?;
+    let (fraction, offset) = rest.split_at_checked(rest.find(['Z', '+', '-'])?)?;
+    // Nanoseconds are the least.
+    let fraction = fraction.get(..10).unwrap_or(fraction);
+    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
+    let offset = match offset {
+        "+00:00" | "-00:00" => "Z",
+        offset => offset,
+    };
+    Some([second, fraction, offset].concat())
 }
 
 #[derive(Serialize)]
@@ -338,6 +367,34 @@ mod tests {
             text.contains(r#"{"created_by":"base","empty_layer":true}"#),
             "{text}"
         );
+    }
+
+    #[test]
+    fn times_of_the_history_are_in_normal_form() {
+        let given = |time: &str| {
+            format!(
+                r#"{{"os":"linux","architecture":"amd64","history":[{{"created":"{time}","empty_layer":true}}]}}"#
+            )
+        };
+        for (time, normal) in [
+            ("1970-01-01T00:00:01+00:00", "1970-01-01T00:00:01Z"),
+            ("1970-01-01T00:00:01.100Z", "1970-01-01T00:00:01.1Z"),
+            ("1970-01-01T00:00:01.000Z", "1970-01-01T00:00:01Z"),
+            (
+                "1970-01-01T02:00:01.1234567899+02:00",
+                "1970-01-01T02:00:01.123456789+02:00",
+            ),
+        ] {
+            let text = config(Some(&given(time)), &[], None);
+            let expected = format!(r#""history":[{{"created":"{normal}","#);
+            assert!(text.contains(&expected), "{text}");
+        }
+        let platform = Platform::linux_amd64();
+        for time in ["", "yesterday", "1970-01-01"] {
+            let given = given(time);
+            let input = input(Some(&given), &platform, &[], None);
+            assert!(image_config(&input).is_err(), "{time}");
+        }
     }
 
     #[test]
