@@ -123,8 +123,9 @@ pub struct ImageOptions {
     /// Include attestations that are for inline use only (`attestation-inline`). Default: true for
     /// images that are stored or pushed, else false.
     pub inline_attestations: Option<bool>,
-    /// Leave layers that their owner does not let others distribute marked so
-    /// (`prefer-nondist-layers`). Default: false, they are like any other.
+    /// Leave layers that their owner offers elsewhere and does not let others distribute marked so,
+    /// with where they can be had (`prefer-nondist-layers`). They are not pushed then. Default: false,
+    /// they are like any other.
     pub prefer_nondistributable: bool,
     /// The moment after which nothing is dated (`source-date-epoch`).
     pub epoch: Epoch,

@@ -48,6 +48,10 @@ pub const INLINE_CACHE_KEY: &str = "containerimage.inlinecache";
 /// Exports use it as it is.
 pub const SOURCE_BLOB: &str = "source";
 
+/// The key of [`LayerBlob::annotations`] under which the addresses stand where its owner offers a
+/// blob, separated by spaces. Manifests have them in another place.
+pub const BLOB_URLS: &str = "ashlar/urls";
+
 /// The stores of a state root, as exporters use them. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {

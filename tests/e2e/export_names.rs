@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Seek as _, Write as _};
+use std::io::{self, BufRead as _, Seek as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ashlar_exporters::{
     Docker, Exporter, FileOptions, Image, ImageOptions, Local, LocalMode, Oci, Output, Tar,
@@ -322,5 +323,105 @@ fn class_6_cve_2026_33747_names_and_keys_stay_inside() {
         });
         run.unwrap();
         assert!(good.get() > 20, "{good:?} exports were good");
+    });
+}
+
+/// Names that look like those of images, and more often than not are none.
+fn image_name() -> impl Strategy<Value = String> {
+    let part = prop::sample::select(vec![
+        "app",
+        "a/b",
+        "example.com",
+        ":",
+        "v1",
+        "@",
+        "/",
+        "..",
+        "%2e%2e",
+        "?x=y",
+        "#",
+        " ",
+        "\r\n",
+        "\0",
+        "localhost:5000",
+        "é",
+        "images/load",
+        "A",
+        "%00",
+        "sha256:00",
+    ]);
+    let parts = prop::collection::vec(part, 1..6);
+    prop_oneof![3 => parts.prop_map(|parts| parts.concat()), 1 => word()]
+}
+
+/// An engine that has nothing and takes everything, and the lines of the requests it got.
+fn engine(socket: &Path) -> Arc<Mutex<Vec<String>>> {
+    let listener = UnixListener::bind(socket).unwrap();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let noted = heard.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = io::BufReader::new(stream.unwrap());
+            let mut line = String::new();
+            let _gone = stream.read_line(&mut line);
+            let is_load = line.starts_with("POST");
+            noted.lock().unwrap().push(line);
+            let mut last = Vec::new();
+            loop {
+                let mut line = Vec::new();
+                match stream.read_until(b'\n', &mut line) {
+                    Ok(1..) => {}
+                    _ => break,
+                }
+                // The end of the headers, or of a body in chunks.
+                if line == b"\r\n" && (!is_load || last == b"0\r\n") {
+                    break;
+                }
+                last = line;
+            }
+            let status = if is_load { "200 OK" } else { "404 Not Found" };
+            let answer =
+                format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}");
+            let _gone = stream.get_mut().write_all(answer.as_bytes());
+        }
+    });
+    heard
+}
+
+#[test]
+fn class_6_cve_2026_33747_names_for_engines_ask_for_one_image_each() {
+    with_solver(|runtime, solver| {
+        let folder = temp();
+        let socket = folder.path().join("engine");
+        let heard = engine(&socket);
+        let good = std::cell::Cell::new(0);
+        let run = runner(96).run(&image_name(), |name| {
+            let reference = Ref::lazy(Arc::new(Memory(View::empty())));
+            let store = solver.store().clone();
+            let result = BuildResult::new(reference, Platform::of_target(), store);
+            let load = Docker::engine(&socket).name(name.clone());
+            let loaded = runtime.block_on(load.export(&result, &Cancel::new()));
+            let heard = std::mem::take(&mut *heard.lock().unwrap());
+            if loaded.is_err() {
+                prop_assert!(heard.is_empty(), "{name:?} {heard:?}");
+                return Ok(());
+            }
+            good.set(good.get() + 1);
+            let (asked, sent) = heard.split_at(1);
+            prop_assert_eq!(sent, ["POST /images/load?quiet=1 HTTP/1.1\r\n"]);
+            // Nothing but letters that stand for themselves, and no way up.
+            let path = asked[0].strip_prefix("GET /images/").unwrap();
+            let path = path.strip_suffix("/json HTTP/1.1\r\n").unwrap();
+            let plain = |c: char| c.is_ascii_alphanumeric() || "./-_:@[]".contains(c);
+            prop_assert!(path.chars().all(plain), "{path:?}");
+            let mut parts = path.split('/');
+            prop_assert!(
+                parts.all(|part| !matches!(part, "" | "." | "..")),
+                "{path:?}"
+            );
+            Ok(())
+        });
+        run.unwrap();
+        assert!(good.get() > 5, "{good:?} loads were good");
     });
 }

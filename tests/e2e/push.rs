@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ashlar_exporters::{Compression, ExportError, Exported, Exporter as _, Output, Push};
-use ashlar_llb::{self as llb, Reference, State, mkfile};
+use ashlar_exporters::{Compression, ExportError, Exported, Exporter as _, Oci, Output, Push};
+use ashlar_llb::{self as llb, BlobDigest, Reference, State, mkfile};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::{Blame as _, Fault};
 use ashlar_solver::registry::{HostConfig, RegistryConfig, StaticCredentials};
@@ -52,6 +52,15 @@ fn inspect(reference: &str, arguments: &[&str]) -> Value {
         .args(arguments)
         .arg(format!("docker://{reference}")));
     serde_json::from_str(&text).unwrap()
+}
+
+/// skopeo takes all of an image, verifying every digest.
+fn copied(reference: &str, folder: &Path) {
+    let to = format!("oci:{}:v1", folder.join("copied").display());
+    run(Command::new("skopeo")
+        .args(["--insecure-policy", "copy", "--quiet"])
+        .arg("--src-tls-verify=false")
+        .args([format!("docker://{reference}"), to]));
 }
 
 /// What is built on an image says what the image said.
@@ -107,19 +116,7 @@ async fn what_is_pushed_is_what_is_pulled() {
         );
         assert!(support::tree(&folder.path().join("store")) == before);
     }
-    // skopeo takes all of it, verifying every digest.
-    let copied = folder.path().join("copied");
-    run(Command::new("skopeo")
-        .args([
-            "--insecure-policy",
-            "copy",
-            "--quiet",
-            "--src-tls-verify=false",
-        ])
-        .args([
-            format!("docker://{reference}"),
-            format!("oci:{}:v1", copied.display()),
-        ]));
+    copied(&reference, folder.path());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -403,18 +400,93 @@ async fn a_push_through_a_connection_that_breaks_arrives() {
     let reference = format!("{}/app:v1", registry.host());
     let found = inspect(&reference, &[]);
     assert_eq!(found["Digest"], exported.digest.unwrap().to_string());
-    let copied = folder.path().join("copied");
-    run(Command::new("skopeo")
-        .args([
-            "--insecure-policy",
-            "copy",
-            "--quiet",
-            "--src-tls-verify=false",
-        ])
-        .args([
-            format!("docker://{reference}"),
-            format!("oci:{}:v1", copied.display()),
-        ]));
+    copied(&reference, folder.path());
+}
+
+/// Marks the first layer of the image in a layout as one that only its owner distributes.
+fn make_foreign(layout: &Path, url: &str) -> String {
+    let blob = |digest: &Value| {
+        layout
+            .join("blobs")
+            .join(digest.as_str().unwrap().replace(':', "/"))
+    };
+    let index = layout.join("index.json");
+    let mut entries: Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+    let manifest = fs::read(blob(&entries["manifests"][0]["digest"])).unwrap();
+    let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let layer = &mut manifest["layers"][0];
+    layer["mediaType"] = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip".into();
+    layer["urls"] = vec![url].into();
+    let digest = layer["digest"].as_str().unwrap().to_owned();
+    let text = manifest.to_string();
+    let named = BlobDigest::of(text.as_bytes()).to_string();
+    entries["manifests"][0]["digest"] = named.into();
+    entries["manifests"][0]["size"] = text.len().into();
+    fs::write(blob(&entries["manifests"][0]["digest"]), text).unwrap();
+    fs::write(index, entries.to_string()).unwrap();
+    digest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nondistributable_layers_are_pushed_only_as_layers_like_any_other() {
+    let name = "nondistributable_layers_are_pushed_only_as_layers_like_any_other";
+    if skipped(name, &TOOLS) {
+        return;
+    }
+    let folder = temp();
+    let url = "https://example.com/foreign/layer";
+    let allowed =
+        "validation:\n  manifests:\n    urls:\n      allow: ['^https://example\\.com/']\n";
+    let registry = Registry::start(folder.path(), &folder.path().join("store"), allowed);
+    let solver = solver(folder.path(), RegistryConfig::default(), nobody());
+    let layout = folder.path().join("base");
+    let base = Oci::directory(&layout).name("example.com/base:v1");
+    let made = app(&solver, "base").await;
+    good(base.export(&made.result, &Cancel::new()).await);
+    let foreign = make_foreign(&layout, url);
+
+    let image = State::from(llb::oci_layout("example.com/base:v1").store("base"));
+    let built = image.file(mkfile("/own", "own").created(then()));
+    let pushed_blob = |digest: &str| {
+        let hex = digest.trim_start_matches("sha256:");
+        let blobs = folder.path().join("store/docker/registry/v2/blobs/sha256");
+        blobs.join(&hex[..2]).join(hex).join("data").exists()
+    };
+    // First the untouched image, then one that is built on.
+    for prefer in [true, false] {
+        for (tag, state) in [("untouched", &image), ("built", &built)] {
+            let request = support::request(state).oci_layout("base", &layout);
+            let solved = solve(&solver, request).await;
+            let reference = format!("{}/foreign:{tag}-{prefer}", registry.host());
+            let output = format!(
+                "type=registry,name={reference},oci-mediatypes=true,prefer-nondist-layers={prefer}"
+            );
+            let output = Output::parse(&output).unwrap();
+            let output = output.with_registry(solver.registry());
+            good(
+                output
+                    .exporter()
+                    .export(&solved.result, &Cancel::new())
+                    .await,
+            );
+            let layers = inspect(&reference, &["--raw"])["layers"].clone();
+            let layers = layers.as_array().unwrap();
+            assert_eq!(layers[0]["digest"], foreign);
+            assert_eq!(pushed_blob(&foreign), !prefer, "{tag}");
+            let kind = layers[0]["mediaType"].as_str().unwrap();
+            assert_eq!(kind.contains(".nondistributable."), prefer, "{kind}");
+            let expected = match prefer {
+                true => serde_json::json!([url]),
+                false => Value::Null,
+            };
+            assert_eq!(layers[0]["urls"], expected);
+            assert!(layers[0]["annotations"].is_null());
+            for layer in &layers[1..] {
+                assert!(pushed_blob(layer["digest"].as_str().unwrap()));
+                assert!(layer["urls"].is_null());
+            }
+        }
+    }
 }
 
 /// In a process of its own: pushes one image after the other, for ever.

@@ -8,7 +8,8 @@ use ashlar_solver::error::{Failure, OperationError};
 use ashlar_solver::meta::LayerBlob;
 use ashlar_solver::oci::{Descriptor, media_type};
 use ashlar_solver::result::{
-    BASE_CONFIG_KEY, BuildResult, IMAGE_CONFIG_KEY, INLINE_CACHE_KEY, MakeContext, SOURCE_BLOB,
+    BASE_CONFIG_KEY, BLOB_URLS, BuildResult, IMAGE_CONFIG_KEY, INLINE_CACHE_KEY, MakeContext,
+    SOURCE_BLOB,
 };
 use ashlar_solver::tree::Timestamp;
 
@@ -422,11 +423,17 @@ impl<'a> Plan<'a> {
     }
 
     fn describe(&self, layer: &LayerBlob) -> Descriptor {
-        let keep = self.options.prefer_nondistributable;
-        let media_type = layer_media_type(&layer.media_type, self.is_oci, keep);
+        let mut annotations = layer.annotations.clone();
+        // Without an address nobody could get it: then it is like any other.
+        let urls = annotations.remove(BLOB_URLS);
+        let urls = urls.filter(|_| self.options.prefer_nondistributable);
+        let media_type = layer_media_type(&layer.media_type, self.is_oci, urls.is_some());
         let mut descriptor = Descriptor::new(media_type, layer.digest, layer.size);
+        if let Some(urls) = urls {
+            descriptor.urls = urls.split(' ').map(str::to_owned).collect();
+        }
         if self.is_oci {
-            descriptor.annotations.clone_from(&layer.annotations);
+            descriptor.annotations = annotations;
         }
         descriptor
     }
@@ -470,20 +477,20 @@ fn key(request: &LayerRequest) -> String {
     }
 }
 
-/// The media type of a layer in the words of OCI or of Docker, and, unless that is preferred,
-/// without a mark that others may not distribute it.
-fn layer_media_type(media_type: &str, is_oci: bool, keep_nondistributable: bool) -> String {
+/// The media type of a layer in the words of OCI or of Docker, with the mark that others may not
+/// distribute it or without.
+fn layer_media_type(media_type: &str, is_oci: bool, is_foreign: bool) -> String {
     const OCI: &str = "application/vnd.oci.image.layer.v1.tar";
     const OCI_FOREIGN: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar";
     const DOCKER: &str = "application/vnd.docker.image.rootfs.diff.tar";
     const DOCKER_FOREIGN: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar";
     let known = BTreeMap::from([
-        (OCI, ('+', false)),
-        (OCI_FOREIGN, ('+', true)),
-        (DOCKER, ('.', false)),
-        (DOCKER_FOREIGN, ('.', true)),
+        (OCI, '+'),
+        (OCI_FOREIGN, '+'),
+        (DOCKER, '.'),
+        (DOCKER_FOREIGN, '.'),
     ]);
-    for (prefix, (mark, foreign)) in known {
+    for (prefix, mark) in known {
         let Some(rest) = media_type.strip_prefix(prefix) else {
             continue;
         };
@@ -492,7 +499,7 @@ fn layer_media_type(media_type: &str, is_oci: bool, keep_nondistributable: bool)
             None if rest.is_empty() => "",
             None => continue,
         };
-        let (prefix, mark) = match (is_oci, foreign && keep_nondistributable) {
+        let (prefix, mark) = match (is_oci, is_foreign) {
             (true, false) => (OCI, '+'),
             (true, true) => (OCI_FOREIGN, '+'),
             (false, false) => (DOCKER, '.'),
@@ -513,7 +520,7 @@ mod tests {
 
     #[test]
     fn media_types_of_layers_are_translated() {
-        for (from, is_oci, keep, to) in [
+        for (from, is_oci, is_foreign, to) in [
             (
                 "application/vnd.oci.image.layer.v1.tar+gzip",
                 false,
@@ -536,11 +543,11 @@ mod tests {
                 "application/vnd.oci.image.layer.v1.tar",
                 false,
                 true,
-                "application/vnd.docker.image.rootfs.diff.tar",
+                "application/vnd.docker.image.rootfs.foreign.diff.tar",
             ),
             ("application/x", false, false, "application/x"),
         ] {
-            assert_eq!(layer_media_type(from, is_oci, keep), to);
+            assert_eq!(layer_media_type(from, is_oci, is_foreign), to);
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::meta::LayerBlob;
 use crate::ops::Engine;
 use crate::progress::Reporter;
 use crate::refs::{Lazy, LazyLayer};
-use crate::result::{SOURCE_BLOB, chains, put_repository};
+use crate::result::{BLOB_URLS, SOURCE_BLOB, chains, put_repository};
 use crate::snapshot::{ActiveLayer, LayerDescription, Stack};
 use crate::source::image::{ImageError, ImageLayer, ResolvedImage, unpack};
 use crate::tree::View;
@@ -414,12 +414,17 @@ fn in_parallel<T: Send>(
 }
 
 pub(super) fn blob_of(layer: &ImageLayer) -> LayerBlob {
+    let mut annotations = layer.descriptor.annotations.clone();
+    annotations.remove(BLOB_URLS);
+    if !layer.descriptor.urls.is_empty() {
+        annotations.insert(BLOB_URLS.to_owned(), layer.descriptor.urls.join(" "));
+    }
     LayerBlob {
         compression: SOURCE_BLOB.to_owned(),
         digest: layer.descriptor.digest,
         diff_id: layer.diff_id,
         size: layer.descriptor.size,
         media_type: layer.descriptor.media_type.clone(),
-        annotations: layer.descriptor.annotations.clone(),
+        annotations,
     }
 }
