@@ -1,6 +1,6 @@
 //! What network a step gets that does not ask for one, and that the caller is told.
 
-use ashlar_llb::{self as llb, State, mkfile};
+use ashlar_llb::{self as llb, Run, State, mkfile, pb::ProxyEnv};
 use ashlar_solver::executor::{Dns, Network};
 use ashlar_solver::progress::Event;
 use ashlar_solver::solver::Solver;
@@ -85,5 +85,39 @@ fn the_resolver_of_steps_is_told_what_the_caller_says() {
                         search a.example example\noptions ndots:2\n";
         let files = support::files(&solved).await;
         assert_eq!(files["told"], support::file(0o644, expected.as_bytes()));
+    });
+}
+
+/// Behind a proxy and without one a step is the same to the cache, as in BuildKit.
+#[test]
+fn proxies_are_variables_of_a_step_and_not_of_its_key() {
+    let test = "network::proxies_are_variables_of_a_step_and_not_of_its_key";
+    if skipped(test, &[Need::Root, Need::Tool("busybox")]) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let folder = temp();
+        support::busybox(folder.path());
+        let solver = support::solver(folder.path().join("state"));
+        let script = "echo $http_proxy $HTTP_PROXY $no_proxy $NO_PROXY $https_proxy; exit 3";
+        let step = || {
+            let run = support::busybox_state().run(["sh", "-c", script]);
+            run.valid_exit_codes([3])
+        };
+        let proxied = step().proxy(ProxyEnv {
+            http_proxy: "http://proxy:3128".to_owned(),
+            no_proxy: "localhost".to_owned(),
+            ..ProxyEnv::default()
+        });
+        let output = async |run: Run| {
+            let request = support::lent(folder.path(), &run.root());
+            support::output(&solver, request).await
+        };
+        let told = output(proxied).await;
+        assert_eq!(
+            told,
+            "http://proxy:3128 http://proxy:3128 localhost localhost\n"
+        );
+        assert_eq!(output(step()).await, "");
     });
 }
