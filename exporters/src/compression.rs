@@ -24,8 +24,8 @@ pub enum Compression {
     /// Gzip, in members of 1 MiB that are compressed at the same time, by libdeflate. Everything
     /// that follows RFC 1952 reads it.
     Gzip {
-        /// 0 (stored) to 9. Default 4, which is both smaller and faster than level 6 of Go's
-        /// library, BuildKit's default.
+        /// 0 (stored) to 9. Default 4, which is faster than level 6 of Go's library, BuildKit's
+        /// default, and smaller for programs; for text it is 3 % larger.
         level: u8,
     },
     /// Gzip as one member, for readers that stop after the first, by zlib. Slower than
