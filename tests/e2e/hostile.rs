@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use ashlar_llb::{Definition, LoadError, OpDigest, encode, pb};
 use ashlar_solver::error::{Blame as _, Fault};
+use ashlar_solver::ops::Entitlements;
+use ashlar_solver::ops::exec::ExecError;
 use ashlar_solver::solver::{SolveError, SolveRequest, Solver};
 use bytes::Bytes;
 use pb::op::Op;
@@ -239,6 +241,43 @@ async fn class_5_what_was_not_granted_is_refused() {
             text.contains(what) && text.contains("not allowed"),
             "{what}: {text}"
         );
+    }
+}
+
+/// Class 5: a device that is there, that a step needs, and that nobody granted.
+#[tokio::test(flavor = "multi_thread")]
+async fn class_5_devices_that_were_not_granted_are_refused() {
+    let folder = temp();
+    let cdi = folder.path().join("cdi");
+    let text = r#"{"cdiVersion": "0.6.0", "kind": "vendor.com/gpu",
+        "devices": [{"name": "0", "containerEdits": {"env": ["GPU=0"]}}]}"#;
+    support::write(cdi.join("gpu.json"), text);
+    let wanted = |optional: bool| {
+        step(|exec| {
+            exec.cdi_devices.push(pb::CdiDevice {
+                name: "vendor.com/gpu=0".into(),
+                optional,
+            });
+        })
+    };
+    for allow in ["network.host", "device=vendor.com/gpu=1"] {
+        let solver = Solver::builder()
+            .root(folder.path().join("state"))
+            .cdi_directories([&cdi])
+            .entitlements(Entitlements::default().allow(allow).unwrap());
+        let solver = solver.build().unwrap();
+        for optional in [false, true] {
+            let error = refused(&solver, allow, wanted(optional)).await;
+            let SolveError::Vertex { failure, .. } = &error else {
+                panic!("{allow}: {error:?}");
+            };
+            let told = failure.downcast_ref::<ExecError>();
+            assert!(
+                matches!(told, Some(ExecError::DeviceNotAllowed { name }) if name == "vendor.com/gpu=0"),
+                "{allow}: {}",
+                failure.chain()
+            );
+        }
     }
 }
 

@@ -33,6 +33,7 @@ mod golden_export;
 mod golden_provenance;
 mod guest;
 mod hostile;
+mod hostile_memory;
 mod images;
 mod kill_nine;
 mod leaks;
@@ -68,6 +69,7 @@ fn child() {
         "failed-step" => failed_step::role(&arguments),
         "forgotten" => forgotten::role(&arguments),
         "guest" => guest::role(&arguments),
+        "hostile-memory" => hostile_memory::role(&arguments),
         "leaks" => leaks::role(&arguments),
         "loading" => export_tools::role(&arguments),
         "runtimes" => runtimes::role(&arguments),
