@@ -29,6 +29,13 @@ fn solver(folder: &Path, config: RegistryConfig, known: StaticCredentials) -> So
     builder.credentials(Arc::new(known)).build().unwrap()
 }
 
+/// A registry that takes everything, and a solver.
+fn open(folder: &Path) -> (Registry, Solver) {
+    let registry = Registry::start(folder, &folder.join("store"), "");
+    let solver = solver(folder, RegistryConfig::default(), nobody());
+    (registry, solver)
+}
+
 async fn app(solver: &Solver, text: &str) -> Solved {
     let state = llb::scratch()
         .file(mkfile("/hello", text.to_owned()).created(then()))
@@ -79,8 +86,7 @@ async fn what_is_pushed_is_what_is_pulled() {
         return;
     }
     let folder = temp();
-    let registry = Registry::start(folder.path(), &folder.path().join("store"), "");
-    let solver = solver(folder.path(), RegistryConfig::default(), nobody());
+    let (registry, solver) = open(folder.path());
     let solved = app(&solver, "hi").await;
     let reference = format!("{}/app:v1", registry.host());
     for compression in Compression::ALL {
@@ -126,8 +132,7 @@ async fn pushing_by_digest_moves_no_tag() {
         return;
     }
     let folder = temp();
-    let registry = Registry::start(folder.path(), &folder.path().join("store"), "");
-    let solver = solver(folder.path(), RegistryConfig::default(), nobody());
+    let (registry, solver) = open(folder.path());
     let app_name = format!("{}/app", registry.host());
     let old = good(pushed(&solver, &app(&solver, "old").await, &app_name).await);
     let solved = app(&solver, "new").await;
@@ -165,8 +170,7 @@ async fn outputs_push_if_their_attributes_say_so() {
         return;
     }
     let folder = temp();
-    let registry = Registry::start(folder.path(), &folder.path().join("store"), "");
-    let solver = solver(folder.path(), RegistryConfig::default(), nobody());
+    let (registry, solver) = open(folder.path());
     let solved = app(&solver, "hi").await;
     let parse = |text: String| Output::parse(&text).unwrap();
     for (at, (attributes, is_stored)) in [
