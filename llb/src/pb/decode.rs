@@ -123,46 +123,54 @@ macro_rules! one_of {
     };
 }
 
-impl Decode for Op {
-    fn merge_field<'a>(
-        &mut self,
-        field: Field<'a>,
-        from: &mut Reader<'a>,
-    ) -> Result<(), WireError> {
-        match field.number {
-            1 => field.messages(&mut self.inputs, from),
-            10 => field.message(&mut self.platform, from),
-            11 => field.message(&mut self.constraints, from),
-            _ => one_of! { &mut self.op, field, from,
-                2 => Does::Exec,
-                3 => Does::Source,
-                4 => Does::File,
-                5 => Does::Build,
-                6 => Does::Merge,
-                7 => Does::Diff,
-                8 => Does::Passthrough,
-            },
+/// Messages with some fields of which there can be only one.
+macro_rules! decode_with_one {
+    ($($message:ident {
+        $($number:literal: $kind:ident $name:ident,)*
+        $place:ident: { $($one_number:literal => $one:ident :: $one_kind:ident,)* }
+    })*) => {$(
+        impl Decode for $message {
+            fn merge_field<'a>(
+                &mut self,
+                field: Field<'a>,
+                from: &mut Reader<'a>,
+            ) -> Result<(), WireError> {
+                match field.number {
+                    $($number => field.$kind(&mut self.$name, from),)*
+                    _ => one_of! { &mut self.$place, field, from,
+                        $($one_number => $one::$one_kind,)*
+                    },
+                }
+            }
         }
-    }
+    )*};
 }
 
-impl Decode for FileAction {
-    fn merge_field<'a>(
-        &mut self,
-        field: Field<'a>,
-        from: &mut Reader<'a>,
-    ) -> Result<(), WireError> {
-        match field.number {
-            1 => field.int64(&mut self.input, from),
-            2 => field.int64(&mut self.secondary_input, from),
-            3 => field.int64(&mut self.output, from),
-            _ => one_of! { &mut self.action, field, from,
-                4 => Action::Copy,
-                5 => Action::Mkfile,
-                6 => Action::Mkdir,
-                7 => Action::Rm,
-                8 => Action::Symlink,
-            },
+decode_with_one! {
+    Op {
+        1: messages inputs,
+        10: message platform,
+        11: message constraints,
+        op: {
+            2 => Does::Exec,
+            3 => Does::Source,
+            4 => Does::File,
+            5 => Does::Build,
+            6 => Does::Merge,
+            7 => Does::Diff,
+            8 => Does::Passthrough,
+        }
+    }
+    FileAction {
+        1: int64 input,
+        2: int64 secondary_input,
+        3: int64 output,
+        action: {
+            4 => Action::Copy,
+            5 => Action::Mkfile,
+            6 => Action::Mkdir,
+            7 => Action::Rm,
+            8 => Action::Symlink,
         }
     }
 }
