@@ -149,7 +149,8 @@ pub enum Source {
     /// A node that is made for the process alone, in memory. Not in a user namespace, where the
     /// kernel lets nobody make one.
     Node(Node),
-    /// A fresh empty memory file system, `nosuid`, with mode 1777.
+    /// A fresh empty memory file system, `nosuid`, with the mode of the directory that it covers;
+    /// 1777 if there was none, or for a root.
     Tmpfs {
         /// Limit in bytes; `None`: the kernel's default, half of the memory.
         size: Option<u64>,

@@ -84,6 +84,8 @@ pub(crate) struct PlannedMount {
     pub(crate) rule: TargetRule,
     /// Fill it with device nodes and links once it is attached.
     pub(crate) is_dev: bool,
+    /// Give it the mode of the directory that it is attached to, if that was there.
+    pub(crate) takes_mode: bool,
     pub(crate) source_object: Object,
     pub(crate) target_object: Object,
     /// The detached mount, once the child has made it.

@@ -472,6 +472,10 @@ fn spec(mut process: Process, privileged: bool, dns: &Dns) -> Result<Spec, Execu
     };
     if privileged {
         spec.additional_gids = process.user.groups;
+        // As in BuildKit: a program that is setgid must not shed the group for good.
+        if !spec.additional_gids.contains(&spec.gid) {
+            spec.additional_gids.insert(0, spec.gid);
+        }
     } else {
         // One user and one group are all there is.
         spec.namespaces.user = Some(IdMap::new(process.user.uid, process.user.gid));

@@ -54,6 +54,18 @@ impl Xattrs {
             .map(|(_, value)| value)
     }
 
+    /// All but `name`.
+    #[must_use]
+    pub fn without(&self, name: &[u8]) -> Self {
+        Self(
+            self.0
+                .iter()
+                .filter(|(key, _)| **key != *name)
+                .cloned()
+                .collect(),
+        )
+    }
+
     /// Names and values in the order of names.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
         self.0.iter().map(|(name, value)| (&**name, &**value))

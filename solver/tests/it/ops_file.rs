@@ -288,9 +288,13 @@ fn removals_ask_for_what_they_name_and_files_keep_their_mode() {
             allow_wildcard,
         }))
     };
-    for missing in ["/dangling", "/none"] {
+    for missing in ["/dangling", "/none", "/f/x"] {
         assert!(remove(missing, false, false).is_err(), "{missing}");
     }
+    assert!(
+        remove("/f/x", true, false).is_err(),
+        "a file has nothing below it"
+    );
     let both = "/dangling -> nowhere\n/f 640 \"one\"";
     assert_eq!(listing(&remove("/none", true, false).unwrap()[0]), both);
     assert_eq!(listing(&remove("/x*", false, true).unwrap()[0]), both);

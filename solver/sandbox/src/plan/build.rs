@@ -401,6 +401,7 @@ impl Builder<'_> {
         if single && selector.is_some() {
             return invalid("selector", "the source has nothing to select from");
         }
+        let takes_mode = matches!(source, Source::Tmpfs { .. });
         let (source, name) = match source {
             Source::Overlay { lower, upper, work } if !lower.is_empty() => {
                 let writable = Writable { upper, work };
@@ -494,6 +495,7 @@ impl Builder<'_> {
             target: CString::default(),
             rule: TargetRule::Follow,
             is_dev: false,
+            takes_mode,
             source_object: self.object(name),
             target_object: 0,
             fd: -1,
@@ -589,6 +591,7 @@ impl Builder<'_> {
             target: target.to_owned(),
             rule,
             is_dev: false,
+            takes_mode: false,
             source_object: object,
             target_object: object,
             fd: -1,

@@ -157,10 +157,15 @@ fn prepare(
             let made = node(scratch, name, (*mode, *device), (*uid, *gid));
             (made.at(Step::Devices, object)?, false)
         }
-        PlannedSource::FileSystem { kind, parameters } => (
-            file_system(kind, parameters, attributes).at(Step::Source, object)?,
-            false,
-        ),
+        PlannedSource::FileSystem { kind, parameters } => {
+            // What is to get another mode is protected afterwards.
+            let now = match mount.takes_mode && !attach {
+                true => attributes & !api::ATTR_RDONLY,
+                false => attributes,
+            };
+            let made = file_system(kind, parameters, now);
+            (made.at(Step::Source, object)?, false)
+        }
         PlannedSource::File {
             name,
             contents,
@@ -383,6 +388,10 @@ fn attach_mounts(mounts: &[PlannedMount], walker: &mut Walker, parts: &mut Parts
         let target = walker
             .open(&mount.target, create)
             .at(Step::Target, mount.target_object)?;
+        if mount.takes_mode {
+            let covered = if walker.created { None } else { Some(target) };
+            take_mode(mount, covered).at(Step::Attach, mount.target_object)?;
+        }
         api::attach(mount.fd, target).at(Step::Attach, mount.target_object)?;
         sys::close(target);
         if let TargetRule::OrdinaryDirectory { magic } = mount.rule {
@@ -393,6 +402,22 @@ fn attach_mounts(mounts: &[PlannedMount], walker: &mut Walker, parts: &mut Parts
         }
     }
     Ok(())
+}
+
+/// Gives a file system in memory the mode of what it covers, as runc does.
+fn take_mode(mount: &PlannedMount, covered: Option<c_int>) -> sys::Result<()> {
+    if let Some(covered) = covered {
+        let mode = sys::stat(covered)?.mode & 0o7777;
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+        let root = sys::open_at(mount.fd, c".", flags, 0)?;
+        let changed = sys::fchmod(root, mode);
+        sys::close(root);
+        changed?;
+    }
+    match mount.attributes & api::ATTR_RDONLY {
+        0 => Ok(()),
+        readonly => api::set_attributes(mount.fd, readonly, false),
+    }
 }
 
 /// Makes the root read-only if it has to be, after everything has been created in it.

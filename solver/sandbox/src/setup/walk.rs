@@ -53,6 +53,8 @@ pub(crate) struct Walker {
     arena_length: usize,
     records: [Record; RECORDS],
     record_count: usize,
+    /// Whether the last walk had to create something.
+    pub(crate) created: bool,
     /// Whether walks start at and stay in the directory `root` instead of `/` of the process.
     rooted: bool,
     root: c_int,
@@ -126,6 +128,7 @@ impl Walker {
     fn start(&mut self, path: &[u8]) -> Result<()> {
         self.here_length = 0;
         self.rest_length = 0;
+        self.created = false;
         let target = self.rest.get_mut(..path.len()).ok_or(libc::ENAMETOOLONG)?;
         target.copy_from_slice(path);
         self.rest_length = path.len();
@@ -251,6 +254,7 @@ impl Walker {
     }
 
     fn create(&mut self, dir: c_int, last: bool, create: Create) -> Result<()> {
+        self.created = true;
         let before = sys::stat(dir)?;
         let file = last && create.file;
         if file {

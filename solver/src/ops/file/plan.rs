@@ -166,7 +166,7 @@ pub(super) fn mkdir(
 }
 
 /// Writes a file. One that exists keeps its mode, its extended attributes, and its owner unless
-/// one is given.
+/// one is given, but not its capabilities, which the kernel takes from a file that is written to.
 pub(super) fn mkfile(
     view: &View,
     action: &pb::FileActionMkFile,
@@ -180,9 +180,14 @@ pub(super) fn mkfile(
             attributes.mtime = settings.time.unwrap_or(settings.now);
             if let Some(owner) = settings.owner {
                 (attributes.uid, attributes.gid) = (owner.uid, owner.gid);
-                // The kernel takes these away when the owner changes.
-                attributes.mode &= !0o6000;
+                // The kernel takes these away when the owner changes. Setgid without a right to
+                // execute means something else.
+                attributes.mode &= !0o4000;
+                if attributes.mode & 0o010 != 0 {
+                    attributes.mode &= !0o2000;
+                }
             }
+            attributes.xattrs = attributes.xattrs.without(b"security.capability");
             attributes
         }
         Some(_) => return Err(FileProblem::NotAFile { path }),
@@ -229,6 +234,12 @@ pub(super) fn remove(view: &View, action: &pb::FileActionRm) -> Result<Vec<Step>
             return Err(FileProblem::RemovesRoot);
         };
         let above = root_path(view, path.parent().unwrap_or_default().as_bytes(), true)?;
+        if view
+            .lookup(&above)
+            .is_some_and(|node| !node.entry().is_directory())
+        {
+            return Err(FileProblem::NotADirectory { path: above });
+        }
         let place = above.join(name).map_err(|_| FileProblem::Path {
             path: path.to_string(),
         })?;

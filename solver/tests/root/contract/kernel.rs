@@ -21,6 +21,7 @@ macro_rules! kernel_items {
             the_root_is_writable_or_not,
             every_kind_of_mount_appears,
             a_tmpfs_has_its_size,
+            a_tmpfs_has_the_mode_of_what_it_covers,
             names_of_hosts_are_known,
             without_a_network_there_is_a_loopback,
             the_network_of_the_host_is_the_hosts,
@@ -142,7 +143,9 @@ pub(crate) fn users_and_groups_are_as_given(make: Make) {
             "{out}"
         );
         let mut groups = numbers("Groups:");
-        groups.retain(|&it| it != gid[0]);
+        // The kernel sorts them.
+        let own = groups.iter().position(|&it| it == gid[0]);
+        groups.remove(own.expect("the group of the process is one of its groups"));
         let text = [vec![uid[0], gid[0], gid[0]], groups].concat();
         let text: Vec<_> = text.iter().map(u32::to_string).collect();
         assert_eq!(text.join(" "), expected);
@@ -253,6 +256,27 @@ pub(crate) fn a_tmpfs_has_its_size(make: Make) {
     let size = Some(2 << 20);
     process.mounts = vec![mount("/mem", MountSource::Tmpfs { size })];
     assert_eq!(subject.output_of(process), "1000000\n");
+}
+
+pub(crate) fn a_tmpfs_has_the_mode_of_what_it_covers(make: Make) {
+    let subject = make();
+    let private = subject.base().join("private");
+    fs::create_dir(&private).unwrap();
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o2710)).unwrap();
+    let mut process = subject.shell(
+        "stat -c %a /private /new /private/below; touch /private/x && echo written; \
+         touch /private/below/x 2>/dev/null || echo readonly",
+    );
+    let size = None;
+    let mut readonly = mount("/private/below", MountSource::Tmpfs { size });
+    readonly.readonly = true;
+    process.mounts = vec![
+        mount("/private", MountSource::Tmpfs { size }),
+        mount("/new", MountSource::Tmpfs { size }),
+        readonly,
+    ];
+    let expected = "2710\n1777\n1777\nwritten\nreadonly\n";
+    assert_eq!(subject.output_of(process), expected);
 }
 
 pub(crate) fn names_of_hosts_are_known(make: Make) {
