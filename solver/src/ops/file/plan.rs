@@ -260,3 +260,50 @@ pub(super) fn remove(view: &View, action: &pb::FileActionRm) -> Result<Vec<Step>
     }
     Ok(steps)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::{Entry, Node, Xattrs};
+
+    #[test]
+    fn a_file_that_is_written_anew_has_no_rights_of_the_old_one() {
+        let mut attributes = Attributes {
+            mode: 0o6755,
+            ..Attributes::default()
+        };
+        let pair = |name: &[u8]| (Box::from(name), Box::from(&b"v"[..]));
+        attributes.xattrs = Xattrs::new([pair(b"security.capability"), pair(b"user.a")]);
+        let old = Node::leaf(Entry::new(Kind::File, attributes), None);
+        let view = View::empty().with(&TreePath::new("f").unwrap(), old);
+        let written = |owner, mode| {
+            let mut view = view.clone();
+            let path = TreePath::new("f").unwrap();
+            let mut entry = view.lookup(&path).unwrap().entry().clone();
+            entry.attributes.mode = mode;
+            view = view.with_entry(&path, entry, None);
+            let settings = Settings {
+                owner,
+                time: None,
+                now: Timestamp::default(),
+            };
+            let action = pb::FileActionMkFile {
+                path: "/f".into(),
+                mode: 0o600,
+                ..pb::FileActionMkFile::default()
+            };
+            let mut steps = mkfile(&view, &action, &settings).unwrap();
+            let Some(Step::WriteFile(_, attributes, _)) = steps.pop() else {
+                panic!("a file is written");
+            };
+            attributes
+        };
+        let kept = written(None, 0o6755);
+        assert_eq!((kept.mode, kept.xattrs.iter().count()), (0o6755, 1));
+        assert_eq!(kept.xattrs.value(b"user.a"), Some(&b"v"[..]));
+        let owner = Some(Owner { uid: 1, gid: 2 });
+        assert_eq!(written(owner, 0o6755).mode, 0o755);
+        // Not executable by its group: setgid means something else then, and stays.
+        assert_eq!(written(owner, 0o6644).mode, 0o2644);
+    }
+}
