@@ -149,7 +149,8 @@ struct DockerManifest {
     config: String,
     /// Null if there are none.
     repo_tags: Option<Vec<String>>,
-    layers: Vec<String>,
+    /// The same.
+    layers: Option<Vec<String>>,
 }
 
 /// The text of `manifest.json`; none for an index.
@@ -159,11 +160,12 @@ pub(crate) fn docker_manifest(image: &Image) -> Result<Option<Vec<u8>>, ExportEr
     };
     let path = |digest: String| format!("blobs/{}", digest.replace(':', "/"));
     let layers = image.layers.iter().map(|layer| path(layer.to_string()));
+    let layers: Vec<String> = layers.collect();
     let tags: Vec<String> = image.names.iter().map(|name| name.familiar()).collect();
     let manifest = [DockerManifest {
         config: path(config.to_string()),
         repo_tags: Some(tags).filter(|tags| !tags.is_empty()),
-        layers: layers.collect(),
+        layers: Some(layers).filter(|layers| !layers.is_empty()),
     }];
     json::compact(&manifest)
         .map(Some)

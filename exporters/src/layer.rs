@@ -29,6 +29,9 @@ pub(crate) use packed::Packed;
 /// Annotation with the digest of the table of contents of an eStargz layer.
 pub(crate) const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
 
+/// The annotation with the size of the tar of an eStargz layer, which containers/storage reads.
+pub(crate) const UNCOMPRESSED_SIZE: &str = "io.containers.estargz.uncompressed-size";
+
 /// How layers are to be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct LayerOptions {

@@ -104,8 +104,15 @@ impl Oci {
                 let Contents {
                     image,
                     exported,
-                    entries,
+                    mut entries,
                 } = contents;
+                if image.names.is_empty() {
+                    // As in BuildKit; the next one without a name takes its place.
+                    for entry in &mut entries {
+                        let latest = "latest".to_owned();
+                        entry.annotations.insert(REF_NAME.to_owned(), latest);
+                    }
+                }
                 layout::write_blobs(path, &image, cancel)?;
                 if self.verify {
                     layout::verify(path, &image, cancel)?;
@@ -209,9 +216,13 @@ fn index_entries(image: &Image, root: &Descriptor) -> Vec<Descriptor> {
         let mut entry = root.clone();
         let annotations = &mut entry.annotations;
         annotations.insert(IMAGE_NAME.to_owned(), name.to_string());
-        if let Some(tag) = name.tag() {
-            annotations.insert(REF_NAME.to_owned(), tag.to_owned());
-        }
+        // As in containerd.
+        let reference = match (name.tag(), name.digest()) {
+            (Some(tag), None) => tag.to_owned(),
+            (Some(tag), Some(digest)) => format!("{tag}@{digest}"),
+            (None, _) => name.to_string(),
+        };
+        annotations.insert(REF_NAME.to_owned(), reference);
         entry
     });
     named.collect()

@@ -82,6 +82,7 @@ impl Epoch {
                 .metadata
                 .get(EPOCH_KEY)
                 .map(Vec::as_slice)
+                .filter(|text| !text.is_empty())
                 .or_else(|| result.metadata_of(EPOCH_KEY, id))
             {
                 None | Some(b"") => return Ok(None),

@@ -65,7 +65,10 @@ impl Tar {
     file_options!();
 
     fn run(&self, result: &BuildResult, cancel: &Cancel) -> Result<Prepared, ExportError> {
-        let parts = Arc::new(parts(result, &self.options, result.is_map(), cancel)?);
+        let mut parts = parts(result, &self.options, result.is_map(), cancel)?;
+        // As in BuildKit.
+        parts.sort_by(|a, b| a.directory.cmp(&b.directory));
+        let parts = Arc::new(parts);
         let (written, verify) = (parts.clone(), self.verify);
         self.destination.write(
             Exported::default(),

@@ -315,6 +315,60 @@ fn a_layout_keeps_its_other_images() {
 }
 
 #[test]
+fn entries_of_an_index_are_called_as_buildkit_calls_them() {
+    const REF_NAME: &str = "org.opencontainers.image.ref.name";
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let layout = folder.path().join("images");
+        let entries = || {
+            let text = fs::read_to_string(layout.join("index.json")).unwrap();
+            let index: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let entries = index["manifests"].as_array().unwrap().iter();
+            let named = entries.map(|entry| {
+                let name = entry["annotations"][REF_NAME].as_str().unwrap();
+                (
+                    name.to_owned(),
+                    entry["digest"].as_str().unwrap().to_owned(),
+                )
+            });
+            named.collect::<Vec<_>>()
+        };
+        let mut digests = Vec::new();
+        for text in ["one", "two"] {
+            let state = llb::scratch().file(mkfile("/name", text));
+            let solved = solve(&solver, support::request(&state)).await;
+            let image = Oci::directory(&layout);
+            let exported = image.export(&solved.result, &Cancel::new()).await.unwrap();
+            digests.push(exported.digest.unwrap().to_string());
+            // The second takes the place of the first.
+            assert_eq!(
+                entries(),
+                [("latest".to_owned(), digests.last().unwrap().clone())]
+            );
+        }
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let solved = solve(
+            &solver,
+            support::request(&llb::scratch().file(mkfile("/x", ""))),
+        )
+        .await;
+        for (name, called) in [
+            (
+                format!("example.com/a@{digest}"),
+                format!("example.com/a@{digest}"),
+            ),
+            (format!("example.com/b:v1@{digest}"), format!("v1@{digest}")),
+            ("example.com/c:v1".to_owned(), "v1".to_owned()),
+        ] {
+            let image = Oci::directory(&layout).name(&name);
+            image.export(&solved.result, &Cancel::new()).await.unwrap();
+            assert_eq!(entries().last().unwrap().0, called, "{name}");
+        }
+    });
+}
+
+#[test]
 fn a_failed_export_leaves_what_was_there() {
     support::runtime().block_on(async {
         let folder = temp();

@@ -17,7 +17,10 @@ use super::attest::attest;
 use super::config::{BaseConfig, ConfigInput, HistoryLayer, image_config};
 use super::manifest::{Index, Manifest};
 use super::{BlobContent, Image, ImageBlob};
-use crate::layer::{LayerOptions, LayerRequest, LayerSource, MadeLayer, layer_blobs, made_layers};
+use crate::layer::{
+    LayerOptions, LayerRequest, LayerSource, MadeLayer, TOC_DIGEST, UNCOMPRESSED_SIZE, layer_blobs,
+    made_layers,
+};
 use crate::options::references;
 use crate::platforms::{Target, targets};
 use crate::purl::image_purl;
@@ -433,10 +436,21 @@ impl<'a> Plan<'a> {
             descriptor.urls = urls.split(' ').map(str::to_owned).collect();
         }
         if self.is_oci {
+            if layer.compression == SOURCE_BLOB {
+                annotations.retain(|key, _| is_kept(key));
+            }
             descriptor.annotations = annotations;
         }
         descriptor
     }
+}
+
+/// Whether a layer that came with an image keeps this annotation. As in BuildKit, only those that
+/// snapshotters read are kept.
+fn is_kept(annotation: &str) -> bool {
+    annotation == TOC_DIGEST
+        || annotation == UNCOMPRESSED_SIZE
+        || annotation.starts_with("containerd.io/snapshot/overlaybd/")
 }
 
 /// The layers of one platform.

@@ -16,13 +16,10 @@ use ashlar_solver::turns::Turn;
 use sha2::{Digest as _, Sha256};
 use tracing::Span;
 
-use super::{LayerOptions, MadeLayer, Packed, TOC_DIGEST, table_of};
+use super::{LayerOptions, MadeLayer, Packed, TOC_DIGEST, UNCOMPRESSED_SIZE, table_of};
 use crate::blocks::{Opened, Told, Work};
 use crate::spans::Scope;
 use crate::{Compression, ExportError};
-
-/// Annotation with the size of the tar of an eStargz layer, which containers/storage reads.
-const UNCOMPRESSED_SIZE: &str = "io.containers.estargz.uncompressed-size";
 
 /// Annotation with the moment after which no time in a layer is, in seconds since 1970.
 const REWRITTEN: &str = "buildkit/rewritten-timestamp";

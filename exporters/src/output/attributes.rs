@@ -16,7 +16,7 @@ pub(super) fn image_options(fields: &mut Fields) -> Result<ImageOptions, OutputE
         options.names = names.map(str::to_owned).collect();
     }
     options.compression = compression(fields)?;
-    options.force_compression = fields.switch("force-compression")?.unwrap_or(false);
+    options.force_compression = fields.flag("force-compression")?.unwrap_or(false);
     options.media_types = fields.switch("oci-mediatypes")?.map(|is_oci| match is_oci {
         true => MediaTypes::Oci,
         false => MediaTypes::Docker,

@@ -75,7 +75,7 @@ impl Fields {
     }
 
     pub(super) fn number(&mut self, key: &'static str) -> Result<Option<i64>, OutputError> {
-        let Some(value) = self.take(key).filter(|value| !value.is_empty()) else {
+        let Some(value) = self.take(key) else {
             return Ok(None);
         };
         match value.parse() {

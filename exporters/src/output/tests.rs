@@ -7,6 +7,7 @@ fn what_buildctl_takes() {
         "type=oci,dest=x,tar=false,compression=uncompressed",
         "type=oci,dest=x,\"name=a:1,b:2\",compression=gzip,compression-level=9",
         "type=oci,dest=x,compression=zstd,compression-level=22,force-compression=true",
+        "type=oci,dest=x,force-compression=",
         "type=oci,dest=-,oci-mediatypes=false,rewrite-timestamp=1,source-date-epoch=",
         "type=oci,dest=x,annotation.A.b=c,annotation-index[linux/arm64].x=y",
         "type=oci,dest=x,\"containerimage.config={\"\"os\"\":\"\"linux\"\"}\"",
@@ -44,6 +45,7 @@ fn errors_say_what_would_be_right() {
         ("type=oci,dest=-,tar=false", "conflicts"),
         ("type=oci,dest=x,compression=lzma", "estargz, zstd"),
         ("type=oci,dest=x,compression-level=10", "0 to 9"),
+        ("type=oci,dest=x,compression-level=", "a whole number"),
         (
             "type=oci,dest=x,compression=zstd,compression-level=23",
             "0 to 22",

@@ -74,7 +74,7 @@ pub(super) fn open(
             digests: subject.digest.unwrap_or_default(),
         });
         statements.push(Predicate {
-            path: format!("{}/{name}", attestation.path.trim_end_matches('/')),
+            path: joined(&attestation.path, &name),
             predicate_type: found,
             subjects: subjects.collect(),
             content: json::go_value(&statement.predicate).into_bytes(),
@@ -82,4 +82,42 @@ pub(super) fn open(
         });
     }
     Ok(statements)
+}
+
+/// Go's `path.Join` of the path of a bundle and the name of a file in it.
+fn joined(path: &str, name: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    let is_absolute = path.starts_with('/');
+    for part in path.split('/').chain([name]) {
+        match (part, parts.last()) {
+            ("" | ".", _) => {}
+            ("..", None) if is_absolute => {}
+            ("..", Some(&last)) if last != ".." => drop(parts.pop()),
+            _ => parts.push(part),
+        }
+    }
+    let root = if is_absolute { "/" } else { "" };
+    root.to_owned() + &parts.join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::joined;
+
+    #[test]
+    fn paths_are_joined_as_in_go() {
+        for (path, expected) in [
+            ("", "n"),
+            (".", "n"),
+            ("./", "n"),
+            ("/", "/n"),
+            ("a", "a/n"),
+            ("/a//b/", "/a/b/n"),
+            ("a/..", "n"),
+            ("/..", "/n"),
+            ("../a", "../a/n"),
+        ] {
+            assert_eq!(joined(path, "n"), expected, "{path}");
+        }
+    }
 }
