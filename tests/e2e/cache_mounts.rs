@@ -124,6 +124,42 @@ fn a_step_at_work_keeps_its_cache() {
 }
 
 #[test]
+fn a_locked_cache_takes_a_directory_that_is_free() {
+    let needs = [Need::Root, Need::Tool("busybox")];
+    if skipped(
+        "cache_mounts::a_locked_cache_takes_a_directory_that_is_free",
+        &needs,
+    ) {
+        return;
+    }
+    let folder = temp();
+    let folder = folder.path();
+    support::busybox(folder);
+    support::runtime().block_on(async {
+        let solver = support::solver(folder.join("state"));
+        let base = support::busybox_state();
+        let run = |script: &str, mount: Cache| {
+            let step = base.run(["sh", "-c", script]).mount("/c", mount);
+            step.mount("/sign", Cache::shared("sign")).root()
+        };
+        // The first directory is in use for as long as the test wants.
+        let holds = "echo > /c/first; echo up; until [ -e /sign/go ]; do sleep 0.05; done";
+        let holds = run(holds, Cache::private("c"));
+        let (mut events, outcome) = solver.solve(lent(folder, &holds)).split();
+        assert_eq!(support::first_output(&mut events).await, "up\n");
+        let second = run("echo > /c/second; busybox ls /c", Cache::private("c"));
+        assert_eq!(output(&solver, lent(folder, &second)).await, "second\n");
+        let locked = run("busybox ls /c; echo locked", Cache::locked("c"));
+        let told = output(&solver, lent(folder, &locked)).await;
+        assert_eq!(told, "second\nlocked\n");
+        let go = run("touch /sign/go", Cache::shared("other"));
+        assert_eq!(output(&solver, lent(folder, &go)).await, "");
+        drop(events);
+        outcome.await.unwrap();
+    });
+}
+
+#[test]
 fn namespaces_keep_caches_apart() {
     let needs = [Need::Root, Need::Tool("busybox")];
     if skipped("cache_mounts::namespaces_keep_caches_apart", &needs) {

@@ -62,6 +62,55 @@ fn options(change: impl FnOnce(&mut ImageOptions)) -> ImageOptions {
 }
 
 #[test]
+fn parts_of_a_tar_are_sorted_and_an_empty_epoch_is_none() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let mut result = two_platforms(&solver).await;
+        let mut refs = result.refs().to_vec();
+        refs.reverse();
+        let metadata = result.metadata.clone();
+        result = BuildResult::of_platforms(refs, solver.store().clone()).unwrap();
+        result.metadata = metadata;
+        for (key, value) in [
+            ("source.date.epoch", ""),
+            ("source.date.epoch/linux/amd64", "1650000000"),
+        ] {
+            result.metadata.insert(key.to_owned(), value.into());
+        }
+        let path = folder.path().join("out.tar");
+        export(Tar::file(&path), &result).await.unwrap();
+        let mut archive = tar::Archive::new(fs::File::open(&path).unwrap());
+        let mut found = Vec::new();
+        for entry in archive.entries().unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.path().unwrap().to_string_lossy().into_owned();
+            found.push((name, entry.header().mtime().unwrap() == 1_650_000_000));
+        }
+        let at = |name: &str| found.iter().position(|(it, _)| it == name).unwrap();
+        let (first, second) = (at("linux_amd64/d/platform"), at("linux_arm_v7/d/platform"));
+        assert!(first < second, "{found:?}");
+        assert!(found[first].1 && !found[second].1, "{found:?}");
+    });
+}
+
+#[test]
+fn an_image_without_layers_says_so_to_docker() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let solved = solve(&solver, request(&llb::scratch())).await;
+        let path = folder.path().join("out.tar");
+        export(Docker::archive(&path).name("a:v1"), &solved.result)
+            .await
+            .unwrap();
+        let text = fs::read(&path).unwrap();
+        let text = String::from_utf8_lossy(&text);
+        assert!(text.contains(r#""RepoTags":["a:v1"],"Layers":null}]"#));
+    });
+}
+
+#[test]
 fn images_keep_the_rules_of_the_specification() {
     support::runtime().block_on(async {
         let folder = temp();
