@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use ashlar_exporters::{Exporter as _, Oci};
 use ashlar_llb::{self as llb, Constraints, Network, Platform, State, copy, mkfile};
+use ashlar_solver::cancel::Cancel;
 use ashlar_solver::limits::Limits;
 use ashlar_solver::ops::Entitlements;
 use ashlar_solver::ops::build::NestedError;
@@ -104,6 +106,30 @@ async fn local_directories_are_those_of_the_outer_solve_and_never_stale() {
     assert_eq!(again.locals.len(), 1);
     write(context.join("a"), "2");
     assert_eq!(build(&solver, request()).await["b"], file(0o644, b"2"));
+}
+
+/// A checksum means nothing to a layout, so that it pins nothing either.
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_of_layouts_are_never_stale_whatever_checksum_is_told() {
+    let folder = temp();
+    let solver = support::solver(folder.path().join("root"));
+    let layout = folder.path().join("layout");
+    let checksum = format!("sha256:{}", "1".repeat(64));
+    let source = llb::raw_source("oci-layout://example.com/app:v1").attribute("oci.store", "store");
+    let inside = State::from(source.attribute("image.checksum", checksum));
+    let state = llb::scratch().file(copy(nested(&inside), "/a", "/b"));
+    for content in ["1", "2"] {
+        let image = llb::scratch().file(mkfile("/a", content).created(support::then()));
+        let image = solve(&solver, support::request(&image)).await;
+        let exporter = Oci::directory(&layout).name("example.com/app:v1");
+        exporter
+            .export(&image.result, &Cancel::new())
+            .await
+            .unwrap();
+        let request = support::request(&state).oci_layout("store", &layout);
+        let built = build(&solver, request).await;
+        assert_eq!(built["b"], file(0o644, content.as_bytes()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

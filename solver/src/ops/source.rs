@@ -248,6 +248,10 @@ pub(crate) fn is_fixed(op: &pb::SourceOp) -> bool {
             if reference.is_ok_and(|reference| reference.digest().is_some()) {
                 return true;
             }
+            // What a layout is asked for is not compared with a checksum.
+            if scheme == "oci-layout" {
+                return false;
+            }
             "image.checksum"
         }
         "docker-image+blob" | "oci-layout+blob" => return true,
