@@ -198,7 +198,7 @@ fn metadata_alone_lists_all_and_has_what_is_excepted() {
         let of = |name: &str| stats[name].clone();
         assert_eq!(stats.len(), 9, "{stats:?}");
         assert_eq!(of("go.mod"), (0o644, 6, String::new()));
-        assert_eq!(of("go.mod.link"), (0o644, 0, "go.mod".to_owned()));
+        assert_eq!(of("go.mod.link"), (0o644, 6, "go.mod".to_owned()));
         assert_eq!(of("src"), (1 << 31 | 0o755, 0, String::new()));
         assert_eq!(of("src/link"), (1 << 27 | 0o777, 7, "main.go".to_owned()));
         assert_eq!(of("out/binary").1, 5000);

@@ -102,7 +102,6 @@ fn stat(path: &TreePath, entry: &Entry, first_names: &mut HashMap<u32, TreePath>
             .or_insert_with(|| path.clone());
         if first != path {
             link = first.as_bytes().to_vec();
-            size = 0;
         }
     }
     let time = entry.attributes.mtime;
