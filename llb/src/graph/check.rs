@@ -35,8 +35,8 @@ pub enum Fault {
         /// The number it should be.
         expected: usize,
     },
-    /// A merge's input does not name the envelope's input of the same position. BuildKit stacks
-    /// in the order of the envelope, so any other number would be misleading.
+    /// An input of a merge or diff does not name the envelope's input of the same position. BuildKit
+    /// goes by the order of the envelope, so any other number would be misleading.
     #[error("input number {value} should be {expected}")]
     InputNumber {
         /// The number.
@@ -216,34 +216,34 @@ fn check_build(build: &pb::BuildOp, inputs: usize) -> Result<usize, Invalid> {
 
 fn check_merge(merge: &pb::MergeOp, outer: usize) -> Result<usize, Invalid> {
     let inner = merge.inputs.len();
-    if inner != outer {
-        return Err((
-            "merge.inputs".to_owned(),
-            Fault::InputCount { inner, outer },
-        ));
-    }
+    same_count("merge.inputs", inner, outer)?;
     present(inner > 0, "merge.inputs")?;
     for (expected, input) in merge.inputs.iter().enumerate() {
-        if usize::try_from(input.input) != Ok(expected) {
-            let fault = Fault::InputNumber {
-                value: input.input,
-                expected,
-            };
-            return Err((format!("merge.inputs[{expected}]"), fault));
-        }
+        input_number(input.input, expected)
+            .map_err(|fault| (format!("merge.inputs[{expected}]"), fault))?;
     }
     Ok(1)
 }
 
-fn check_diff(diff: &pb::DiffOp, inputs: usize) -> Result<usize, Invalid> {
+fn check_diff(diff: &pb::DiffOp, outer: usize) -> Result<usize, Invalid> {
     let lower = diff
         .lower
         .ok_or_else(|| ("diff.lower".to_owned(), Fault::Missing))?;
     let upper = diff
         .upper
         .ok_or_else(|| ("diff.upper".to_owned(), Fault::Missing))?;
-    position_or_empty(lower.input, inputs, || "diff.lower.input".to_owned())?;
-    position_or_empty(upper.input, inputs, || "diff.upper.input".to_owned())?;
+    let sides = [
+        ("diff.lower.input", lower.input),
+        ("diff.upper.input", upper.input),
+    ];
+    let mut inner = 0;
+    for (field, input) in sides {
+        if input != pb::EMPTY {
+            input_number(input, inner).map_err(|fault| (field.to_owned(), fault))?;
+            inner += 1;
+        }
+    }
+    same_count("diff", inner, outer)?;
     Ok(1)
 }
 
@@ -295,6 +295,20 @@ fn position_or_empty(
     } else {
         position(value, count, field)
     }
+}
+
+fn input_number(value: i64, expected: usize) -> Result<(), Fault> {
+    if usize::try_from(value).is_ok_and(|value| value == expected) {
+        return Ok(());
+    }
+    Err(Fault::InputNumber { value, expected })
+}
+
+fn same_count(field: &str, inner: usize, outer: usize) -> Result<(), Invalid> {
+    if inner == outer {
+        return Ok(());
+    }
+    Err((field.to_owned(), Fault::InputCount { inner, outer }))
 }
 
 fn output_number(value: i64, expected: usize) -> Result<(), Fault> {

@@ -228,8 +228,13 @@ fn file_rules() {
 #[test]
 fn rules_of_the_small_ops() {
     let position = |value, count| Fault::Position { value, count };
+    let number = |value, expected| Fault::InputNumber { value, expected };
     let lower = |input| Some(pb::LowerDiffInput { input });
     let upper = |input| Some(pb::UpperDiffInput { input });
+    let diff = |below, above| {
+        let (lower, upper) = (lower(below), upper(above));
+        Op::Diff(pb::DiffOp { lower, upper })
+    };
     let merge = |inputs: &[i64]| {
         let inputs = inputs
             .iter()
@@ -274,7 +279,7 @@ fn rules_of_the_small_ops() {
                 upper: upper(-1),
             }),
             "diff.lower.input",
-            position(2, 2),
+            number(2, 0),
         ),
         (
             Op::Diff(pb::DiffOp {
@@ -282,21 +287,21 @@ fn rules_of_the_small_ops() {
                 upper: upper(-2),
             }),
             "diff.upper.input",
-            position(-2, 2),
+            number(-2, 0),
+        ),
+        (diff(1, 0), "diff.lower.input", number(1, 0)),
+        (diff(0, 0), "diff.upper.input", number(0, 1)),
+        (
+            diff(-1, 0),
+            "diff",
+            Fault::InputCount { inner: 1, outer: 2 },
         ),
         (
             merge(&[0]),
             "merge.inputs",
             Fault::InputCount { inner: 1, outer: 2 },
         ),
-        (
-            merge(&[1, 0]),
-            "merge.inputs[0]",
-            Fault::InputNumber {
-                value: 1,
-                expected: 0,
-            },
-        ),
+        (merge(&[1, 0]), "merge.inputs[0]", number(1, 0)),
         (pass("", &[0]), "passthrough.id", Fault::Missing),
         (pass("x", &[]), "passthrough.outputs", Fault::Missing),
         (pass("x", &[0, 2]), "passthrough.outputs[1]", position(2, 2)),
@@ -309,7 +314,12 @@ fn rules_of_the_small_ops() {
         let definition = definition_at(vec![a.clone(), b.clone(), user], 0);
         assert_eq!(invalid(&definition), (field.to_owned(), fault), "{field}");
     }
-    for fine in [merge(&[0, 1]), pass("x", &[1, 1, 0]), build(-1, 1)] {
+    for fine in [
+        merge(&[0, 1]),
+        diff(0, 1),
+        pass("x", &[1, 1, 0]),
+        build(-1, 1),
+    ] {
         let user = op(&[&a, &b], fine);
         Graph::load(&definition_at(vec![a.clone(), b.clone(), user], 0)).expect("fine");
     }
