@@ -20,8 +20,8 @@ pub mod source;
 
 use std::sync::Arc;
 
-use ashlar_llb::Vertex;
 use ashlar_llb::pb::op::Op;
+use ashlar_llb::{Platform, Vertex, pb};
 
 pub use cdi::DEFAULT_DIRECTORIES as DEFAULT_CDI_DIRECTORIES;
 pub use content::InputError;
@@ -32,29 +32,14 @@ pub use merge::NoSuchInput;
 use content::{checksum_input, describe_input};
 use engine::unblock;
 
-use crate::error::{Blame, Fault, OperationError};
+use crate::error::OperationError;
 use crate::operation::Operation;
 use crate::refs::Ref;
-
-/// A vertex that has no operation.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum UnsupportedOp {
-    /// The op needs a platform and has none.
-    #[error("the op has no platform")]
-    NoPlatform,
-}
-
-impl Blame for UnsupportedOp {
-    fn fault(&self) -> Fault {
-        Fault::Input
-    }
-}
 
 /// Makes the operation of a vertex.
 ///
 /// # Errors
-/// The op is not valid, or not supported.
+/// The op is not valid, not supported, or not allowed.
 pub fn operation(
     vertex: &Vertex,
     engine: &Arc<Engine>,
@@ -69,8 +54,8 @@ pub fn operation(
             engine,
         ))),
         Op::Exec(op) => {
-            let platform = vertex.platform().ok_or(UnsupportedOp::NoPlatform)?;
-            let operation = exec::ExecOperation::new(op, platform, inputs, engine)?;
+            let platform = pb::Platform::from(&platform_of(vertex));
+            let operation = exec::ExecOperation::new(op, &platform, inputs, engine)?;
             let resources = vertex.metadata().linux_resources.as_ref();
             Ok(Arc::new(operation.limited(resources)))
         }
@@ -90,4 +75,14 @@ pub fn operation(
         )?)),
         Op::Source(op) => source::operation(op, vertex, engine),
     }
+}
+
+/// The platform that an op is for: as it says, in the form in which equal ones are equal, else this
+/// machine's.
+fn platform_of(vertex: &Vertex) -> Platform {
+    vertex
+        .platform()
+        .map_or_else(Platform::of_target, |platform| {
+            Platform::from(platform).normalised()
+        })
 }

@@ -109,7 +109,7 @@ impl OpKey {
     }
 }
 
-/// The key of an exec op for `platform`, which is never absent: loading a graph fills it in.
+/// The key of an exec op for `platform`, in its normal form.
 ///
 /// # Errors
 /// [`KeyError::MountInput`], [`KeyError::MountContentCache`] and

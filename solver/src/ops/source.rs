@@ -264,15 +264,6 @@ pub(crate) fn is_fixed(op: &pb::SourceOp) -> bool {
         .is_some_and(|value| !value.is_empty())
 }
 
-/// The platform that an image is wanted for.
-fn platform_of(vertex: &Vertex) -> Platform {
-    vertex
-        .platform()
-        .map_or_else(Platform::of_target, |platform| {
-            Platform::from(platform).normalised()
-        })
-}
-
 /// What is told of an image.
 fn resolved_image(
     reference: String,

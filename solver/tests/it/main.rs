@@ -14,6 +14,7 @@ mod kernel_view;
 mod key_mutations;
 mod malicious;
 mod ops_build;
+mod ops_exec;
 mod ops_file;
 mod ops_kit;
 mod ops_unpack;

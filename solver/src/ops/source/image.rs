@@ -13,7 +13,7 @@ use ashlar_llb::{Platform, Reference, Vertex, pb};
 use async_trait::async_trait;
 
 use super::image_layers::{ImageLayers, LayerBytes};
-use super::{Source, SourceError, image_key, layer_limit, platform_of, resolved_image};
+use super::{Source, SourceError, image_key, layer_limit, resolved_image};
 use crate::cancel::Cancel;
 use crate::content::ContentError;
 use crate::error::OperationError;
@@ -22,6 +22,7 @@ use crate::oci::Descriptor;
 use crate::operation::{CacheMap, Context};
 use crate::ops::Engine;
 use crate::ops::engine::unblock;
+use crate::ops::platform_of;
 use crate::progress::Reporter;
 use crate::provenance::ResolvedSource;
 use crate::refs::Ref;

@@ -7,12 +7,13 @@ use ashlar_llb::{Platform, Reference, Vertex, pb};
 use async_trait::async_trait;
 
 use super::image_layers::{ImageLayers, LayerBytes};
-use super::{Source, SourceError, image_key, layer_limit, platform_of, resolved_image};
+use super::{Source, SourceError, image_key, layer_limit, resolved_image};
 use crate::cancel::Cancel;
 use crate::error::OperationError;
 use crate::operation::{CacheMap, Context};
 use crate::ops::Engine;
 use crate::ops::engine::unblock;
+use crate::ops::platform_of;
 use crate::provenance::ResolvedSource;
 use crate::refs::Ref;
 use crate::source::image::{ImageError, ImageLayer, ResolvedImage};
