@@ -4,8 +4,9 @@
 //! the result type and over what names a layer.
 //!
 //! The *structure* of the export is everything that the store and the imports know to lead to the
-//! keys of the outputs: all keys by which an op can be found again, of this solve and of earlier
-//! ones. *Results* are those of the solve itself, of vertices that have inputs:
+//! keys of the outputs and of what they are made of: all keys by which an op can be found again, of
+//! this solve and of earlier ones. *Results* are those of the solve itself, of vertices that have
+//! inputs:
 //!
 //! - [`CacheMode::Max`]: of all vertices;
 //! - [`CacheMode::Min`]: of the outputs, and of what they are made of where its layers are blobs
@@ -15,7 +16,9 @@
 //! A vertex may forbid its results (`export_cache` in LLB). As in BuildKit that has an effect only
 //! where the result was neither made nor loaded in this solve.
 //!
-//! Keys that are good for one solve only (volatile ones) are in no store, and so in no export.
+//! Keys that are good for one solve only (volatile ones) are in no store, and so in no export. What
+//! such a vertex is made of is exported all the same, and its layers are those of an exported result
+//! as far as [`CacheMode::Min`] is concerned.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
@@ -48,8 +51,8 @@ pub enum CacheMode {
 #[derive(Debug, Clone)]
 #[expect(clippy::exhaustive_structs, reason = "made by the scheduler alone")]
 pub struct SolvedValue<T> {
-    /// The key under which it was made or loaded.
-    pub key: CacheKey,
+    /// The key under which it was made or loaded; `None` if that is good for this solve only.
+    pub key: Option<CacheKey>,
     /// The result.
     pub value: T,
     /// When it was made, in milliseconds since 1970; `None` if it was made by this solve.
@@ -62,7 +65,7 @@ pub struct SolvedValue<T> {
 pub struct SolvedEdge<T> {
     /// The keys that are good beyond the solve.
     pub keys: Vec<CacheKey>,
-    /// The result, if it was made or loaded and has such a key.
+    /// The result, if it was made or loaded.
     pub value: Option<SolvedValue<T>>,
 }
 
@@ -72,6 +75,8 @@ pub struct SolvedEdge<T> {
 pub struct SolvedVertex<T> {
     /// Where its inputs come from: vertex, and which of the edges of that vertex.
     pub inputs: Vec<(usize, usize)>,
+    /// The keys of its inputs by content, as far as their content was asked for.
+    pub contents: Vec<CacheKey>,
     /// Its outputs, as far as somebody uses them.
     pub edges: Vec<SolvedEdge<T>>,
     /// Whether results are exported; `None`: not told.
@@ -138,11 +143,12 @@ impl<T: Clone + Send + Sync> SolvedKeys<T> {
         };
         walk.gather(mode).await?;
         let mut results = walk.results;
-        let tops = self.outputs.iter().flat_map(|&(vertex, slot)| {
-            let edge = &self.vertices[vertex].edges[slot];
-            edge.keys.iter().copied()
+        // Not those of the outputs alone: no link leads through a vertex without such a key.
+        let known = self.vertices.iter().flat_map(|vertex| {
+            let of_edges = vertex.edges.iter().flat_map(|edge| &edge.keys);
+            of_edges.chain(&vertex.contents).copied()
         });
-        let structure = self.structure(cache, tops);
+        let structure = self.structure(cache, known);
         let mut draft = Draft::new();
         let mut places = HashMap::with_capacity(structure.len());
         for (key, records) in &structure {
@@ -192,8 +198,8 @@ impl<T: Clone + Send + Sync> SolvedKeys<T> {
         Ok(draft.finish())
     }
 
-    /// All that is known to lead to the keys `tops`: each key with the ops that it stands for, and
-    /// their links by input.
+    /// The keys `tops` and all that is known to lead to them: each key with the ops that it stands
+    /// for, and their links by input.
     fn structure(&self, cache: &Cache, tops: impl Iterator<Item = CacheKey>) -> Structure {
         // Keys that were given here to what has inputs, in case their links could not be stored.
         let made = self
@@ -296,13 +302,11 @@ impl<T: Clone + Send + Sync, S: ExportSource<T>> Walk<'_, T, S> {
             created_at,
         }) = &edge.value
         {
-            let created_at = match created_at {
-                Some(created_at) => *created_at,
-                None => self
-                    .stored(*key)
-                    .first()
-                    .map_or(self.now, |newest| newest.created_at),
+            let newest = || {
+                let stored = key.map(|key| self.stored(key)).unwrap_or_default();
+                stored.first().map(|newest| newest.created_at)
             };
+            let created_at = created_at.or_else(newest).unwrap_or(self.now);
             return self.take(*key, value, created_at, mode).await;
         }
         let mut any = false;
@@ -310,7 +314,7 @@ impl<T: Clone + Send + Sync, S: ExportSource<T>> Walk<'_, T, S> {
             for &key in &edge.keys {
                 for KnownResult { source, created_at } in self.stored(key) {
                     if let Some(value) = self.source.load(key, source).await {
-                        any |= self.take(key, &value, created_at, mode).await?;
+                        any |= self.take(Some(key), &value, created_at, mode).await?;
                         break;
                     }
                 }
@@ -325,10 +329,10 @@ impl<T: Clone + Send + Sync, S: ExportSource<T>> Walk<'_, T, S> {
         self.cache.read_with(imports, |lookup| lookup.results(key))
     }
 
-    /// Exports a result if the mode allows it.
+    /// Exports a result if the mode allows it and it has a key.
     async fn take(
         &mut self,
-        key: CacheKey,
+        key: Option<CacheKey>,
         value: &T,
         created_at: i64,
         mode: CacheMode,
@@ -349,7 +353,9 @@ impl<T: Clone + Send + Sync, S: ExportSource<T>> Walk<'_, T, S> {
             seconds: created_at.div_euclid(1000),
             nanoseconds: u32::try_from(created_at.rem_euclid(1000) * 1_000_000).unwrap_or(0),
         };
-        self.results.insert(key, (created, layers));
+        if let Some(key) = key {
+            self.results.insert(key, (created, layers));
+        }
         Ok(true)
     }
 }

@@ -596,16 +596,12 @@ impl<T: Clone> Build<T> {
             .collect()
     }
 
-    /// Lets go of results that are never exported: those of vertices without inputs, and those
-    /// that only this solve has a key of.
+    /// Lets go of results that are never exported: those of vertices without inputs.
     pub(super) fn forget_sources(&mut self) {
-        for state in &mut self.vertices {
-            let source = state.inputs.is_empty();
-            for edge in &mut state.edges {
-                if source || edge.canonical.is_some_and(|key| key.volatile) {
-                    edge.value = None;
-                }
-            }
+        let sources = self.vertices.iter_mut();
+        let sources = sources.filter(|state| state.inputs.is_empty());
+        for edge in sources.flat_map(|state| &mut state.edges) {
+            edge.value = None;
         }
     }
 
@@ -614,15 +610,18 @@ impl<T: Clone> Build<T> {
         let edge = |edge: &EdgeState<T>| {
             let good = edge.keys.iter().filter(|key| !key.volatile);
             let canonical = edge.canonical.filter(|key| !key.volatile);
-            let value = edge.value.as_ref().zip(canonical);
             SolvedEdge {
                 keys: good.map(|key| key.id).collect(),
-                value: value.map(|(value, key)| SolvedValue {
-                    key: key.id,
+                value: edge.value.as_ref().map(|value| SolvedValue {
+                    key: canonical.map(|key| key.id),
                     value: value.clone(),
                     created_at: edge.created_at,
                 }),
             }
+        };
+        let content = |input: &InputState| match input.content {
+            Content::Known(digest) => Some(CacheKey::content(digest)),
+            _ => None,
         };
         let vertex = |state: &VertexState<T>| SolvedVertex {
             inputs: state
@@ -630,6 +629,7 @@ impl<T: Clone> Build<T> {
                 .iter()
                 .map(|input| (input.vertex, input.slot))
                 .collect(),
+            contents: state.inputs.iter().filter_map(content).collect(),
             edges: state.edges.iter().map(edge).collect(),
             export: None,
         };

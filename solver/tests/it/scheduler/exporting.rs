@@ -214,6 +214,39 @@ async fn keys_of_one_solve_are_not_exported_and_all_others_are() {
     assert!(records.records().is_empty());
 }
 
+/// As in BuildKit: what is made of a local directory by definition has no record, what it is made of
+/// beside that directory has.
+#[tokio::test]
+async fn what_lies_below_a_key_of_one_solve_is_exported() {
+    let bench = Bench::new();
+    let mut plan = bench.plan();
+    let local = plan.local("local", 1);
+    let a = plan.constant("a", 3);
+    let odd = plan.sum("odd", &[a]);
+    let even = plan.sum("even", &[odd, a]);
+    let number = Number {
+        content: vec![false, true],
+        ..plan.number("mixed", Kind::Sum)
+    };
+    let mixed = plan.add(number, &[local, even]);
+    let last = plan.sum("last", &[mixed]);
+    let names = [
+        ("a", op("const 3 a")),
+        ("odd", op("odd")),
+        ("even", op("even")),
+        ("tens", content(0)),
+    ];
+    let solved = bench.solve(&plan, &[last]).await.unwrap();
+    for (mode, odd) in [(CacheMode::Max, "3"), (CacheMode::Min, "")] {
+        let records = export(&bench, &solved, mode, |_| None).await;
+        // 6 is a blob anyway.
+        assert_eq!(
+            shown(&records, &names),
+            ["a()=", "even(odd,a)=6", &format!("odd(a)={odd}"), "tens()="]
+        );
+    }
+}
+
 #[tokio::test]
 async fn both_keys_of_an_image_are_exported() {
     let bench = Bench::new();
