@@ -23,7 +23,7 @@ pub(crate) fn measure(size: Size) -> Outcome {
     trees::small_files(&files, count)?;
     let request = SolveRequest::new(definition(&copy_of_files())?).local("files", &files);
     let mut kinds = vec![
-        ("gzip 4", Compression::default(), "gzip -6", "| gzip -6"),
+        ("gzip 5", Compression::default(), "gzip -6", "| gzip -6"),
         (
             "gzip 6",
             Compression::Gzip { level: 6 },

@@ -22,6 +22,7 @@ mod cut;
 mod estargz;
 mod ordered;
 mod pool;
+mod runs;
 #[cfg(test)]
 mod tests;
 mod toc;

@@ -179,7 +179,7 @@ macro_rules! image_options {
             self
         }
 
-        /// Sets how layers made by the build are compressed. Default: gzip, level 4.
+        /// Sets how layers made by the build are compressed. Default: gzip, level 5.
         #[must_use]
         pub fn compression(mut self, compression: crate::Compression) -> Self {
             self.options.compression = compression;

@@ -15,7 +15,7 @@ use super::export::fixed_context;
 use super::registry::Registry;
 use super::support::{self, Need, Tree, file, run, skipped, solve, temp, then, tree};
 
-const ESTARGZ: Compression = Compression::Estargz { level: 4 };
+const ESTARGZ: Compression = Compression::Estargz { level: 5 };
 
 /// An image in a layout of its own.
 struct Layout(PathBuf);

@@ -255,7 +255,7 @@ fn what_does_not_go_together_is_refused() {
             (
                 Box::new(oci().options(options(|options| {
                     options.media_types = Some(MediaTypes::Docker);
-                    options.compression = Compression::Estargz { level: 4 };
+                    options.compression = Compression::Estargz { level: 5 };
                 }))),
                 single.clone(),
                 "eStargz needs OCI",

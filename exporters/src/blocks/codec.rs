@@ -5,16 +5,21 @@ use std::io;
 use flate2::{Crc, FlushCompress, Status};
 use libdeflater::{CompressionLvl, Compressor};
 
+use super::runs::runs;
 use crate::Compression;
 
 /// What a compression cuts streams into, in bytes. Smaller ones cost ratio (0.1 % for gzip), larger
-/// ones memory.
+/// ones memory. Frames of zstd are such that most of their bytes have all of [`ZSTD_WINDOW`]
+/// behind them that there was in a layer.
 pub(super) fn block_size(compression: Compression) -> usize {
     match compression {
-        Compression::Zstd { .. } => 2 << 20,
+        Compression::Zstd { .. } => 10 << 20,
         _ => 1 << 20,
     }
 }
+
+/// The logarithm of how far back a frame of zstd refers: 8 MiB, which all decoders have to take.
+const ZSTD_WINDOW: u32 = 23;
 
 /// Bytes that a deflate stream may refer back to.
 pub(super) const WINDOW: usize = 32 << 10;
@@ -45,6 +50,7 @@ pub(super) struct Piece {
 #[derive(Default)]
 pub(super) struct Codecs {
     gzip: Option<(u8, Compressor)>,
+    stored: Option<(u8, Compressor)>,
     stream: Option<(u8, flate2::Compress)>,
     zstd: Option<(u8, zstd::bulk::Compressor<'static>)>,
 }
@@ -79,9 +85,13 @@ impl Codecs {
         let level = compression.level();
         match compression {
             Compression::Uncompressed => std::mem::swap(&mut piece.bytes, &mut block.bytes),
-            Compression::Gzip { .. } | Compression::Estargz { .. } => {
-                self.members(level, &block, &mut piece)?;
+            Compression::Gzip { .. } => {
+                for run in runs(&block.bytes) {
+                    let level = if run.compress { level } else { 0 };
+                    self.member(level, &block.bytes[run.range], &mut piece.bytes)?;
+                }
             }
+            Compression::Estargz { .. } => self.members(level, &block, &mut piece)?,
             Compression::GzipStream { .. } => self.part(level, &block, &mut piece)?,
             Compression::Zstd { .. } => self.frame(level, &block.bytes, &mut piece.bytes)?,
         }
@@ -92,7 +102,10 @@ impl Codecs {
         let mut from = 0;
         for to in block.cuts.iter().copied().chain([block.bytes.len()]) {
             piece.members.push(piece.bytes.len());
-            self.member(level, &block.bytes[from..to], &mut piece.bytes)?;
+            let bytes = &block.bytes[from..to];
+            // A member cannot be cut, but stored.
+            let compress = runs(bytes).iter().any(|run| run.compress);
+            self.member(if compress { level } else { 0 }, bytes, &mut piece.bytes)?;
             from = to;
         }
         Ok(())
@@ -100,7 +113,11 @@ impl Codecs {
 
     /// Appends a whole gzip member. It carries no time and no name.
     pub(super) fn member(&mut self, level: u8, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        let codec = at_level(&mut self.gzip, level, || {
+        let slot = match level {
+            0 => &mut self.stored,
+            _ => &mut self.gzip,
+        };
+        let codec = at_level(slot, level, || {
             let level = CompressionLvl::new(i32::from(level));
             Ok(Compressor::new(level.map_err(|_| unknown_level())?))
         })?;
@@ -154,7 +171,9 @@ impl Codecs {
 
     fn frame(&mut self, level: u8, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         let codec = at_level(&mut self.zstd, level, || {
-            zstd::bulk::Compressor::new(i32::from(level))
+            let mut codec = zstd::bulk::Compressor::new(i32::from(level))?;
+            codec.window_log(ZSTD_WINDOW)?;
+            Ok(codec)
         })?;
         out.clear();
         out.reserve(zstd::zstd_safe::compress_bound(bytes.len()));

@@ -7,14 +7,24 @@ use std::time::Duration;
 
 use ashlar_solver::cancel::{Cancel, Cancelled};
 
-use super::codec::{Block, Codecs};
+use super::codec::{Block, Codecs, block_size};
 use super::cut::Cutter;
 use super::ordered::Ordered;
 use super::{Opened, Work};
 
-/// Bytes of blocks that may be under way for each thread: one that is filled and some that wait,
-/// also of the largest kind (5 MiB).
+/// Bytes of blocks that may be under way for each thread: one that is filled and some that wait.
 const BUDGET: usize = 8 << 20;
+
+/// How many of the largest blocks may be under way beside one for each thread: one that is filled,
+/// and one that waits.
+const AHEAD: usize = 2;
+
+/// Bytes of blocks that may be under way.
+fn budget<W: Work>(works: &[W], threads: usize) -> usize {
+    let sizes = works.iter().map(|work| block_size(work.compression()));
+    let largest = sizes.max().unwrap_or(0);
+    (threads * BUDGET).max((threads + AHEAD) * largest)
+}
 
 /// How long a thread waits before it looks whether the work was cancelled.
 const LOOK: Duration = Duration::from_millis(20);
@@ -87,7 +97,7 @@ impl<'a, W: Work> Pool<'a, W> {
             works,
             cancel,
             threads,
-            budget: threads * BUDGET,
+            budget: budget(works, threads),
             outputs: works.iter().map(|_| Ordered::new()).collect(),
             state: Mutex::new(State {
                 ready: VecDeque::new(),

@@ -146,6 +146,43 @@ fn every_level_gives_what_was_put_in() {
     }
 }
 
+/// Bytes without any order.
+fn noise(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    let mut hash = [7; 32];
+    for chunk in bytes.chunks_mut(32) {
+        hash = *BlobDigest::of(&hash).as_bytes();
+        chunk.copy_from_slice(&hash[..chunk.len()]);
+    }
+    bytes
+}
+
+#[test]
+fn what_does_not_get_smaller_is_stored() {
+    let mut mixed = data(300_000);
+    mixed.extend(noise(900_000));
+    mixed.extend(data(500_000));
+    for level in [1, 5, 9] {
+        let compression = Compression::Gzip { level };
+        check(compression, &mixed);
+        let (all, _) = make(2, compression, &mixed);
+        let (words, _) = make(2, compression, &mixed[1_200_000..]);
+        let stored = all.len() - words.len() * 8 / 5;
+        let share = stored as f64 / 900_000.0;
+        assert!((0.99..1.01).contains(&share), "{level}: {share}");
+    }
+}
+
+#[test]
+fn frames_of_zstd_see_what_stands_some_megabytes_before() {
+    let mut twice = noise(4 << 20);
+    twice.extend_from_within(..);
+    let compression = Compression::Zstd { level: 3 };
+    check(compression, &twice);
+    let (bytes, _) = make(2, compression, &twice);
+    assert!(bytes.len() < 5 << 20, "{}", bytes.len());
+}
+
 #[test]
 fn members_carry_no_time() {
     for compression in [
@@ -253,14 +290,14 @@ fn memory_is_bounded_whatever_the_number_and_size_of_streams() {
 
 #[test]
 fn the_first_error_is_told_and_nothing_hangs() {
-    let data = data(5_000_000);
+    let data = data(1_500_000);
     let work = |fail| Memory {
         compression: Compression::Gzip { level: 1 },
         data: &data,
         fail,
     };
     for at in [0, 5, 9] {
-        let fail = |one| (one == at).then_some(3_000_000);
+        let fail = |one| (one == at).then_some(1_200_000);
         let works: Vec<Memory<'_>> = (0..10).map(|one| work(fail(one))).collect();
         let error = run_on(threads(3), &works, &Cancel::new()).unwrap_err();
         assert!(matches!(error, Failed::Produce), "{error:?}");
