@@ -7,6 +7,7 @@
 
 use super::profile::{Compare, Test, Verdict};
 use libc::sock_filter;
+use std::collections::HashMap;
 
 /// One architecture's part of a filter.
 pub(super) struct Section {
@@ -35,6 +36,9 @@ const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
+/// How far a conditional jump reaches, less what may still be put in between.
+const REACH: usize = 250;
+
 const fn statement(code: u16, k: u32) -> sock_filter {
     sock_filter {
         code,
@@ -44,77 +48,128 @@ const fn statement(code: u16, k: u32) -> sock_filter {
     }
 }
 
-const fn branch(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
-    sock_filter { code, jt, jf, k }
-}
-
-const fn errno(number: i32) -> sock_filter {
-    statement(RETURN, ERRNO | number.unsigned_abs())
-}
-
 /// The whole program. A call from an architecture without a section kills the process.
 pub(super) fn compile(sections: &[Section]) -> Vec<sock_filter> {
-    let mut program = vec![statement(LOAD, ARCHITECTURE)];
-    for section in sections {
-        let mut body = vec![statement(LOAD, NUMBER)];
+    let mut program = Backwards::default();
+    let mut next = Target::Answer(KILL_PROCESS);
+    for section in sections.iter().rev() {
+        let mut body = program.tree(&section.ranges);
         if let Some(ceiling) = section.ceiling {
-            body.push(branch(AT_LEAST, ceiling, 0, 1));
-            body.push(errno(libc::ENOSYS));
+            body = program.branch(AT_LEAST, ceiling, errno(libc::ENOSYS), body);
         }
-        body.extend(tree(&section.ranges));
-        program.push(branch(EQUAL, section.architecture, 1, 0));
-        program.push(statement(JUMP, length(&body)));
-        program.extend(body);
+        body = program.load(NUMBER, body);
+        next = program.branch(EQUAL, section.architecture, body, next);
     }
-    program.push(statement(RETURN, KILL_PROCESS));
-    program
+    program.load(ARCHITECTURE, next);
+    program.code.reverse();
+    program.code
 }
 
-fn length(block: &[sock_filter]) -> u32 {
-    u32::try_from(block.len()).expect("BUG: a filter of the table has fewer than 4096 instructions")
+const fn errno(number: i32) -> Target {
+    Target::Answer(ERRNO | number.unsigned_abs())
 }
 
-fn tree(ranges: &[(u32, Verdict)]) -> Vec<sock_filter> {
-    if let [(_, verdict)] = ranges {
-        return leaf(*verdict);
+/// Where to go on.
+#[derive(Clone, Copy)]
+enum Target {
+    /// The instruction of this number, counted from the end of the program.
+    At(usize),
+    /// Any instruction that gives this answer.
+    Answer(u32),
+}
+
+/// A program that is written from its end. Jumps only lead forwards, so that where they lead to is
+/// known, and answers that are near enough are used again: the kernel translates every
+/// instruction for every process.
+#[derive(Default)]
+struct Backwards {
+    /// The last instruction first.
+    code: Vec<sock_filter>,
+    /// The latest place of each answer.
+    answers: HashMap<u32, usize>,
+}
+
+impl Backwards {
+    fn push(&mut self, instruction: sock_filter) -> usize {
+        self.code.push(instruction);
+        self.code.len() - 1
     }
-    let (low, high) = ranges.split_at(ranges.len() / 2);
-    let below = tree(low);
-    let pivot = high[0].0;
-    let mut block = match u8::try_from(below.len()) {
-        Ok(skip) => vec![branch(AT_LEAST, pivot, skip, 0)],
-        // Conditional jumps reach 255 instructions, unconditional ones everything.
-        Err(_) => vec![
-            branch(AT_LEAST, pivot, 0, 1),
-            statement(JUMP, length(&below)),
-        ],
-    };
-    block.extend(below);
-    block.extend(tree(high));
-    block
-}
 
-fn leaf(verdict: Verdict) -> Vec<sock_filter> {
-    match verdict {
-        Verdict::Allow => vec![statement(RETURN, ALLOW)],
-        Verdict::Errno(number) => vec![errno(number)],
-        Verdict::IfAny(tests) => {
-            let mut block: Vec<_> = tests.iter().flat_map(|test| check(*test)).collect();
-            block.push(errno(libc::EPERM));
-            block
+    /// A place that a conditional jump which is written soon can reach.
+    fn near(&mut self, target: Target) -> usize {
+        match target {
+            Target::At(at) if self.code.len() - at <= REACH => at,
+            // Unconditional jumps reach everything.
+            Target::At(at) => {
+                let distance = self.code.len() - at - 1;
+                let distance = u32::try_from(distance).expect("BUG: a filter is short");
+                self.push(statement(JUMP, distance))
+            }
+            Target::Answer(answer) => match self.answers.get(&answer) {
+                Some(&at) if self.code.len() - at <= REACH => at,
+                _ => {
+                    let at = self.push(statement(RETURN, answer));
+                    self.answers.insert(answer, at);
+                    at
+                }
+            },
         }
     }
-}
 
-/// Loads the low half of the argument and returns ALLOW if the test holds.
-fn check(test: Test) -> [sock_filter; 3] {
-    // Both supported architectures are little-endian: the low half comes first.
-    let load = statement(LOAD, ARGUMENTS + 8 * test.argument);
-    let jump = match test.is {
-        Compare::Equal(value) => branch(EQUAL, value, 0, 1),
-        Compare::Less(value) => branch(AT_LEAST, value, 1, 0),
-        Compare::Greater(value) => branch(GREATER, value, 0, 1),
-        Compare::NoneOf(mask) => branch(ANY_BIT, mask, 1, 0),
-    };
-    [load, jump, statement(RETURN, ALLOW)]
+    /// A comparison with what was loaded last.
+    fn branch(&mut self, code: u16, k: u32, then: Target, otherwise: Target) -> Target {
+        let (then, otherwise) = (self.near(then), self.near(otherwise));
+        let skip = |at: usize| {
+            let skip = u8::try_from(self.code.len() - at - 1);
+            skip.expect("BUG: what is near can be reached")
+        };
+        let (jt, jf) = (skip(then), skip(otherwise));
+        Target::At(self.push(sock_filter { code, jt, jf, k }))
+    }
+
+    /// Loads a word of `struct seccomp_data` and goes on.
+    fn load(&mut self, offset: u32, then: Target) -> Target {
+        let then = self.near(then);
+        if then + 1 != self.code.len() {
+            let distance = self.code.len() - then - 1;
+            let distance = u32::try_from(distance).expect("BUG: a filter is short");
+            self.push(statement(JUMP, distance));
+        }
+        Target::At(self.push(statement(LOAD, offset)))
+    }
+
+    fn tree(&mut self, ranges: &[(u32, Verdict)]) -> Target {
+        if let [(_, verdict)] = ranges {
+            return self.leaf(*verdict);
+        }
+        let (low, high) = ranges.split_at(ranges.len() / 2);
+        let above = self.tree(high);
+        let below = self.tree(low);
+        self.branch(AT_LEAST, high[0].0, above, below)
+    }
+
+    fn leaf(&mut self, verdict: Verdict) -> Target {
+        match verdict {
+            Verdict::Allow => Target::Answer(ALLOW),
+            Verdict::Errno(number) => errno(number),
+            Verdict::IfAny(tests) => {
+                let refused = errno(libc::EPERM);
+                let after = |next, test: &Test| self.check(*test, next);
+                tests.iter().rev().fold(refused, after)
+            }
+        }
+    }
+
+    /// Loads the low half of the argument and allows the call if the test holds.
+    fn check(&mut self, test: Test, next: Target) -> Target {
+        let allow = Target::Answer(ALLOW);
+        let branch = match test.is {
+            Compare::Equal(value) => self.branch(EQUAL, value, allow, next),
+            Compare::Less(value) => self.branch(AT_LEAST, value, next, allow),
+            Compare::Greater(value) => self.branch(GREATER, value, allow, next),
+            Compare::NoneOf(mask) => self.branch(ANY_BIT, mask, next, allow),
+        };
+        // Both supported architectures are little-endian: the low half comes first.
+        self.load(ARGUMENTS + 8 * test.argument, branch)
+    }
 }

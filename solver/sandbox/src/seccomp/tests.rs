@@ -74,7 +74,8 @@ fn the_tree_answers_as_the_ranges_do() {
     ] {
         let all = sections(capabilities, Ownership::Real);
         let program = bpf::compile(&all);
-        assert!(program.len() < 1000, "{} instructions", program.len());
+        // The kernel translates all of it for each process.
+        assert!(program.len() < 300, "{} instructions", program.len());
         for section in &all {
             for number in (0..2000)
                 .chain(0x0f_0000..0x0f_0010)
