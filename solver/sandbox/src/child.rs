@@ -43,7 +43,7 @@ pub struct Child {
     terminal: Option<OwnedFd>,
 }
 
-/// What the handle and the spawner's thread both know.
+/// What the handle and the thread that started it both know.
 pub(crate) struct Shared {
     pid: u32,
     pidfd: OwnedFd,
@@ -98,7 +98,7 @@ impl Shared {
         }
     }
 
-    /// Publishes the outcome; called once, by the spawner's thread.
+    /// Publishes the outcome; called once, by the thread that started it.
     pub(crate) fn finish(&self, status: ExitStatus, usage: Option<ResourceUsage>) {
         let callbacks = {
             let mut state = self.state();
@@ -190,11 +190,11 @@ impl Child {
         self.shared.state().outcome.and_then(|(_, usage)| usage)
     }
 
-    /// Calls `f` once with the status when the process ends, on the spawner's thread, or at once
+    /// Calls `f` once with the status when the process ends, on the thread that started it, or at once
     /// on the current thread if it has ended.
     ///
-    /// `f` must not block, and must not drop a [`Child`] that still runs: it holds up every other
-    /// start and exit. A panic in it is caught and dropped.
+    /// `f` must not block, and must not drop a [`Child`] that still runs: it holds up other
+    /// starts and exits. A panic in it is caught and dropped.
     pub fn on_exit(&self, f: impl FnOnce(ExitStatus) + Send + 'static) {
         let mut state = self.shared.state();
         match state.outcome {

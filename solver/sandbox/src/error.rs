@@ -30,7 +30,7 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
-    /// The spawner's thread has ended.
+    /// The thread of the spawner has ended.
     #[error("the spawner has ended")]
     SpawnerGone,
     /// The kernel refused the process or one of its namespaces.

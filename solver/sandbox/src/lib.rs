@@ -1,7 +1,7 @@
 //! Starts and reaps processes in fresh Linux namespaces.
 //!
 //! Owns: everything between a description of a process ([`Spec`]) and its exit status. A
-//! [`Spawner`] holds one thread that starts children with `clone3`, reaps them and dies with them;
+//! [`Spawner`] holds a few threads that start children with `clone3`, reap them and die with them;
 //! a [`Child`] is a running process together with the process tree below it.
 //!
 //! Invariants:
@@ -9,7 +9,7 @@
 //!   signal handler; nothing is mounted in the host's mount namespace, so nothing has to be
 //!   unmounted, even after a crash.
 //! - A child is the init process of its own PID namespace. Killing it kills every process it
-//!   started, however they hide; it also dies when the spawner's thread ends.
+//!   started, however they hide; it also dies when the thread that started it ends.
 //! - The process sees exactly the file descriptors 0, 1 and 2, and only files below its root.
 //! - Between `clone3` and `execve` only raw system calls run, on memory prepared beforehand.
 //! - Device nodes work only where [`Source::Device`], [`Source::Node`] or the built-in `/dev` put

@@ -10,10 +10,10 @@ mod build;
 mod failure;
 
 pub(crate) use build::{Host, build, check};
+pub(crate) use failure::stubs;
 
 use crate::overlay::OverlayPlan;
 use crate::setup::mount_api::ParameterKind;
-use crate::setup::walk::Walker;
 use crate::{Contents, ControlGroups, Step, Tunnel, Wire};
 use std::ffi::{CString, OsString, c_char, c_int, c_long};
 use std::sync::Arc;
@@ -60,8 +60,8 @@ pub(crate) enum PlannedSource {
         name: CString,
         contents: Contents,
         mode: u32,
-        uid: u32,
-        gid: u32,
+        /// `None`: whoever makes it.
+        owner: Option<(u32, u32)>,
     },
 }
 
@@ -70,8 +70,11 @@ pub(crate) enum PlannedSource {
 pub(crate) enum TargetRule {
     /// Symbolic links are followed inside the root.
     Follow,
-    /// An ordinary directory; afterwards the file system there must have this magic number.
+    /// An ordinary directory, directly below the root; afterwards the file system there must have
+    /// this magic number.
     OrdinaryDirectory { magic: i64 },
+    /// Directly below `/dev`, which was mounted before and is still empty.
+    InDev,
 }
 
 /// A mount with everything the child needs to make it.
@@ -82,7 +85,7 @@ pub(crate) struct PlannedMount {
     pub(crate) attributes: u64,
     pub(crate) target: CString,
     pub(crate) rule: TargetRule,
-    /// Fill it with device nodes and links once it is attached.
+    /// Fill it with device nodes and links once it is attached, and then give it its attributes.
     pub(crate) is_dev: bool,
     /// Give it the mode of the directory that it is attached to, if that was there.
     pub(crate) takes_mode: bool,
@@ -180,7 +183,6 @@ pub(crate) struct Plan {
     pub(crate) program_object: Object,
     /// Skips `lowerdir+`, as on kernels without it.
     pub(crate) classic_overlay: bool,
-    pub(crate) walker: Box<Walker>,
     pub(crate) report: Report,
 }
 

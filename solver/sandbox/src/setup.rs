@@ -15,7 +15,7 @@ use crate::Step;
 use crate::plan::{Failure as Failed, NO_INTERPRETER, Object, Plan, REFUSED};
 use crate::sys;
 use std::ffi::c_void;
-use walk::Create;
+use walk::{Create, Walker};
 
 /// Names the step and object of a kernel error.
 trait At<T> {
@@ -35,15 +35,21 @@ impl<T> At<T> for sys::Result<T> {
     }
 }
 
+/// What the child works on.
+pub(crate) struct Work<'a> {
+    pub(crate) plan: &'a mut Plan,
+    pub(crate) walker: &'a mut Walker,
+}
+
 /// Where the child starts. Reports a failure into the plan and exits.
 ///
 /// # Safety
-/// `plan` points to a [`Plan`] that nothing else touches until the process has executed a program
-/// or ended.
-pub(crate) unsafe extern "C" fn child_main(plan: *mut c_void) -> ! {
+/// `work` points to a [`Work`] that nothing else touches, nor what it refers to, until the process
+/// has executed a program or ended.
+pub(crate) unsafe extern "C" fn child_main(work: *mut c_void) -> ! {
     // SAFETY: the caller's promise; the parent thread is suspended.
-    let plan = unsafe { &mut *plan.cast::<Plan>() };
-    let failed = match run(plan) {
+    let Work { plan, walker } = unsafe { &mut *work.cast::<Work<'_>>() };
+    let failed = match run(plan, walker) {
         Ok(never) => match never {},
         Err(failed) => failed,
     };
@@ -53,20 +59,20 @@ pub(crate) unsafe extern "C" fn child_main(plan: *mut c_void) -> ! {
     sys::exit(127)
 }
 
-fn run(plan: &mut Plan) -> Result<std::convert::Infallible, Failed> {
+fn run(plan: &mut Plan, walker: &mut Walker) -> Result<std::convert::Infallible, Failed> {
     identity::isolate(plan)?;
     plan.report.step = Step::Wire.code();
     wire::connect(plan)?;
     plan.report.step = Step::Source.code();
-    let mut parts = mounts::enter_root(plan)?;
+    let mut parts = mounts::enter_root(plan, walker)?;
     plan.report.step = Step::Attach.code();
-    mounts::attach_all(plan, &mut parts)?;
-    mounts::prepare_inner(plan, &mut parts)?;
+    mounts::attach_all(plan, walker, &mut parts)?;
+    mounts::prepare_inner(plan, walker, &mut parts)?;
     identity::null_streams(plan)?;
     terminal::make(plan)?;
     identity::host_name(plan)?;
     plan.report.step = Step::Cwd.code();
-    enter_directory(plan)?;
+    enter_directory(plan, walker)?;
     mounts::protect_root(plan)?;
     identity::limits(plan)?;
     plan.report.step = Step::Credentials.code();
@@ -76,14 +82,13 @@ fn run(plan: &mut Plan) -> Result<std::convert::Infallible, Failed> {
     Err(execute(plan))
 }
 
-fn enter_directory(plan: &mut Plan) -> Result<(), Failed> {
+fn enter_directory(plan: &Plan, walker: &mut Walker) -> Result<(), Failed> {
     let create = Create {
         file: false,
         owner: Some((plan.uid, plan.gid)),
         record: false,
     };
-    let cwd = plan
-        .walker
+    let cwd = walker
         .open(&plan.cwd, create)
         .at(Step::Cwd, plan.cwd_object)?;
     sys::fchdir(cwd).at(Step::Cwd, plan.cwd_object)?;

@@ -60,7 +60,8 @@ pub(super) struct Outside {
 }
 
 impl SandboxExecutor {
-    /// Starts the thread that starts processes; it ends with this value.
+    /// Starts a thread that starts processes. It ends with this value, as do those that join it when
+    /// there is more to start than it can do at once.
     ///
     /// # Errors
     /// [`ExecutorError::Start`] if the host process has no more threads or descriptors.

@@ -7,7 +7,6 @@ use crate::overlay::{self, MAX_LOWER, Writable};
 use crate::setup::mount_api::{
     ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, ATTR_STRICTATIME, ParameterKind,
 };
-use crate::setup::walk::Walker;
 use crate::{Contents, ControlGroups, Network, NodeKind, SandboxError, Source, Spec, Wire};
 use std::ffi::{CStr, CString, OsStr, OsString, c_char};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -70,6 +69,8 @@ pub(crate) struct Host {
 
 struct Builder<'a> {
     spec: &'a Spec,
+    /// User and group of the process before it becomes another user, as it sees them.
+    maker: (u32, u32),
     objects: Vec<OsString>,
     files: usize,
 }
@@ -79,6 +80,10 @@ pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
     check(spec)?;
     let mut builder = Builder {
         spec,
+        maker: spec
+            .namespaces
+            .user
+            .map_or((host.uid, host.gid), |map| (map.uid, map.gid)),
         objects: vec![OsString::new()],
         files: 0,
     };
@@ -162,7 +167,6 @@ pub(crate) fn build(spec: &Spec, host: &Host) -> Built<Plan> {
         cwd_object,
         program_object,
         classic_overlay: host.classic_overlay,
-        walker: Walker::new(),
         report: Report {
             step: 0,
             object: 0,
@@ -325,6 +329,7 @@ impl Builder<'_> {
         }
         let mut builder = Builder {
             spec,
+            maker: self.maker,
             objects: std::mem::take(&mut self.objects),
             files: self.files,
         };
@@ -480,8 +485,7 @@ impl Builder<'_> {
                     name,
                     contents,
                     mode,
-                    uid: *uid,
-                    gid: *gid,
+                    owner: Some((*uid, *gid)).filter(|&owner| owner != self.maker),
                 };
                 (source, OsStr::new("file"))
             }
@@ -554,11 +558,11 @@ impl Builder<'_> {
             kind: c"devpts",
             parameters: pts,
         };
-        let follow = TargetRule::Follow;
-        mounts.push(self.system(c"/dev/pts", pts, ATTR_NOSUID | ATTR_NOEXEC, follow));
-        mounts.push(self.system(c"/dev/shm", tmpfs("1777", Some("65536k")), hardened, follow));
+        let in_dev = TargetRule::InDev;
+        mounts.push(self.system(c"/dev/pts", pts, ATTR_NOSUID | ATTR_NOEXEC, in_dev));
+        mounts.push(self.system(c"/dev/shm", tmpfs("1777", Some("65536k")), hardened, in_dev));
         if spec.namespaces.ipc {
-            mounts.push(self.system(c"/dev/mqueue", fs(c"mqueue"), hardened, follow));
+            mounts.push(self.system(c"/dev/mqueue", fs(c"mqueue"), hardened, in_dev));
         }
         // A user namespace may mount sysfs only with a network namespace of its own.
         let borrowed = spec.namespaces.user.is_some() && spec.namespaces.network == Network::Host;
@@ -571,6 +575,7 @@ impl Builder<'_> {
         };
         mounts.push(self.system(c"/sys", source, sys, ordinary(SYSFS_MAGIC)));
         if host.unified_cgroup && spec.namespaces.cgroup && !borrowed {
+            let follow = TargetRule::Follow;
             mounts.push(self.system(c"/sys/fs/cgroup", fs(c"cgroup2"), sys, follow));
         }
         Ok(mounts)

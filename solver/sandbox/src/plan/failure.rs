@@ -1,11 +1,29 @@
 //! From the child's report to a typed error and the list of stubs.
 
 use super::{Failure, NO_INTERPRETER, Plan, REFUSED, TOO_MANY_LAYERS};
+use crate::setup::walk::Walker;
 use crate::{SandboxError, Step, Stub, StubKind};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+
+/// What was created as mount points.
+pub(crate) fn stubs(walker: &Walker) -> Vec<Stub> {
+    walker
+        .records()
+        .map(|(path, record)| Stub {
+            path: PathBuf::from(OsStr::from_bytes(path)),
+            kind: if record.file {
+                StubKind::File
+            } else {
+                StubKind::Directory
+            },
+            parent_before: record.before,
+            parent_after: record.after,
+        })
+        .collect()
+}
 
 impl Plan {
     /// What the child reported: `None` if it went as far as the program. Without a reported error
@@ -23,23 +41,6 @@ impl Plan {
             return Some(self.error(failure));
         }
         (step != Step::Exec).then_some(SandboxError::Died { step })
-    }
-
-    /// What was created as mount points.
-    pub(crate) fn stubs(&self) -> Vec<Stub> {
-        self.walker
-            .records()
-            .map(|(path, record)| Stub {
-                path: PathBuf::from(OsStr::from_bytes(path)),
-                kind: if record.file {
-                    StubKind::File
-                } else {
-                    StubKind::Directory
-                },
-                parent_before: record.before,
-                parent_after: record.after,
-            })
-            .collect()
     }
 
     fn error(

@@ -107,10 +107,11 @@ pub(super) fn limits(plan: &Plan) -> Done {
 fn default_signals() {
     const KERNEL_SET: usize = 8;
     let zero = [0u64; 4];
-    for signal in 1..=64 {
+    // Those two have no other action.
+    let changeable = |signal: &c_int| !matches!(*signal, libc::SIGKILL | libc::SIGSTOP);
+    for signal in (1..=64).filter(changeable) {
         let (action, none) = (zero.as_ptr(), ptr::null::<u8>());
-        // SAFETY: the zeroed words are the kernel's structure with the default action. SIGKILL
-        // and SIGSTOP are refused, which is right.
+        // SAFETY: the zeroed words are the kernel's structure with the default action.
         let _ = unsafe { call!(libc::SYS_rt_sigaction, signal, action, none, KERNEL_SET) };
     }
     let (set, none) = (zero.as_ptr(), ptr::null::<u8>());

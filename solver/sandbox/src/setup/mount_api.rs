@@ -9,6 +9,8 @@ pub(crate) const ATTR_NOSUID: u64 = 0x2;
 pub(crate) const ATTR_NODEV: u64 = 0x4;
 pub(crate) const ATTR_NOEXEC: u64 = 0x8;
 pub(crate) const ATTR_STRICTATIME: u64 = 0x20;
+/// All bits that say when the time of access is noted.
+const ATTR_ATIME: u64 = 0x70;
 
 const OPEN_TREE_CLONE: c_uint = 1;
 const RECURSIVE: c_uint = 0x8000;
@@ -78,9 +80,13 @@ pub(crate) fn set_attributes(mount: c_int, attributes: u64, recursive: bool) -> 
         propagation: u64,
         user_namespace: u64,
     }
+    let clear = match attributes & ATTR_ATIME {
+        0 => 0,
+        _ => ATTR_ATIME,
+    };
     let attr = MountAttr {
         set: attributes,
-        clear: 0,
+        clear,
         propagation: 0,
         user_namespace: 0,
     };
@@ -145,16 +151,20 @@ pub(crate) fn detach(path: &CStr) -> Result<()> {
 }
 
 /// Makes the current directory, the root of the mount `id`, the root of the process and drops
-/// everything of the old root.
-pub(crate) fn pivot_into_current(id: u64) -> Result<()> {
-    /// Two are expected: the scratch file system and the old root below it.
+/// everything of the old root, of which `old` is a descriptor that was opened before anything was
+/// attached to it.
+pub(crate) fn pivot_into_current(id: u64, old: c_int) -> Result<()> {
     const MOST: usize = 1024;
     // SAFETY: the paths are constant strings.
     unsafe { call!(libc::SYS_pivot_root, c".", c".") }?;
+    // The old root now lies on the new one. It goes with all that is attached to it, at once: the
+    // kernel lets every processor take note of each removal.
+    crate::sys::fchdir(old)?;
+    // SAFETY: the path is a constant string.
+    unsafe { call!(libc::SYS_umount2, c".", libc::MNT_DETACH) }?;
     crate::sys::chdir(c"/")?;
-    // The old root now lies on the new one, with what was attached above it still on top. The
-    // parent of `/` is `/` with whatever is mounted on it: only when that is the new root itself
-    // is the host's tree gone.
+    // The parent of `/` is `/` with whatever is mounted on it: only when that is the new root
+    // itself is the host's tree gone.
     for _ in 0..MOST {
         let flags = libc::O_PATH | libc::O_DIRECTORY;
         let top = crate::sys::open_at(libc::AT_FDCWD, c"/..", flags, 0)?;

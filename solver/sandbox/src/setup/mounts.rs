@@ -44,16 +44,20 @@ const KCORE: &CStr = c"/proc/kcore";
 
 /// Detached mounts that are made before the host's tree goes away.
 pub(super) struct Parts {
-    nodes: [c_int; NODES.len()],
-    nodes_are_attached: bool,
+    /// Device nodes of the host, where the process may make none itself.
+    borrowed: Option<[c_int; NODES.len()]>,
+    /// The null device, once it is attached.
+    null: c_int,
     /// An empty directory, for masking.
     empty: c_int,
     empty_is_attached: bool,
 }
 
 /// Makes every source as a detached mount and enters the new root.
-pub(super) fn enter_root(plan: &mut Plan) -> Result<Parts, Failed> {
+pub(super) fn enter_root(plan: &mut Plan, walker: &mut Walker) -> Result<Parts, Failed> {
     api::make_all_private().at(Step::Propagation, 0)?;
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let old = sys::open_at(libc::AT_FDCWD, c"/", flags, 0).at(Step::PivotRoot, 0)?;
     let scratch = scratch().at(Step::Scratch, 0)?;
     let parts = parts(scratch, plan.id_map.is_some())?;
     let classic = plan.classic_overlay;
@@ -69,9 +73,10 @@ pub(super) fn enter_root(plan: &mut Plan) -> Result<Parts, Failed> {
     let root = prepare(&plan.root, scratch, classic, true)?;
     sys::fchdir(root).at(Step::PivotRoot, plan.root.source_object)?;
     let id = sys::stat(root).at(Step::PivotRoot, 0)?.mount;
-    api::pivot_into_current(id).at(Step::PivotRoot, plan.root.source_object)?;
+    api::pivot_into_current(id, old).at(Step::PivotRoot, plan.root.source_object)?;
+    sys::close(old);
     // With an inner root, what is made in the outer one is nobody's business.
-    plan.walker.root_mount = if plan.inner.is_some() { 0 } else { id };
+    walker.enter_root(root, if plan.inner.is_some() { 0 } else { id });
     plan.root.fd = root;
     Ok(parts)
 }
@@ -95,22 +100,16 @@ fn parts(scratch: c_int, user_namespace: bool) -> Result<Parts, Failed> {
     let empty = api::clone_tree(scratch, c"empty").at(Step::Scratch, 0)?;
     let attributes = api::ATTR_RDONLY | api::ATTR_NODEV | api::ATTR_NOSUID | api::ATTR_NOEXEC;
     api::set_attributes(empty, attributes, false).at(Step::Scratch, 0)?;
-    let mut nodes = [-1; NODES.len()];
-    for (slot, &(name, path, major, minor)) in nodes.iter_mut().zip(&NODES) {
-        // A user namespace cannot make nodes; as root they are made, so that nothing done to them
-        // inside reaches the host's.
-        *slot = if user_namespace {
-            device(path, Some((major, minor)))
-        } else {
-            let made = libc::makedev(major, minor);
-            sys::mknod_at(scratch, name, libc::S_IFCHR | 0o666, made)
-                .and_then(|()| api::clone_tree(scratch, name))
+    let mut borrowed = None;
+    if user_namespace {
+        let nodes = borrowed.insert([-1; NODES.len()]);
+        for (slot, &(_, path, major, minor)) in nodes.iter_mut().zip(&NODES) {
+            *slot = device(path, Some((major, minor))).at(Step::Devices, 0)?;
         }
-        .at(Step::Devices, 0)?;
     }
     Ok(Parts {
-        nodes,
-        nodes_are_attached: false,
+        borrowed,
+        null: -1,
         empty,
         empty_is_attached: false,
     })
@@ -158,10 +157,11 @@ fn prepare(
             (made.at(Step::Devices, object)?, false)
         }
         PlannedSource::FileSystem { kind, parameters } => {
-            // What is to get another mode is protected afterwards.
-            let now = match mount.takes_mode && !attach {
-                true => attributes & !api::ATTR_RDONLY,
-                false => attributes,
+            // What is to get another mode or nodes is protected afterwards.
+            let now = match mount {
+                PlannedMount { is_dev: true, .. } => api::ATTR_NOSUID,
+                mount if mount.takes_mode && !attach => attributes & !api::ATTR_RDONLY,
+                _ => attributes,
             };
             let made = file_system(kind, parameters, now);
             (made.at(Step::Source, object)?, false)
@@ -170,10 +170,9 @@ fn prepare(
             name,
             contents,
             mode,
-            uid,
-            gid,
+            owner,
         } => {
-            let made = file(scratch, name, contents, *mode, (*uid, *gid));
+            let made = file(scratch, name, contents, *mode, *owner);
             (made.at(Step::Source, object)?, false)
         }
     };
@@ -194,7 +193,7 @@ fn prepare(
         api::set_attributes(fd, attributes, true).at(Step::ReadOnly, object)?;
     }
     if attach {
-        if !sys::stat(fd).at(Step::Source, object)?.is(libc::S_IFDIR) {
+        if !is_directory(mount, fd).at(Step::Source, object)? {
             return Err(Failed {
                 step: Step::Source,
                 object,
@@ -208,6 +207,15 @@ fn prepare(
     Ok(fd)
 }
 
+/// Whether a mount is of a directory; it is looked at only where its source does not say.
+fn is_directory(mount: &PlannedMount, fd: c_int) -> sys::Result<bool> {
+    match (&mount.source, &mount.selector) {
+        (PlannedSource::Overlay(_) | PlannedSource::FileSystem { .. }, None) => Ok(true),
+        (PlannedSource::Clone { .. }, _) | (_, Some(_)) => Ok(sys::stat(fd)?.is(libc::S_IFDIR)),
+        _ => Ok(false),
+    }
+}
+
 fn file_system(kind: &CStr, parameters: &[Parameter], attributes: u64) -> sys::Result<c_int> {
     let context = api::fsopen(kind)?;
     for parameter in parameters {
@@ -219,9 +227,8 @@ fn file_system(kind: &CStr, parameters: &[Parameter], attributes: u64) -> sys::R
         )?;
     }
     api::create(context)?;
-    let mount = api::fsmount(context, attributes)?;
-    sys::close(context);
-    Ok(mount)
+    // `execve` closes the context.
+    api::fsmount(context, attributes)
 }
 
 fn file(
@@ -229,13 +236,17 @@ fn file(
     name: &CStr,
     contents: &[u8],
     mode: u32,
-    owner: (u32, u32),
+    owner: Option<(u32, u32)>,
 ) -> sys::Result<c_int> {
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
-    let fd = sys::open_at(scratch, name, flags, 0o600)?;
+    // Nobody else can reach it yet, and the mask of the process is 0 until the end.
+    let fd = sys::open_at(scratch, name, flags, mode)?;
     sys::write_all(fd, contents)?;
-    sys::chown(fd, owner.0, owner.1)?;
-    sys::fchmod(fd, mode)?;
+    if let Some((uid, gid)) = owner {
+        // A change of owner takes some of the bits away.
+        sys::chown(fd, uid, gid)?;
+        sys::fchmod(fd, mode)?;
+    }
     sys::close(fd);
     api::clone_tree(scratch, name)
 }
@@ -321,27 +332,28 @@ fn modern_overlay(
         }
     }
     api::create(context).at(Step::Source, object)?;
-    let mount = api::fsmount(context, attributes).at(Step::Source, object)?;
-    sys::close(context);
-    Ok(Some(mount))
+    let mount = api::fsmount(context, attributes);
+    mount.at(Step::Source, object).map(Some)
 }
 
 /// Attaches everything below the root, then hides and protects.
-pub(super) fn attach_all(plan: &mut Plan, parts: &mut Parts) -> Done {
-    attach_mounts(&plan.mounts, &mut plan.walker, parts)?;
+pub(super) fn attach_all(plan: &Plan, walker: &mut Walker, parts: &mut Parts) -> Done {
+    attach_mounts(&plan.mounts, walker, parts)?;
+    let root = walker.root();
     for &(ref path, object) in &plan.readonly {
-        make_readonly(path).at(Step::ReadOnly, object)?;
+        make_readonly(root, path).at(Step::ReadOnly, object)?;
     }
     for &(ref path, object) in &plan.masked {
-        mask(path, parts).at(Step::Mask, object)?;
+        mask(root, path, parts).at(Step::Mask, object)?;
     }
     Ok(())
 }
 
 /// Makes the root of the inner process ready, if there is one.
-pub(super) fn prepare_inner(plan: &mut Plan, parts: &mut Parts) -> Done {
-    let Plan { inner, walker, .. } = plan;
-    let Some(inner) = inner else { return Ok(()) };
+pub(super) fn prepare_inner(plan: &Plan, walker: &mut Walker, parts: &mut Parts) -> Done {
+    let Some(inner) = &plan.inner else {
+        return Ok(());
+    };
     let object = inner.root.source_object;
     // What was mounted is a directory: nothing else can be attached to one.
     sys::mkdir_at(libc::AT_FDCWD, INNER, 0o700).at(Step::Target, object)?;
@@ -363,7 +375,7 @@ pub(super) fn prepare_inner(plan: &mut Plan, parts: &mut Parts) -> Done {
     {
         return Err(libc::ENOTDIR).at(Step::Cwd, inner.cwd_object);
     }
-    sys::close(cwd);
+    walker.close(cwd);
     if inner.readonly {
         api::set_attributes(inner.root.fd, api::ATTR_RDONLY, false).at(Step::ReadOnly, object)?;
     }
@@ -373,35 +385,72 @@ pub(super) fn prepare_inner(plan: &mut Plan, parts: &mut Parts) -> Done {
 }
 
 fn attach_mounts(mounts: &[PlannedMount], walker: &mut Walker, parts: &mut Parts) -> Done {
+    let mut dev = -1;
     for mount in mounts {
-        let is_directory = sys::stat(mount.fd)
-            .at(Step::Attach, mount.target_object)?
-            .is(libc::S_IFDIR);
-        if let TargetRule::OrdinaryDirectory { .. } = mount.rule {
-            refuse_link(mount, walker).at(Step::Target, mount.target_object)?;
-        }
-        let create = Create {
-            file: !is_directory,
-            owner: None,
-            record: true,
-        };
-        let target = walker
-            .open(&mount.target, create)
-            .at(Step::Target, mount.target_object)?;
-        if mount.takes_mode {
-            let covered = if walker.created { None } else { Some(target) };
-            take_mode(mount, covered).at(Step::Attach, mount.target_object)?;
-        }
-        api::attach(mount.fd, target).at(Step::Attach, mount.target_object)?;
-        sys::close(target);
-        if let TargetRule::OrdinaryDirectory { magic } = mount.rule {
-            verify(mount, walker, magic).at(Step::Attach, mount.target_object)?;
+        let object = mount.target_object;
+        match mount.rule {
+            TargetRule::Follow => attach_below_root(mount, walker)?,
+            TargetRule::OrdinaryDirectory { magic } => attach_kernels(mount, walker, magic)?,
+            TargetRule::InDev => attach_in_dev(mount, dev).at(Step::Attach, object)?,
         }
         if mount.is_dev {
-            fill_dev(mount.fd, parts).at(Step::Devices, mount.target_object)?;
+            dev = mount.fd;
+            fill_dev(mount, parts).at(Step::Devices, object)?;
         }
     }
     Ok(())
+}
+
+/// Attaches a mount at the end of a path that may lead anywhere below the root.
+fn attach_below_root(mount: &PlannedMount, walker: &mut Walker) -> Done {
+    let object = mount.target_object;
+    let directory = is_directory(mount, mount.fd).at(Step::Attach, object)?;
+    let target = open_target(mount, walker, !directory)?;
+    if mount.takes_mode {
+        let covered = if walker.created { None } else { Some(target) };
+        take_mode(mount, covered).at(Step::Attach, object)?;
+    }
+    api::attach(mount.fd, target).at(Step::Attach, object)?;
+    walker.close(target);
+    Ok(())
+}
+
+fn open_target(mount: &PlannedMount, walker: &mut Walker, file: bool) -> Result<c_int, Failed> {
+    let create = Create {
+        file,
+        owner: None,
+        record: true,
+    };
+    let target = walker.open(&mount.target, create);
+    target.at(Step::Target, mount.target_object)
+}
+
+/// Attaches a file system of the kernel's. They go onto ordinary directories only: an image in
+/// which `/proc` leads elsewhere would make later writes to `/proc` land in a file of its choice.
+fn attach_kernels(mount: &PlannedMount, walker: &mut Walker, magic: i64) -> Done {
+    let object = mount.target_object;
+    let target = match open_name(mount, walker) {
+        Err(libc::ENOENT) => open_target(mount, walker, false)?,
+        found => {
+            let found = found.at(Step::Target, object)?;
+            if !sys::stat(found).at(Step::Target, object)?.is(libc::S_IFDIR) {
+                return Err(REFUSED).at(Step::Target, object);
+            }
+            found
+        }
+    };
+    api::attach(mount.fd, target).at(Step::Attach, object)?;
+    sys::close(target);
+    verify(mount, walker, magic).at(Step::Attach, object)
+}
+
+/// Nothing but what was just made is in `dev`, so that no path has to be followed.
+fn attach_in_dev(mount: &PlannedMount, dev: c_int) -> sys::Result<()> {
+    let path = mount.target.to_bytes_with_nul();
+    let name = path.strip_prefix(b"/dev/").ok_or(libc::EINVAL)?;
+    let name = CStr::from_bytes_until_nul(name).map_err(|_| libc::EINVAL)?;
+    sys::mkdir_at(dev, name, 0o755)?;
+    api::attach_at(mount.fd, dev, name)
 }
 
 /// Gives a file system in memory the mode of what it covers, as runc does.
@@ -429,33 +478,12 @@ pub(super) fn protect_root(plan: &Plan) -> Done {
     api::set_attributes(plan.root.fd, api::ATTR_RDONLY, false).at(Step::ReadOnly, object)
 }
 
-/// Kernel file systems go onto ordinary directories only: an image in which `/proc` leads
-/// elsewhere would make later writes to `/proc` land in a file of its choice.
-fn refuse_link(mount: &PlannedMount, walker: &Walker) -> sys::Result<()> {
-    match open_name(mount, walker) {
-        Ok(found) => {
-            let stat = sys::stat(found);
-            sys::close(found);
-            if stat?.is(libc::S_IFDIR) {
-                Ok(())
-            } else {
-                Err(REFUSED)
-            }
-        }
-        Err(libc::ENOENT) => Ok(()),
-        Err(errno) => Err(errno),
-    }
-}
-
 /// Opens the mount point by its name, which is directly below the root.
 fn open_name(mount: &PlannedMount, walker: &Walker) -> sys::Result<c_int> {
     let bytes = mount.target.to_bytes_with_nul();
     let bytes = bytes.strip_prefix(b"/").unwrap_or(bytes);
     let name = CStr::from_bytes_until_nul(bytes).unwrap_or(c"");
-    let root = walker.open_root()?;
-    let found = sys::open_at(root, name, libc::O_PATH | libc::O_NOFOLLOW, 0);
-    sys::close(root);
-    found
+    sys::open_at(walker.root(), name, libc::O_PATH | libc::O_NOFOLLOW, 0)
 }
 
 /// Looks again by name whether the path now leads to what was mounted.
@@ -471,15 +499,37 @@ fn verify(mount: &PlannedMount, walker: &Walker, magic: i64) -> sys::Result<()> 
     }
 }
 
-fn fill_dev(dev: c_int, parts: &mut Parts) -> sys::Result<()> {
-    for (&(name, ..), &node) in NODES.iter().zip(&parts.nodes) {
-        sys::mknod_at(dev, name, libc::S_IFREG | 0o666, 0)?;
-        if parts.nodes_are_attached {
-            let copy = api::clone_tree(node, c"")?;
-            api::attach_at(copy, dev, name)?;
-            sys::close(copy);
-        } else {
-            api::attach_at(node, dev, name)?;
+/// Fills `/dev`. Nodes are mounts of their own, on which devices work, unlike on the rest of it.
+fn fill_dev(mount: &PlannedMount, parts: &mut Parts) -> sys::Result<()> {
+    let dev = mount.fd;
+    match parts.borrowed {
+        // A user namespace cannot make nodes.
+        Some(nodes) => {
+            for (&(name, ..), node) in NODES.iter().zip(nodes) {
+                sys::mknod_at(dev, name, libc::S_IFREG | 0o666, 0)?;
+                if parts.null >= 0 {
+                    let copy = api::clone_tree(node, c"")?;
+                    api::attach_at(copy, dev, name)?;
+                    sys::close(copy);
+                } else {
+                    api::attach_at(node, dev, name)?;
+                }
+            }
+            parts.null = nodes[0];
+        }
+        // Made here, nothing done to them inside reaches the host's. Each covers itself.
+        None => {
+            for (name, _, major, minor) in NODES {
+                let made = libc::makedev(major, minor);
+                sys::mknod_at(dev, name, libc::S_IFCHR | 0o666, made)?;
+                let node = api::clone_tree(dev, name)?;
+                api::attach_at(node, dev, name)?;
+                if parts.null < 0 {
+                    parts.null = node;
+                } else {
+                    sys::close(node);
+                }
+            }
         }
     }
     for (name, target) in LINKS {
@@ -489,24 +539,20 @@ fn fill_dev(dev: c_int, parts: &mut Parts) -> sys::Result<()> {
     if sys::exists(KCORE) {
         sys::symlink_at(KCORE, dev, c"core")?;
     }
-    parts.nodes_are_attached = true;
-    Ok(())
+    api::set_attributes(dev, mount.attributes, false)
 }
 
 /// Resolves inside the root; `None` if there is nothing.
-fn find(path: &CStr) -> sys::Result<Option<c_int>> {
-    let root = sys::open_at(libc::AT_FDCWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
-    let found = sys::open_in_root(root, path);
-    sys::close(root);
-    match found {
+fn find(root: c_int, path: &CStr) -> sys::Result<Option<c_int>> {
+    match sys::open_in_root(root, path) {
         Ok(fd) => Ok(Some(fd)),
         Err(libc::ENOENT | libc::ENOTDIR) => Ok(None),
         Err(errno) => Err(errno),
     }
 }
 
-fn make_readonly(path: &CStr) -> sys::Result<()> {
-    let Some(place) = find(path)? else {
+fn make_readonly(root: c_int, path: &CStr) -> sys::Result<()> {
+    let Some(place) = find(root, path)? else {
         return Ok(());
     };
     let copy = api::clone_tree(place, c"")?;
@@ -517,13 +563,12 @@ fn make_readonly(path: &CStr) -> sys::Result<()> {
     Ok(())
 }
 
-fn mask(path: &CStr, parts: &mut Parts) -> sys::Result<()> {
-    let Some(place) = find(path)? else {
+fn mask(root: c_int, path: &CStr, parts: &mut Parts) -> sys::Result<()> {
+    let Some(place) = find(root, path)? else {
         return Ok(());
     };
     if !sys::stat(place)?.is(libc::S_IFDIR) {
-        // The first node is the null device, attached below /dev by now.
-        let null = api::clone_tree(parts.nodes[0], c"")?;
+        let null = api::clone_tree(parts.null, c"")?;
         api::attach(null, place)?;
         sys::close(null);
     } else if parts.empty_is_attached {

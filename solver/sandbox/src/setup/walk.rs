@@ -1,9 +1,10 @@
 //! Finds and creates paths inside the root, one component at a time.
 //!
-//! Owns: the resolution of mount points and of the working directory, on fixed buffers. The walk
-//! starts when the sandbox's root already is `/` of the process, never follows a link by itself
-//! but reads it and walks on, so that it can create what is missing and knows the canonical path
-//! of what it created. It refuses links of procfs: those lead anywhere.
+//! Owns: the resolution of mount points and of the working directory, on fixed buffers, which are
+//! used again for the next process. The walk starts when the sandbox's root already is `/` of the
+//! process, never follows a link by itself but reads it and walks on, so that it can create what
+//! is missing and knows the canonical path of what it created. It refuses links of procfs: those
+//! lead anywhere.
 
 use crate::plan::REFUSED;
 use crate::sys::{self, Result, Stat};
@@ -55,11 +56,10 @@ pub(crate) struct Walker {
     record_count: usize,
     /// Whether the last walk had to create something.
     pub(crate) created: bool,
-    /// Whether walks start at and stay in the directory `root` instead of `/` of the process.
-    rooted: bool,
+    /// Where walks start and stay.
     root: c_int,
     /// Mount id of the root; creations elsewhere are not recorded.
-    pub(crate) root_mount: u64,
+    root_mount: u64,
 }
 
 impl Walker {
@@ -76,6 +76,12 @@ impl Walker {
         }
     }
 
+    /// Forgets what earlier walks created, for another process.
+    pub(crate) fn reset(&mut self) {
+        (self.arena_length, self.record_count) = (0, 0);
+        (self.root, self.root_mount) = (-1, 0);
+    }
+
     /// What was created, with paths relative to the root.
     pub(crate) fn records(&self) -> impl Iterator<Item = (&[u8], &Record)> {
         self.records.iter().take(self.record_count).map(|r| {
@@ -88,41 +94,44 @@ impl Walker {
         })
     }
 
-    /// Opens `path` inside the root as an `O_PATH` descriptor, creating what is missing.
+    /// Opens `path` inside the root as an `O_PATH` descriptor, creating what is missing. It may be
+    /// that of the root: [`Walker::close`] leaves that one open.
     pub(crate) fn open(&mut self, path: &CStr, create: Create) -> Result<c_int> {
         self.start(path.to_bytes())?;
-        let mut dir = self.open_root()?;
+        let mut dir = self.root;
         let mut links = 0;
         while let Some(last) = self.next_name()? {
             let next = match self.step(dir, last, create, &mut links) {
                 Ok(next) => next,
                 Err(errno) => {
-                    sys::close(dir);
+                    self.close(dir);
                     return Err(errno);
                 }
             };
             if next != dir {
-                sys::close(dir);
+                self.close(dir);
             }
             dir = next;
         }
         Ok(dir)
     }
 
-    /// Lets walks start at and stay in the directory `root`, the root of the mount of that id.
-    pub(crate) fn enter_root(&mut self, root: c_int, mount: u64) {
-        (self.rooted, self.root) = (true, root);
-        self.root_mount = mount;
+    /// Closes a descriptor that [`Walker::open`] gave.
+    pub(crate) fn close(&self, fd: c_int) {
+        if fd != self.root {
+            sys::close(fd);
+        }
     }
 
-    /// A new descriptor of the root.
-    pub(crate) fn open_root(&self) -> Result<c_int> {
-        let flags = libc::O_PATH | libc::O_DIRECTORY;
-        if self.rooted {
-            sys::open_at(self.root, c".", flags, 0)
-        } else {
-            sys::open_at(libc::AT_FDCWD, c"/", flags, 0)
-        }
+    /// Lets walks start at and stay in the directory `root`, and notes what they create on the
+    /// mount of that id.
+    pub(crate) fn enter_root(&mut self, root: c_int, mount: u64) {
+        (self.root, self.root_mount) = (root, mount);
+    }
+
+    /// The directory that walks start at.
+    pub(crate) const fn root(&self) -> c_int {
+        self.root
     }
 
     fn start(&mut self, path: &[u8]) -> Result<()> {
@@ -190,7 +199,7 @@ impl Walker {
             *links += 1;
             let followed = self.follow(found, *links);
             sys::close(found);
-            return if followed? { self.open_root() } else { Ok(dir) };
+            return followed.map(|absolute| if absolute { self.root } else { dir });
         }
         if !last && !stat.is(libc::S_IFDIR) {
             sys::close(found);

@@ -155,6 +155,40 @@ fn inner_leaks() {
 }
 
 #[test]
+fn starts_at_the_same_time_leave_the_host_as_it_was() {
+    in_own_process("isolated::inner_starts", |c| c);
+}
+
+/// Two spawners, so that there is more than one thread on a machine with one processor too.
+#[test]
+#[ignore = "run by starts_at_the_same_time_leave_the_host_as_it_was"]
+fn inner_starts() {
+    let threads = count("/proc/self/task");
+    {
+        let (one, other) = (Fixture::new(), Fixture::new());
+        std::thread::scope(|scope| {
+            for (number, f) in [&one, &other, &one, &other].into_iter().enumerate() {
+                scope.spawn(move || {
+                    for i in 0..25 {
+                        let mut spec = f.shell(&format!("s{number}-{i}"), "id -u");
+                        spec.uid = 1000;
+                        assert_eq!(f.output_of(spec), "1000");
+                    }
+                });
+            }
+        });
+        let held = [&one, &other, &one, &other].map(|f| f.start("held", "sleep 60"));
+        drop((one, other));
+        for child in held {
+            assert_eq!(child.try_wait(), Some(ExitStatus::Signaled(9)));
+        }
+    }
+    // SAFETY: the option takes no pointer.
+    assert_eq!(unsafe { libc::prctl(libc::PR_GET_DUMPABLE) }, 1);
+    assert_eq!(count("/proc/self/task"), threads);
+}
+
+#[test]
 fn children_die_with_the_host() {
     let marker = "77126";
     in_own_process("isolated::inner_crash_parent", |c| c);
