@@ -20,6 +20,9 @@ use crate::progress::Stream;
 /// Bytes read from a stream at once: what a pipe holds.
 const CHUNK: usize = 64 << 10;
 
+/// The same of a stream that has not had as many yet: most steps say little.
+const FIRST: usize = 1 << 10;
+
 /// The host's ends.
 #[derive(Debug)]
 pub(super) struct Relay {
@@ -122,7 +125,7 @@ async fn forward(
     output: &dyn Output,
     ended: &Cancel,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = vec![0; FIRST];
     loop {
         let over = tokio::select! {
             biased;
@@ -145,6 +148,9 @@ async fn forward(
                 Ok(length) => {
                     let data = Bytes::copy_from_slice(&buffer[..length]);
                     output.write(stream, data).await;
+                    if length == buffer.len() {
+                        buffer.resize(CHUNK, 0);
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && over => return Ok(()),
