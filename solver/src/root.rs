@@ -7,6 +7,7 @@
 //!   blobs/sha256/<hex>  compressed layers, manifests, configs (module `content`)
 //!   layers/<id>/        fs/ and index; the index is written last and is the commit
 //!   flat/<hex>/         runs of small layers as one directory, for deep overlay mounts
+//!   flat/mount-points/  places for mounts, below the layers of every root
 //!   cache-mounts/<hex>/ directories of `RUN --mount=type=cache`
 //!   stat/<hex>          checksums of local files by stat, per directory (module `source::local`)
 //!   locks/<hex>         runs that a process is at, and layers that it unpacks: locked files

@@ -9,6 +9,7 @@
 //!                     was made, then the encoded `tree::Index`
 //! layers/<id>/origins checksums of what files are copies of, where those had other attributes
 //! layers/<id>/work    only while a step runs on it
+//! flat/mount-points   places for mounts, below the layers of every root
 //! ```
 //!
 //! Life stages: [`ActiveLayer`] is being filled and vanishes when dropped; [`ActiveLayer::commit`]
@@ -29,6 +30,7 @@
 
 mod flatten;
 mod layer;
+mod mount_points;
 mod previous;
 mod stack;
 
@@ -36,11 +38,12 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use rustix::fs::{FlockOperation, Mode, mkdirat};
 
 pub use layer::{ActiveLayer, Layer, LayerDescription};
+pub use mount_points::mount_points;
 pub use stack::Stack;
 
 use crate::error::{Blame, Fault};
@@ -119,6 +122,8 @@ struct Inner {
     open: Mutex<HashMap<LayerId, Weak<layer::Inner>>>,
     /// Taken while a run of layers is being flattened: one at a time.
     flattening: Mutex<()>,
+    /// Where they are, once they are made.
+    mount_points: OnceLock<PathBuf>,
 }
 
 impl LayerStore {
@@ -130,6 +135,7 @@ impl LayerStore {
             meta,
             open,
             flattening: Mutex::default(),
+            mount_points: OnceLock::new(),
         }))
     }
 

@@ -43,7 +43,7 @@ use crate::id::ContentDigest;
 use crate::operation::{CacheMap, ContentDescription, Context, Operation};
 use crate::progress::Reporter;
 use crate::refs::Ref;
-use crate::snapshot::LayerDescription;
+use crate::snapshot::{LayerDescription, mount_points};
 use crate::tree::Timestamp;
 use crate::tree::capture::{CaptureError, CaptureOptions, capture};
 
@@ -335,7 +335,12 @@ fn commit(
             base,
             view,
         } = active;
+        let is_root = op
+            .mounts
+            .get(mount)
+            .is_some_and(|it| it.dest == pb::ROOT_MOUNT);
         let options = CaptureOptions {
+            stubs: if is_root { mount_points() } else { Vec::new() },
             single_id: (!engine.is_privileged()).then_some(mounts.user),
             cancel: cancel.clone(),
             ..CaptureOptions::default()

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ashlar_llb::pb;
 use ashlar_llb::pb::{CacheSharingOpt, MountType};
+use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::{Fault, OperationError};
 use ashlar_solver::executor::SandboxExecutor;
 use ashlar_solver::operation::{Context, Operation as _};
@@ -328,6 +329,80 @@ fn mounts_show_inputs_scratch_and_caches() {
     }
     let (_, logs) = run(&kit, &op, inputs);
     assert_eq!(logs.text(Stream::Stdout), "y\nreadonly\n+\n+\n");
+}
+
+/// What the kernel finds of a layer, below the directory of the layer.
+fn on_disk(kit: &Kit, tree: &Ref) -> Vec<String> {
+    let stack = tree.stack(&Cancel::new()).unwrap();
+    let id = stack.top().unwrap().id().to_string();
+    let layer = kit.engine.layers.root().path().join("layers").join(id);
+    let names = |path: &std::path::Path| -> Vec<String> {
+        let names = std::fs::read_dir(path).unwrap();
+        names
+            .map(|name| name.unwrap().file_name().into_string().unwrap())
+            .collect()
+    };
+    let mut all = names(&layer);
+    all.extend(
+        names(&layer.join("fs"))
+            .iter()
+            .map(|name| format!("fs/{name}")),
+    );
+    all.sort();
+    all
+}
+
+#[test]
+fn places_for_mounts_are_made_in_no_layer() {
+    let kit = kit();
+    let base = base(&kit);
+    let script = "cat /etc/hosts /etc/resolv.conf > /dev/null; ls -d /proc/1 /sys/fs /dev/null";
+    let (outputs, logs) = run(&kit, &exec(script), vec![base.clone()]);
+    assert_eq!(logs.text(Stream::Stdout), "/dev/null\n/proc/1\n/sys/fs\n");
+    assert_eq!(on_disk(&kit, &outputs[0]), ["fs", "index"]);
+    let (outputs, _) = run(&kit, &exec("echo x > /out"), vec![base]);
+    assert_eq!(on_disk(&kit, &outputs[0]), ["fs", "fs/out", "index"]);
+}
+
+/// A root that never had the directory, so that it shows that of the places.
+#[test]
+fn a_directory_of_places_is_a_part_of_no_layer_until_something_is_in_it() {
+    let kit = kit();
+    let layer = kit.engine.layers.new_layer().unwrap();
+    let options = WriterOptions {
+        privileged: true,
+        now: Timestamp::default(),
+    };
+    let (fs, files) = (layer.fs_handle().unwrap(), layer.files());
+    let mut writer = LayerWriter::new(fs, files, View::empty(), options).unwrap();
+    let attributes = Attributes {
+        mode: 0o755,
+        ..Attributes::default()
+    };
+    let mut busybox = std::fs::File::open("/bin/busybox").unwrap();
+    writer
+        .write_file(&path("busybox"), attributes, &mut busybox)
+        .unwrap();
+    let index = writer.finish().unwrap();
+    let layer = layer.commit(index, &LayerDescription::default()).unwrap();
+    let base = Ref::from(Stack::scratch().push(layer));
+    let with = |script: &str| {
+        let mut op = exec("");
+        let args = ["/busybox", "sh", "-c", script].map(str::to_owned);
+        op.meta.as_mut().unwrap().args = args.to_vec();
+        run(&kit, &op, vec![base.clone()]).0.remove(0)
+    };
+    let changed = with("/busybox chmod 700 /etc; /busybox stat -c %a /etc");
+    assert!(changed.view().unwrap().lookup(&path("etc")).is_none());
+    assert_eq!(on_disk(&kit, &changed), ["fs", "index"]);
+    let filled = with("/busybox chmod 700 /etc; echo x > /etc/own");
+    let view = filled.view().unwrap();
+    assert_eq!(
+        view.lookup(&path("etc")).unwrap().entry().attributes.mode,
+        0o700
+    );
+    assert_eq!(text(&filled, "etc/own"), "x\n");
+    assert_eq!(on_disk(&kit, &filled), ["fs", "fs/etc", "index"]);
 }
 
 #[test]

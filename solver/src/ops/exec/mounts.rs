@@ -171,6 +171,10 @@ impl Builder<'_> {
         let (source, view) = if as_it_is {
             (MountSource::Layers { lower }, None)
         } else {
+            let mut lower = lower;
+            if is_root && !lower.is_empty() {
+                lower.push(self.run.engine.layers.mount_points()?.to_owned());
+            }
             let (source, view) = self.active(base, lower)?;
             let unchanged = mount.readonly && !is_root && mount.input != pb::EMPTY;
             if is_output && !unchanged {
