@@ -7,10 +7,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, mkdirat, openat, renameat};
+use rustix::fs::{
+    AtFlags, FlockOperation, Mode, OFlags, chmodat, mkdirat, openat, renameat, unlinkat,
+};
+use rustix::io::Errno;
 
 use super::{LayerStore, SnapshotError, Stack, io_error};
 use crate::id::LayerId;
+use crate::root::Tier;
 use crate::tree::index::{Index, IndexError};
 use crate::tree::{Attributes, Files, Timestamp, TreePath};
 
@@ -128,11 +132,10 @@ impl ActiveLayer {
         self.mounted.store(true, Ordering::Relaxed);
         let prepare = || -> rustix::io::Result<()> {
             match mkdirat(&self.dir, "work", Mode::from(0o700)) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error),
             }
-            if self.store.root().tier() == crate::root::Tier::Root && (root.uid, root.gid) != (0, 0)
-            {
+            if self.store.root().tier() == Tier::Root && (root.uid, root.gid) != (0, 0) {
                 let owner = rustix::fs::Uid::from_raw(root.uid);
                 let group = rustix::fs::Gid::from_raw(root.gid);
                 rustix::fs::fchown(&self.fs, Some(owner), Some(group))?;
@@ -168,6 +171,36 @@ impl ActiveLayer {
         self.finish(index, description, true)
     }
 
+    /// Removes what the kernel left of an overlay mount.
+    fn remove_work(&self) -> io::Result<()> {
+        const LEFT: [(&str, AtFlags); 5] = [
+            ("work/work/incompat/volatile/dirty", AtFlags::empty()),
+            ("work/work/incompat/volatile", AtFlags::REMOVEDIR),
+            ("work/work/incompat", AtFlags::REMOVEDIR),
+            ("work/work", AtFlags::REMOVEDIR),
+            ("work", AtFlags::REMOVEDIR),
+        ];
+        if self.store.root().tier() == Tier::User {
+            // The kernel makes them for nobody.
+            for (name, _) in LEFT[1..4].iter().rev() {
+                if chmodat(&self.dir, *name, Mode::RWXU, AtFlags::empty()).is_err() {
+                    break;
+                }
+            }
+        }
+        let known = LEFT.iter().all(|(name, flags)| {
+            matches!(
+                unlinkat(&self.dir, *name, *flags),
+                Ok(()) | Err(Errno::NOENT)
+            )
+        });
+        // There is more if it was unmounted in the middle of something, or on other kernels.
+        match known {
+            true => Ok(()),
+            false => crate::root::remove_tree(self.dir.as_fd(), "work"),
+        }
+    }
+
     fn finish(
         mut self,
         index: Index,
@@ -185,7 +218,7 @@ impl ActiveLayer {
         bytes.extend_from_slice(&index.encode());
         let write = || -> io::Result<()> {
             if self.mounted.load(Ordering::Relaxed) {
-                crate::root::remove_tree(self.dir.as_fd(), "work")?;
+                self.remove_work()?;
             }
             let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC;
             let file = openat(&self.dir, "index.new", flags, Mode::from(0o600))?;
@@ -275,7 +308,7 @@ impl Layer {
         }
         let held = if store.0.root.is_own(id) {
             let index = format!("{id}/index");
-            let nofollow = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+            let nofollow = AtFlags::SYMLINK_NOFOLLOW;
             rustix::fs::statat(store.0.root.layers(), index, nofollow).map(|_| None)
         } else {
             pin(store, id, FlockOperation::NonBlockingLockShared).map(Some)
@@ -286,9 +319,7 @@ impl Layer {
                 Ok(())
             }
             // Gone, or just going.
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::WOULDBLOCK) => {
-                Err(SnapshotError::Gone { layer: id })
-            }
+            Err(Errno::NOENT | Errno::WOULDBLOCK) => Err(SnapshotError::Gone { layer: id }),
             Err(error) => Err(io_error("pin the directory", id)(error.into())),
         }
     }
@@ -364,7 +395,7 @@ impl Layer {
             Mode::empty(),
         );
         let file = match opened {
-            Err(rustix::io::Errno::NOENT) => return Err(SnapshotError::Gone { layer: id }),
+            Err(Errno::NOENT) => return Err(SnapshotError::Gone { layer: id }),
             file => file.map_err(|error| io_error("open the index", id)(error.into()))?,
         };
         let mut bytes = Vec::new();
@@ -389,14 +420,14 @@ pub(super) fn pin(
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let dir = openat(layers, &name, flags, Mode::empty())?;
     rustix::fs::flock(&dir, how)?;
-    let nofollow = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    let nofollow = AtFlags::SYMLINK_NOFOLLOW;
     rustix::fs::statat(&dir, "index", nofollow)?;
     let (named, held) = (
         rustix::fs::statat(layers, &name, nofollow)?,
         rustix::fs::fstat(&dir)?,
     );
     if (named.st_dev, named.st_ino) != (held.st_dev, held.st_ino) {
-        return Err(rustix::io::Errno::NOENT);
+        return Err(Errno::NOENT);
     }
     Ok(dir)
 }
