@@ -2,8 +2,8 @@
 //!
 //! Owns the rule by which a vertex's key follows from its op and its inputs' keys ([`key`]), the
 //! lookup of keys through stored and imported links ([`index`], [`import`]), records as values
-//! ([`records`]) and which of them a solve exports ([`export`]), and the explanation of a miss
-//! ([`explain`], [`listing`]).
+//! ([`records`]), which of them a solve exports ([`export`]), those that wait to be stored
+//! ([`pending`]), and the explanation of a miss ([`explain`], [`listing`]).
 //!
 //! As in BuildKit, an op without inputs has the key `sha256("<digest>@<output>")`, content has
 //! `sha256("<digest>@-1")`, and the key of any other op is *found*: it is what stored links lead
@@ -21,6 +21,7 @@ pub mod import;
 pub mod index;
 pub mod key;
 pub mod listing;
+pub mod pending;
 pub mod records;
 
 pub use crate::meta::{Link, MetaError, RecordBatch, Records, ResultRow};
@@ -30,4 +31,5 @@ pub use import::ImportedRecords;
 pub use index::{Backlink, Cache, KnownResult, Lookup, ResultSource};
 pub use key::{InputPart, RunKey};
 pub use listing::{Change, ContentChanges, ContentListing, ListedEntry, PathChange};
+pub use pending::{NewRecords, NewResult};
 pub use records::CacheRecords;

@@ -26,7 +26,7 @@ mod stacks;
 
 pub use database::{Database, Opened};
 pub use memory::Memory;
-pub use records::{Link, RecordBatch, RecordReader, Records, ResultRow};
+pub use records::{Link, RecordBatch, RecordReader, RecordWriter, Records, ResultRow, WriteBody};
 pub use stacks::{LayerBlob, LayerBlobs, StackRow, Stacks};
 
 use std::path::PathBuf;

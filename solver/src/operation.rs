@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ashlar_llb::Definition;
 use async_trait::async_trait;
 
-use crate::cache::{ContentChanges, ContentListing, ImportedRecords, RunKey};
+use crate::cache::{ContentChanges, ContentListing, ImportedRecords, NewResult, RunKey};
 use crate::cancel::Cancel;
 use crate::error::{Blame, Failure, Fault, OperationError};
 use crate::id::{CacheDigest, CacheKey, ContentDigest, ResultId, Selector};
@@ -332,11 +332,8 @@ pub trait ImportedResults<T>: Send + Sync + Debug {
 /// How results outlive a solve. Implemented over layers, and by a double over numbers.
 #[async_trait]
 pub trait Results<T>: Send + Sync + Debug {
-    /// Keeps `value` and returns the id to load it by; `None` if this value cannot be kept.
-    ///
-    /// # Errors
-    /// A failure costs the hit of later solves, not this solve: it is reported as a warning.
-    async fn save(&self, value: &T) -> Result<Option<ResultId>, Failure>;
+    /// `value` as it can be stored with its records; `None` if this value cannot be kept.
+    fn keep(&self, value: &T) -> Option<Box<dyn NewResult>>;
 
     /// Loads a value that was saved, by this process or another. `None`: it is gone; the caller
     /// then drops the record and runs the vertex again.

@@ -99,7 +99,8 @@ impl<T: Clone + Debug + Send + Sync + 'static> Scheduler<T> {
 
     /// Solves `graph` for `outputs` and returns their values in order.
     ///
-    /// Runs inside a tokio runtime of either kind; operations run as its tasks.
+    /// Runs inside a tokio runtime of either kind whose time driver is enabled; operations run as
+    /// its tasks. When it returns, all records are stored.
     ///
     /// # Errors
     /// The first vertex that fails ends the solve; what else was running is cancelled.

@@ -3,18 +3,20 @@
 //! Owns [`Cache`]: the stored records behind a front that remembers links read before, as long as
 //! nobody changed the records. A solve that finds everything reads one version number and its
 //! results; the rest is memory. A [`Lookup`] may also look at records that were imported.
+//! What solves add is stored many at a time ([`pending`](super::pending)).
 //!
 //! Invariant: a database that cannot be read costs hits, never a solve. Errors are remembered by
 //! the [`Lookup`] for a warning, and the answer is "not found".
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
 
 use super::import::ImportedRecords;
 use super::listing::ContentListing;
+use super::pending::{NewRecords, Pending};
 use crate::id::{CacheDigest, CacheKey, RecordDigest, ResultId, Selector};
-use crate::meta::{Link, MetaError, RecordBatch, RecordReader, Records};
+use crate::meta::{Link, MetaError, RecordReader, Records};
 
 /// Links kept in memory: at most about 30 MB, far more than a solve has.
 const FRONT_LINKS: usize = 200_000;
@@ -30,7 +32,15 @@ const BACKLINKS: usize = 4096;
 #[derive(Debug, Clone)]
 pub struct Cache {
     records: Arc<dyn Records>,
-    front: Arc<Mutex<Front>>,
+    /// Locked before the records are.
+    memory: Arc<Mutex<Memory>>,
+}
+
+/// What the mutex in [`Cache`] guards.
+#[derive(Debug, Default)]
+struct Memory {
+    front: Front,
+    pending: Pending,
 }
 
 /// Where a result is.
@@ -75,7 +85,7 @@ pub struct Backlink {
     pub selector: Option<Selector>,
 }
 
-/// What the mutex in [`Cache`] guards: links as they were at a version of the records.
+/// Links as they were at a version of the records.
 #[derive(Debug, Default)]
 struct Front {
     version: Option<u64>,
@@ -123,7 +133,7 @@ impl Cache {
     pub fn new(records: Arc<dyn Records>) -> Self {
         Self {
             records,
-            front: Arc::default(),
+            memory: Arc::default(),
         }
     }
 
@@ -141,11 +151,11 @@ impl Cache {
     ) -> R {
         let mut body = Some(body);
         let mut result = None;
+        let mut memory = self.memory();
         let started = self.records.read(&mut |reader| {
-            let mut front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
             let mut lookup = Lookup {
                 reader: Some(reader),
-                front: &mut front,
+                memory: &mut memory,
                 imports,
                 error: None,
             };
@@ -153,11 +163,11 @@ impl Cache {
             result = body.take().map(|body| body(&mut lookup));
         });
         if let Some(body) = body.take() {
-            let mut empty = Front::default();
+            let mut empty = Memory::default();
             let error = started.err();
             result = Some(body(&mut Lookup {
                 reader: None,
-                front: &mut empty,
+                memory: &mut empty,
                 imports,
                 error,
             }));
@@ -165,12 +175,50 @@ impl Cache {
         result.expect("BUG: the body was called")
     }
 
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Adds records.
     ///
     /// # Errors
     /// The database cannot be written; hits are lost.
-    pub fn save(&self, batch: &RecordBatch) -> Result<(), MetaError> {
-        self.records.save(batch)
+    pub fn save(&self, new: impl Into<NewRecords>) -> Result<(), MetaError> {
+        let mut memory = self.memory();
+        memory.pending.push(new.into());
+        self.store(&mut memory.pending)
+    }
+
+    /// Adds records, which other processes may see no sooner than at the next
+    /// [`store_deferred`](Self::store_deferred) or [`save`](Self::save).
+    ///
+    /// # Errors
+    /// The database cannot be written; hits are lost, of these records or of others that were
+    /// deferred.
+    pub fn defer(&self, new: impl Into<NewRecords>) -> Result<(), MetaError> {
+        let mut memory = self.memory();
+        memory.pending.push(new.into());
+        if !memory.pending.is_full() {
+            return Ok(());
+        }
+        self.store(&mut memory.pending)
+    }
+
+    /// Stores what was deferred.
+    ///
+    /// # Errors
+    /// The database cannot be written; hits are lost.
+    pub fn store_deferred(&self) -> Result<(), MetaError> {
+        self.store(&mut self.memory().pending)
+    }
+
+    /// Whether anything is deferred.
+    pub fn has_deferred(&self) -> bool {
+        !self.memory().pending.is_empty()
+    }
+
+    fn store(&self, pending: &mut Pending) -> Result<(), MetaError> {
+        pending.store(|body| self.records.write(body))
     }
 
     /// Drops a result whose data is gone.
@@ -178,6 +226,7 @@ impl Cache {
     /// # Errors
     /// The database cannot be written; the result is found again.
     pub fn drop_result(&self, key: CacheKey, result: ResultId) -> Result<(), MetaError> {
+        // Who drops it has read it, so it is not pending.
         self.records.drop_result(key, result)
     }
 }
@@ -186,7 +235,7 @@ impl Cache {
 #[derive(Debug)]
 pub struct Lookup<'a> {
     reader: Option<&'a mut dyn RecordReader>,
-    front: &'a mut Front,
+    memory: &'a mut Memory,
     imports: &'a [Arc<ImportedRecords>],
     error: Option<MetaError>,
 }
@@ -194,10 +243,26 @@ pub struct Lookup<'a> {
 impl Lookup<'_> {
     fn refresh(&mut self) {
         let version = self.ask(|reader| reader.version());
-        if version.is_none() || self.front.version != version {
-            self.front.links.clear();
-            self.front.version = version;
+        let front = &mut self.memory.front;
+        if version.is_none() || front.version != version {
+            front.links.clear();
+            front.version = version;
         }
+    }
+
+    /// Stores what is pending, if it may be what is asked for.
+    fn store_if(&mut self, concerned: impl FnOnce(&Pending) -> bool) {
+        let Some(reader) = self.reader.as_deref_mut() else {
+            return;
+        };
+        let pending = &mut self.memory.pending;
+        if pending.is_empty() || !concerned(pending) {
+            return;
+        }
+        if let Err(error) = pending.store(|body| reader.write(body)) {
+            self.error.get_or_insert(error);
+        }
+        self.refresh();
     }
 
     fn ask<R>(
@@ -215,7 +280,8 @@ impl Lookup<'_> {
 
     /// The keys that `link` leads to in the store.
     pub fn targets(&mut self, link: &Link) -> Targets {
-        if let Some(known) = self.front.links.get(link) {
+        self.store_if(|pending| pending.has_link(link));
+        if let Some(known) = self.memory.front.links.get(link) {
             return known.clone();
         }
         let mut keys = Vec::new();
@@ -223,10 +289,10 @@ impl Lookup<'_> {
             return Targets::None;
         };
         let targets = Targets::of(keys);
-        if self.front.links.len() >= FRONT_LINKS {
-            self.front.links.clear();
+        if self.memory.front.links.len() >= FRONT_LINKS {
+            self.memory.front.links.clear();
         }
-        self.front.links.insert(*link, targets.clone());
+        self.memory.front.links.insert(*link, targets.clone());
         targets
     }
 
@@ -243,7 +309,14 @@ impl Lookup<'_> {
 
     /// Whether `link` leads to `target` in the store.
     pub fn leads_to(&mut self, link: &Link, target: CacheKey) -> bool {
-        if let Some(known) = self.front.links.get(link).and_then(Targets::as_slice) {
+        self.store_if(|pending| pending.has_link(link));
+        if let Some(known) = self
+            .memory
+            .front
+            .links
+            .get(link)
+            .and_then(Targets::as_slice)
+        {
             return known.contains(&target);
         }
         self.ask(|reader| reader.leads_to(link, target))
@@ -259,6 +332,7 @@ impl Lookup<'_> {
     /// The results of `key`: those of the store, the newest first, then imported ones, the newest
     /// first.
     pub fn results(&mut self, key: CacheKey) -> Vec<KnownResult> {
+        self.store_if(|pending| pending.has_key(key));
         let stored = self.ask(|reader| reader.results(key)).unwrap_or_default();
         let stored = stored.into_iter().map(|row| KnownResult {
             source: ResultSource::Stored(row.result),
@@ -282,6 +356,7 @@ impl Lookup<'_> {
     /// What `key` may be made of, as far as the store and the imports know; for each way the
     /// first few thousand.
     pub fn sources(&mut self, key: CacheKey) -> Vec<Backlink> {
+        self.store_if(|pending| pending.has_key(key));
         let mut links = Vec::new();
         let _error_is_kept = self.ask(|reader| reader.sources(key, BACKLINKS, &mut links));
         let of_store = |link: Link| Backlink {
@@ -299,6 +374,7 @@ impl Lookup<'_> {
 
     /// Whether the op was seen before, with whatever is its `input`th input.
     pub fn seen(&mut self, digest: CacheDigest, output: u32, input: u32) -> bool {
+        self.store_if(|pending| pending.has_op(digest, output, input));
         let stored = self.ask(|reader| reader.seen(digest, output, input));
         stored.unwrap_or(false)
             || !self.imports.is_empty() && {
@@ -310,12 +386,14 @@ impl Lookup<'_> {
 
     /// Of the newest stored result of an op the links of its `input`th input.
     pub fn latest(&mut self, digest: CacheDigest, output: u32, input: u32) -> Vec<Link> {
+        self.store_if(|pending| pending.has_op(digest, output, input));
         self.ask(|reader| reader.latest(digest, output, input))
             .unwrap_or_default()
     }
 
     /// What is remembered of the content that a key stands for.
     pub fn listing(&mut self, content: CacheKey) -> Option<ContentListing> {
+        self.store_if(|pending| pending.has_key(content));
         let bytes = self.ask(|reader| reader.listing(content))??;
         ContentListing::decode(&bytes)
     }

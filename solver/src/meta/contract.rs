@@ -109,6 +109,72 @@ fn stacks_are_the_same_for_the_same_layers() {
 }
 
 #[test]
+fn a_transaction_adds_all_or_nothing() {
+    on_both(|reopen| {
+        let meta = reopen(false);
+        let base = meta.add_stack(layer(1), None).unwrap();
+        let mut rows = Vec::new();
+        meta.write(&mut |writer| {
+            for _ in 0..2 {
+                let middle = writer.add_stack(layer(2), Some(base))?;
+                rows.push((middle, writer.add_stack(layer(3), Some(middle))?));
+            }
+            writer.save(&RecordBatch {
+                results: vec![(key("a"), ResultId::from(rows[0].1))],
+                ..RecordBatch::default()
+            })
+        })
+        .unwrap();
+        assert_eq!(rows[0], rows[1]);
+        let (middle, top) = rows[0];
+        assert_eq!(meta.add_stack(layer(2), Some(base)).unwrap(), middle);
+        assert_eq!(
+            reopen(false).stack_chain(top).unwrap(),
+            [layer(1), layer(2), layer(3)]
+        );
+        assert_eq!(results(&*meta, key("a")), [top.0]);
+
+        let failed = meta.write(&mut |writer| {
+            writer.add_stack(layer(4), Some(top))?;
+            writer.save(&RecordBatch {
+                links: vec![(link("b"), key("b"))],
+                ..RecordBatch::default()
+            })?;
+            writer.add_stack(layer(5), Some(StackId(999)))?;
+            Ok(())
+        });
+        assert!(
+            matches!(failed, Err(MetaError::NoParent { parent: 999 })),
+            "{failed:?}"
+        );
+        assert_eq!(targets(&*meta, &link("b")), []);
+        // No row is there of the stack that was added first.
+        let next = meta.add_stack(layer(6), None).unwrap();
+        assert_eq!(next.0, top.0 + 1);
+    });
+}
+
+#[test]
+fn a_write_within_a_read_is_seen_by_it() {
+    on_both(|reopen| {
+        let meta = reopen(false);
+        let batch = RecordBatch {
+            links: vec![(link("a"), key("a"))],
+            ..RecordBatch::default()
+        };
+        meta.read(&mut |reader| {
+            let before = reader.version().unwrap();
+            assert!(!reader.leads_to(&link("a"), key("a")).unwrap());
+            reader.write(&mut |writer| writer.save(&batch)).unwrap();
+            assert!(reader.leads_to(&link("a"), key("a")).unwrap());
+            assert_ne!(reader.version().unwrap(), before);
+        })
+        .unwrap();
+        assert_eq!(targets(&*reopen(false), &link("a")), [key("a")]);
+    });
+}
+
+#[test]
 fn stacks_are_read_whatever_was_made_between_them() {
     on_both(|reopen| {
         let meta = reopen(false);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::records::{LISTINGS, MORE_LISTINGS};
 use super::{
     Durability, Generation, LayerBlob, LayerBlobs, Link, MetaError, NamedValue, Names, RecordBatch,
-    RecordReader, Records, ResultRow, StackRow, Stacks,
+    RecordReader, RecordWriter, Records, ResultRow, StackRow, Stacks, WriteBody,
 };
 use crate::id::{CacheDigest, CacheKey, LayerId, ResultId, StackId};
 
@@ -106,23 +106,12 @@ impl Stacks for Memory {
     }
 
     fn add_stack(&self, layer: LayerId, parent: Option<StackId>) -> Result<StackId, MetaError> {
-        let mut state = self.lock();
-        let parent = parent.map_or(0, |parent| parent.0);
-        if parent != 0 && !state.stacks.contains_key(&parent) {
-            return Err(MetaError::NoParent { parent });
-        }
-        if let Some((&id, _)) = state
-            .stacks
-            .iter()
-            .find(|(_, row)| row.value == (layer, parent))
-        {
-            return Ok(StackId(id));
-        }
-        state.last_stack += 1;
-        let id = state.last_stack;
-        let row = state.stamp((layer, parent));
-        state.stacks.insert(id, row);
-        Ok(StackId(id))
+        let mut added = None;
+        self.write(&mut |writer| {
+            added = Some(writer.add_stack(layer, parent)?);
+            Ok(())
+        })?;
+        Ok(added.expect("BUG: the body was called"))
     }
 
     fn stack_chain(&self, id: StackId) -> Result<Vec<LayerId>, MetaError> {
@@ -237,23 +226,8 @@ impl Records for Memory {
         Ok(())
     }
 
-    fn save(&self, batch: &RecordBatch) -> Result<(), MetaError> {
-        let mut state = self.lock();
-        state.links.extend(batch.links.iter().copied());
-        for &(key, result) in &batch.results {
-            let row = state.stamp(batch.created_at);
-            state.results.insert((key, result), row);
-        }
-        for (key, listing) in &batch.listings {
-            state.listings.retain(|(known, _)| known != key);
-            state.listings.push((*key, listing.clone()));
-        }
-        let surplus = state.listings.len().saturating_sub(LISTINGS);
-        if surplus > MORE_LISTINGS {
-            state.listings.drain(..surplus);
-        }
-        state.stamp(());
-        Ok(())
+    fn write(&self, body: WriteBody<'_>) -> Result<(), MetaError> {
+        self.lock().write(body)
     }
 
     fn drop_result(&self, key: CacheKey, result: ResultId) -> Result<(), MetaError> {
@@ -264,7 +238,90 @@ impl Records for Memory {
     }
 }
 
+/// What one transaction adds.
+#[derive(Debug)]
+struct Draft<'a> {
+    state: &'a State,
+    stacks: Vec<(LayerId, i64)>,
+    batches: Vec<RecordBatch>,
+}
+
+impl Draft<'_> {
+    fn id_of(&self, at: usize) -> i64 {
+        self.state.last_stack + 1 + i64::try_from(at).unwrap_or(i64::MAX)
+    }
+
+    fn find(&self, stack: (LayerId, i64)) -> Option<i64> {
+        let mut known = self.state.stacks.iter();
+        let known = known.find(|(_, row)| row.value == stack);
+        known.map(|(&id, _)| id).or_else(|| {
+            let added = self.stacks.iter().position(|added| *added == stack);
+            added.map(|at| self.id_of(at))
+        })
+    }
+}
+
+impl RecordWriter for Draft<'_> {
+    fn add_stack(&mut self, layer: LayerId, parent: Option<StackId>) -> Result<StackId, MetaError> {
+        let parent = parent.map_or(0, |parent| parent.0);
+        let added = self.state.last_stack < parent && parent < self.id_of(self.stacks.len());
+        if parent != 0 && !added && !self.state.stacks.contains_key(&parent) {
+            return Err(MetaError::NoParent { parent });
+        }
+        let id = self.find((layer, parent)).unwrap_or_else(|| {
+            self.stacks.push((layer, parent));
+            self.id_of(self.stacks.len() - 1)
+        });
+        Ok(StackId(id))
+    }
+
+    fn save(&mut self, batch: &RecordBatch) -> Result<(), MetaError> {
+        self.batches.push(batch.clone());
+        Ok(())
+    }
+}
+
+impl State {
+    fn save(&mut self, batch: RecordBatch) {
+        self.links.extend(batch.links);
+        for (key, result) in batch.results {
+            let row = self.stamp(batch.created_at);
+            self.results.insert((key, result), row);
+        }
+        for (key, listing) in batch.listings {
+            self.listings.retain(|(known, _)| *known != key);
+            self.listings.push((key, listing));
+        }
+        let surplus = self.listings.len().saturating_sub(LISTINGS);
+        if surplus > MORE_LISTINGS {
+            self.listings.drain(..surplus);
+        }
+        self.stamp(());
+    }
+}
+
 impl RecordReader for State {
+    fn write(&mut self, body: WriteBody<'_>) -> Result<(), MetaError> {
+        let mut draft = Draft {
+            state: self,
+            stacks: Vec::new(),
+            batches: Vec::new(),
+        };
+        body(&mut draft)?;
+        let Draft {
+            stacks, batches, ..
+        } = draft;
+        for stack in stacks {
+            self.last_stack += 1;
+            let row = self.stamp(stack);
+            self.stacks.insert(self.last_stack, row);
+        }
+        for batch in batches {
+            self.save(batch);
+        }
+        Ok(())
+    }
+
     fn version(&mut self) -> Result<u64, MetaError> {
         Ok(self.version)
     }

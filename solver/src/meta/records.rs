@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use super::MetaError;
-use crate::id::{CacheDigest, CacheKey, ResultId, Selector};
+use crate::id::{CacheDigest, CacheKey, LayerId, ResultId, Selector, StackId};
 
 /// The way from the key of an input to the key of an op (`CacheInfoLink` in BuildKit).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,6 +43,25 @@ pub struct RecordBatch {
     /// When, in milliseconds since 1970.
     pub created_at: i64,
 }
+
+/// Adds rows within one transaction.
+pub trait RecordWriter: Debug {
+    /// As [`Stacks::add_stack`](super::Stacks::add_stack). The id is good once the transaction is
+    /// done.
+    ///
+    /// # Errors
+    /// There is no such parent, or the database cannot be written.
+    fn add_stack(&mut self, layer: LayerId, parent: Option<StackId>) -> Result<StackId, MetaError>;
+
+    /// Adds records; those already there stay, a result stored again counts as new.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    fn save(&mut self, batch: &RecordBatch) -> Result<(), MetaError>;
+}
+
+/// What [`Records::write`] runs in its transaction.
+pub type WriteBody<'a> = &'a mut dyn FnMut(&mut dyn RecordWriter) -> Result<(), MetaError>;
 
 /// Reads records within one transaction.
 pub trait RecordReader: Debug {
@@ -111,6 +130,13 @@ pub trait RecordReader: Debug {
     /// # Errors
     /// The database cannot be read.
     fn listing(&mut self, content: CacheKey) -> Result<Option<Vec<u8>>, MetaError>;
+
+    /// As [`Records::write`], in the middle of a read: what is read from then on is what is there
+    /// after it.
+    ///
+    /// # Errors
+    /// As for [`Records::write`].
+    fn write(&mut self, body: WriteBody<'_>) -> Result<(), MetaError>;
 }
 
 /// Listings that are kept; the least recently stored go first. A listing has at most a few tens of
@@ -130,11 +156,20 @@ pub trait Records: Send + Sync + Debug {
     /// The transaction cannot be started; `body` was not called then.
     fn read(&self, body: &mut dyn FnMut(&mut dyn RecordReader)) -> Result<(), MetaError>;
 
+    /// Calls `body` once, with a writer whose rows become visible together when it returned
+    /// `Ok`. `body` must not call other methods of the database.
+    ///
+    /// # Errors
+    /// That of `body`, or the database cannot be written; nothing was added then.
+    fn write(&self, body: WriteBody<'_>) -> Result<(), MetaError>;
+
     /// Adds records; those already there stay, a result stored again counts as new.
     ///
     /// # Errors
     /// The database cannot be written; nothing was added then.
-    fn save(&self, batch: &RecordBatch) -> Result<(), MetaError>;
+    fn save(&self, batch: &RecordBatch) -> Result<(), MetaError> {
+        self.write(&mut |writer| writer.save(batch))
+    }
 
     /// Drops a result from the one key that it was found under, because its data is gone. The
     /// links stay: they are still true.

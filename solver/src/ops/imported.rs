@@ -241,7 +241,7 @@ impl ImportedResult {
             created_at: self.created_at,
             ..RecordBatch::default()
         };
-        let _found_again = self.cache.save(&batch);
+        let _found_again = self.cache.save(batch);
     }
 }
 

@@ -10,6 +10,7 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -18,13 +19,17 @@ use tracing::Instrument as _;
 use super::build::{Action, Build, Event, RunRequest};
 use super::work::{SeamError, Work, milliseconds};
 use super::{Edge, Graph, Scheduler, SolveContext, SolveError, Solved, Trace};
-use crate::cache::{ImportedRecords, KnownResult, ResultSource};
+use crate::cache::{Cache, ImportedRecords, KnownResult, MetaError, ResultSource};
 use crate::cancel::Cancel;
 use crate::error::{Failure, OperationError};
 use crate::id::CacheKey;
 use crate::operation::{Context, Import};
 use crate::progress::{self, Outcome, Reporter};
-use crate::sync::{Arc, JoinSet};
+use crate::sync::{Arc, JoinSet, sleep};
+
+/// After so long without news, records that were deferred do not wait for more. Who solves a vertex
+/// anew that was solved meanwhile, in another process or after the death of this one, loses as much.
+const IDLE: Duration = Duration::from_millis(20);
 
 /// What came of an action for a vertex.
 type Done<T> = (usize, Result<Event<T>, OperationError>);
@@ -36,8 +41,7 @@ pub(super) struct Drive<'a, T: Clone> {
     scheduler: &'a Scheduler<T>,
     graph: &'a Graph<T>,
     context: &'a SolveContext,
-    /// Raised when the solve ends.
-    cancel: EndOfSolve,
+    end: EndOfSolve,
     solve: u64,
     imports: Arc<[Import<T>]>,
     /// The records of `imports`.
@@ -59,12 +63,17 @@ enum Told {
     Completed,
 }
 
-/// Raises the flag when dropped.
-struct EndOfSolve(Cancel);
+/// Raises the flag when dropped, and stores the records that were deferred.
+struct EndOfSolve {
+    cancel: Cancel,
+    cache: Cache,
+}
 
 impl Drop for EndOfSolve {
     fn drop(&mut self) {
-        self.0.cancel();
+        self.cancel.cancel();
+        // Nobody is left to be warned.
+        drop(self.cache.store_deferred());
     }
 }
 
@@ -81,7 +90,10 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
             scheduler,
             graph,
             context,
-            cancel: EndOfSolve(context.cancel.child()),
+            end: EndOfSolve {
+                cancel: context.cancel.child(),
+                cache: scheduler.cache.clone(),
+            },
             solve,
             imported: imports
                 .iter()
@@ -100,9 +112,10 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
     pub(super) async fn run(mut self) -> Result<Solved<T>, SolveError> {
         self.announce();
         let ended = self.work().await;
-        self.cancel.0.cancel();
+        self.end.cancel.cancel();
         self.light.clear();
         while self.tasks.join_next().await.is_some() {}
+        self.store_deferred();
         self.tell_rest(ended.is_ok());
         ended?;
         let value = |&(vertex, slot): &(usize, usize)| {
@@ -136,11 +149,16 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
             if self.light.is_empty() && self.tasks.is_empty() {
                 return Err(stuck());
             }
+            let deferred = self.scheduler.cache.has_deferred();
             let done = tokio::select! {
                 biased;
                 () = self.context.cancel.cancelled() => return Err(SolveError::Cancelled),
                 Some(done) = self.light.next() => Some(done),
                 Some(done) = self.tasks.join_next() => done.ok(),
+                () = sleep(IDLE), if deferred => {
+                    self.store_deferred();
+                    None
+                }
             };
             if let Some(done) = done {
                 events.extend(self.take(done)?);
@@ -165,6 +183,21 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
             && !std::mem::replace(&mut self.warned, true)
         {
             let message = format!("the cache cannot be used: {}", Failure::new(error).chain());
+            self.context.sink.control(progress::Event::Warning {
+                digest: None,
+                message,
+            });
+        }
+    }
+
+    fn store_deferred(&self) {
+        self.warn_of(self.scheduler.cache.store_deferred());
+    }
+
+    /// Tells that records are lost.
+    fn warn_of(&self, stored: Result<(), MetaError>) {
+        if let Err(error) = stored {
+            let message = Failure::new(error).chain();
             self.context.sink.control(progress::Event::Warning {
                 digest: None,
                 message,
@@ -232,13 +265,7 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
             }
             Action::Learn(mut batch) => {
                 batch.created_at = milliseconds(&*self.context.clock);
-                if let Err(error) = self.scheduler.cache.save(&batch) {
-                    let message = Failure::new(error).chain();
-                    self.context.sink.control(progress::Event::Warning {
-                        digest: None,
-                        message,
-                    });
-                }
+                self.warn_of(self.scheduler.cache.defer(batch));
                 None
             }
         }
@@ -398,7 +425,7 @@ impl<'a, T: Clone + Send + Sync + 'static> Drive<'a, T> {
     }
 
     fn operation_context(&self, vertex: usize) -> Context {
-        Context::new(self.cancel.0.clone(), self.reporter(vertex))
+        Context::new(self.end.cancel.clone(), self.reporter(vertex))
     }
 
     /// Tells which vertices there are, inputs first.

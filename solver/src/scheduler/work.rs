@@ -4,10 +4,13 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::build::{Event, RunRequest};
 use super::flight::{FlightKey, Flights, Landing, Owner, Role, Waiter};
-use crate::cache::{Cache, ContentChanges, InputPart, Link, RecordBatch, ResultSource, RunKey};
+use crate::cache::{
+    Cache, ContentChanges, InputPart, Link, NewRecords, NewResult, RecordBatch, ResultSource,
+    RunKey,
+};
 use crate::clock::Clock;
 use crate::error::{Blame, Failure, Fault, OperationError};
-use crate::id::{CacheKey, ContentDigest, ResultId};
+use crate::id::{CacheKey, ContentDigest};
 use crate::operation::{Context, Operation, Results, RunLock, RunLocks};
 use crate::sync::{Arc, OwnedSemaphorePermit, Semaphore, sleep};
 
@@ -102,8 +105,8 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
                 Role::Owner(owner) => return self.own(key, Some(owner), started).await,
                 Role::Waiter(waiter) => match self.landing(waiter).await? {
                     Some(Ok(values)) => {
-                        let stored = vec![None; values.len()];
-                        self.record(&stored, Vec::new());
+                        let results = values.iter().map(|_| None);
+                        self.record(results, Vec::new(), false);
                         return self.event(values, None, true);
                     }
                     Some(Err(failure)) => return Err(failure.into()),
@@ -209,14 +212,17 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
         started: impl FnOnce() + Send,
     ) -> Result<(Vec<T>, Option<ContentChanges>), OperationError> {
         let inputs = self.request.inputs.clone();
-        let _lock = admission.lock;
         let result = self.execute(admission.permit, started).await;
         // An input of which there is no content is told in the words that a later solve will use.
         self.ask_contents(&inputs).await?;
         let values = result?;
-        let stored = self.keep(&values).await;
         let described = self.describe(&inputs).await;
-        self.record(&stored, described.listings);
+        self.record(
+            self.keep(&values),
+            described.listings,
+            admission.lock.is_some(),
+        );
+        drop(admission.lock);
         Ok((values, described.changes))
     }
 
@@ -242,9 +248,8 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
         };
         match self.execute(permit, started).await {
             Ok(values) => {
-                let stored = self.keep(&values).await;
                 let described = self.describe(&inputs).await;
-                self.record(&stored, described.listings);
+                self.record(self.keep(&values), described.listings, lock.is_some());
                 drop(lock);
                 if let Some(owner) = owner.filter(|_| !self.context.is_confined()) {
                     owner.land(Ok(values.clone()));
@@ -433,38 +438,30 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
         Some(values)
     }
 
-    /// Keeps the values for later solves and returns the ids, one per output.
-    async fn keep(&self, values: &[T]) -> Vec<Option<ResultId>> {
-        let mut stored = Vec::with_capacity(values.len());
-        for value in values {
-            if !self.may_store() {
-                stored.push(None);
-                continue;
-            }
-            stored.push(self.results.save(value).await.unwrap_or_else(|failure| {
-                self.context.reporter.warn(format!(
-                    "the result is not kept for later: {}",
-                    failure.chain()
-                ));
-                None
-            }));
-        }
-        stored
+    /// The values as they are stored, one per output; none of those that cannot be kept.
+    fn keep(&self, values: &[T]) -> impl Iterator<Item = Option<Box<dyn NewResult>>> {
+        values.iter().map(|value| self.results.keep(value))
     }
 
-    /// Stores the links from all keys of the inputs, and the results that were kept.
-    fn record(&self, stored: &[Option<ResultId>], listings: Vec<(CacheKey, Vec<u8>)>) {
+    /// Stores the links from all keys of the inputs, and the results. If the run is `locked`,
+    /// another process may wait for them: they are stored at once.
+    fn record(
+        &self,
+        results: impl Iterator<Item = Option<Box<dyn NewResult>>>,
+        listings: Vec<(CacheKey, Vec<u8>)>,
+        locked: bool,
+    ) {
         if !self.may_store() {
             return;
         }
         let request = &self.request;
-        let mut batch = RecordBatch {
+        let mut new = NewRecords::from(RecordBatch {
             created_at: milliseconds(&*self.clock),
             listings,
             ..RecordBatch::default()
-        };
+        });
         let parts = self.parts();
-        for (output, result) in (0_u32..).zip(stored) {
+        for (output, result) in (0_u32..).zip(results) {
             let key = CacheKey::derive(request.digest, output, &parts);
             let link = |&(input, dependency, selector)| {
                 (
@@ -478,23 +475,24 @@ impl<T: Clone + Send + Sync + 'static> Work<T> {
                     key,
                 )
             };
-            batch.links.extend(request.dependencies.iter().map(link));
-            let Some(result) = *result else { continue };
-            batch.results.push((key, result));
-            let further = request
-                .digests
-                .iter()
-                .map(|&digest| CacheKey::root(digest, output));
-            batch.results.extend(
-                further
-                    .filter(|other| *other != key)
-                    .map(|key| (key, result)),
-            );
+            new.batch
+                .links
+                .extend(request.dependencies.iter().map(link));
+            let Some(result) = result else { continue };
+            let further = request.digests.iter();
+            let further = further.map(|&digest| CacheKey::root(digest, output));
+            let mut keys = vec![key];
+            keys.extend(further.filter(|other| *other != key));
+            new.results.push((result, keys));
         }
-        if batch.links.is_empty() && batch.results.is_empty() {
+        if new.is_empty() {
             return;
         }
-        if let Err(error) = self.cache.save(&batch) {
+        let stored = match locked {
+            true => self.cache.save(new),
+            false => self.cache.defer(new),
+        };
+        if let Err(error) = stored {
             let failure = Failure::new(error);
             self.context.reporter.warn(format!(
                 "the cache record is not stored: {}",

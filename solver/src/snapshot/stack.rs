@@ -155,23 +155,45 @@ impl Stack {
     }
 
     pub(super) fn save(&self, meta: &dyn Stacks) -> Result<StackId, MetaError> {
-        let todo: Vec<&Arc<Course>> = self
-            .courses()
-            .take_while(|course| course.row.get().is_none())
-            .collect();
-        let mut id = match todo.last() {
-            Some(lowest) => lowest.parent.row(),
-            None => self.row(),
-        };
-        for course in todo.into_iter().rev() {
-            let parent = (id != Self::SCRATCH).then_some(id);
-            id = meta.add_stack(course.layer.id(), parent)?;
-            let _first = course.row.set(id);
-        }
-        Ok(id)
+        let rows = self.add_rows(|layer, parent| meta.add_stack(layer, parent))?;
+        self.set_rows(&rows);
+        Ok(self.row())
     }
 
-    fn row(&self) -> StackId {
+    /// Adds the rows that are not known by `add`, which gets a layer and the row below it, and
+    /// returns them, bottom first.
+    pub(crate) fn add_rows(
+        &self,
+        mut add: impl FnMut(LayerId, Option<StackId>) -> Result<StackId, MetaError>,
+    ) -> Result<Vec<StackId>, MetaError> {
+        let todo: Vec<&Arc<Course>> = self.courses_without_row().collect();
+        let mut below = match todo.last() {
+            Some(lowest) => lowest.parent.row(),
+            None => return Ok(Vec::new()),
+        };
+        let mut rows = Vec::with_capacity(todo.len());
+        for course in todo.into_iter().rev() {
+            let parent = (below != Self::SCRATCH).then_some(below);
+            below = add(course.layer.id(), parent)?;
+            rows.push(below);
+        }
+        Ok(rows)
+    }
+
+    /// Remembers what [`add_rows`](Self::add_rows) returned, once that is sure to stay.
+    pub(crate) fn set_rows(&self, rows: &[StackId]) {
+        for (course, row) in self.courses().zip(rows.iter().rev()) {
+            let _first = course.row.set(*row);
+        }
+    }
+
+    fn courses_without_row(&self) -> impl Iterator<Item = &Arc<Course>> {
+        self.courses()
+            .take_while(|course| course.row.get().is_none())
+    }
+
+    /// The row of the stack, if it is known; that of scratch otherwise.
+    pub(crate) fn row(&self) -> StackId {
         self.0
             .as_ref()
             .and_then(|course| course.row.get().copied())

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::cache::RunKey;
+use crate::cache::{NewResult, RunKey};
 use crate::error::Failure;
 use crate::id::{ResultId, StackId};
+use crate::meta::{MetaError, RecordWriter};
 use crate::operation::{Results, RunLock, RunLocks};
 use crate::refs::Ref;
 use crate::root::{RootError, StateRoot};
-use crate::snapshot::LayerStore;
+use crate::snapshot::{LayerStore, Stack};
 
 /// Keeps refs as stacks of layers.
 #[derive(Debug)]
@@ -19,11 +20,12 @@ pub(super) struct StackResults(pub(super) LayerStore);
 #[async_trait]
 impl Results<Ref> for StackResults {
     /// A tree that is read in place has no layers and is not kept.
-    async fn save(&self, value: &Ref) -> Result<Option<ResultId>, Failure> {
-        let Some(stack) = value.known_stack() else {
-            return Ok(None);
-        };
-        Ok(Some(ResultId(self.0.save(&stack)?.0)))
+    fn keep(&self, value: &Ref) -> Option<Box<dyn NewResult>> {
+        let stack = value.known_stack()?;
+        Some(Box::new(NewStack {
+            stack,
+            rows: Vec::new(),
+        }))
     }
 
     async fn load(&self, id: ResultId) -> Result<Option<Ref>, Failure> {
@@ -32,6 +34,28 @@ impl Results<Ref> for StackResults {
             Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// A stack that gets its rows together with the records of which it is a result.
+#[derive(Debug)]
+struct NewStack {
+    stack: Stack,
+    /// Those that were added, bottom first.
+    rows: Vec<StackId>,
+}
+
+impl NewResult for NewStack {
+    fn store(&mut self, writer: &mut dyn RecordWriter) -> Result<ResultId, MetaError> {
+        self.rows = self
+            .stack
+            .add_rows(|layer, parent| writer.add_stack(layer, parent))?;
+        let top = self.rows.last().copied().unwrap_or(self.stack.row());
+        Ok(ResultId(top.0))
+    }
+
+    fn stored(&mut self) {
+        self.stack.set_rows(&self.rows);
     }
 }
 

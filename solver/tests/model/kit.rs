@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use ashlar_llb::OpDigest;
-use ashlar_solver::cache::{Cache, Records, RunKey};
+use ashlar_solver::cache::{Cache, NewResult, Records, RunKey};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::clock::Clock;
 use ashlar_solver::error::{Failure, OperationError};
 use ashlar_solver::id::{CacheDigest, CacheKey, ContentDigest, ResultId};
-use ashlar_solver::meta::Memory;
+use ashlar_solver::meta::{Memory, MetaError, RecordWriter};
 use ashlar_solver::operation::{
     CacheMap, Context, InputKey, Operation, Results, RunLock, RunLocks,
 };
@@ -175,15 +175,25 @@ impl Operation<i64> for Number {
 
 /// A store of numbers.
 #[derive(Debug, Default)]
-struct Numbers(Mutex<Vec<i64>>);
+struct Numbers(Arc<Mutex<Vec<i64>>>);
+
+#[derive(Debug)]
+struct NewNumber(Arc<Mutex<Vec<i64>>>, i64);
+
+impl NewResult for NewNumber {
+    fn store(&mut self, _: &mut dyn RecordWriter) -> Result<ResultId, MetaError> {
+        let mut stored = self.0.lock().unwrap();
+        stored.push(self.1);
+        Ok(ResultId(i64::try_from(stored.len()).unwrap()))
+    }
+
+    fn stored(&mut self) {}
+}
 
 #[async_trait::async_trait]
 impl Results<i64> for Numbers {
-    async fn save(&self, value: &i64) -> Result<Option<ResultId>, Failure> {
-        shuttle::future::yield_now().await;
-        let mut stored = self.0.lock().unwrap();
-        stored.push(*value);
-        Ok(Some(ResultId(i64::try_from(stored.len()).unwrap())))
+    fn keep(&self, value: &i64) -> Option<Box<dyn NewResult>> {
+        Some(Box::new(NewNumber(self.0.clone(), *value)))
     }
 
     async fn load(&self, id: ResultId) -> Result<Option<i64>, Failure> {

@@ -1,13 +1,18 @@
 //! Cache records.
 
+use std::collections::HashMap;
 use std::fmt;
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
+use rusqlite::{
+    CachedStatement, Connection, OptionalExtension as _, Transaction, TransactionBehavior, params,
+};
 
-use super::Database;
-use crate::id::{CacheDigest, CacheKey, ResultId, Selector};
+use super::{Database, durability, stacks};
+use crate::id::{CacheDigest, CacheKey, LayerId, ResultId, Selector, StackId};
 use crate::meta::records::{LISTINGS, MORE_LISTINGS};
-use crate::meta::{Link, MetaError, RecordBatch, RecordReader, Records, ResultRow};
+use crate::meta::{
+    Link, MetaError, RecordBatch, RecordReader, RecordWriter, Records, ResultRow, WriteBody,
+};
 
 /// SQLite's number for changes by others.
 pub(super) const VERSION: &str = "PRAGMA data_version";
@@ -20,74 +25,36 @@ pub(super) const RESULTS: &str = "SELECT result, created_at FROM results WHERE k
 
 impl Records for Database {
     fn read(&self, body: &mut dyn FnMut(&mut dyn RecordReader)) -> Result<(), MetaError> {
-        let action = "read the cache records";
         let mut inner = self.lock();
-        let (seen, known) = (inner.seen, inner.version);
+        let connection = &inner.connection;
         let mut attempt = || -> rusqlite::Result<(i64, u64)> {
-            let connection = &inner.connection;
-            // Rolled back when dropped: nothing was written.
-            let transaction = connection.unchecked_transaction()?;
-            let now: i64 = connection
-                .prepare_cached(VERSION)?
-                .query_row([], |row| row.get(0))?;
-            let version = if now == seen { known } else { known + 1 };
-            body(&mut Reader {
+            let mut reader = Reader {
                 database: self,
                 connection,
-                version,
+                transaction: None,
+                seen: inner.seen,
+                version: inner.version,
                 targets: connection.prepare_cached(TARGETS)?,
                 results: connection.prepare_cached(RESULTS)?,
-            });
-            drop(transaction);
-            Ok((now, version))
+            };
+            reader.begin()?;
+            body(&mut reader);
+            Ok((reader.seen, reader.version))
         };
         let result = attempt();
-        if let Ok((now, version)) = result {
-            (inner.seen, inner.version) = (now, version);
+        if let Ok((seen, version)) = result {
+            (inner.seen, inner.version) = (seen, version);
         }
         drop(inner);
-        result.map(|_| ()).map_err(|error| self.note(action, error))
+        result
+            .map(|_| ())
+            .map_err(|error| self.note("read the cache records", error))
     }
 
-    fn save(&self, batch: &RecordBatch) -> Result<(), MetaError> {
-        self.write("write cache records", |transaction| {
-            let mut links = transaction
-                .prepare_cached("INSERT OR IGNORE INTO links VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
-            for (link, target) in &batch.links {
-                links.execute(params![
-                    link.digest.as_bytes(),
-                    link.output,
-                    link.input,
-                    link.dependency.as_bytes(),
-                    selector(link),
-                    target.as_bytes(),
-                ])?;
-            }
-            let mut results = transaction.prepare_cached(
-                "INSERT OR REPLACE INTO results
-                 VALUES (?1, ?2, ?3, (SELECT current FROM durability))",
-            )?;
-            for (key, result) in &batch.results {
-                results.execute(params![key.as_bytes(), result.0, batch.created_at])?;
-            }
-            let mut surplus = false;
-            for (key, listing) in &batch.listings {
-                let id = transaction
-                    .prepare_cached(
-                        "INSERT OR REPLACE INTO listings (key, listing) VALUES (?1, ?2)",
-                    )?
-                    .insert(params![key.as_bytes(), listing])?;
-                surplus |= usize::try_from(id).is_ok_and(|id| id % MORE_LISTINGS == 0);
-            }
-            if surplus {
-                transaction
-                    .prepare_cached(
-                        "DELETE FROM listings WHERE id <= (SELECT max(id) FROM listings) - ?1",
-                    )?
-                    .execute([i64::try_from(LISTINGS).unwrap_or(i64::MAX)])?;
-            }
-            Ok(())
-        })
+    fn write(&self, body: WriteBody<'_>) -> Result<(), MetaError> {
+        let mut inner = self.lock();
+        inner.version += 1;
+        write(self, &inner.connection, body)
     }
 
     fn drop_result(&self, key: CacheKey, result: ResultId) -> Result<(), MetaError> {
@@ -98,6 +65,93 @@ impl Records for Database {
             Ok(())
         })
     }
+}
+
+/// Runs `body` in a transaction of its own.
+fn write(
+    database: &Database,
+    connection: &Connection,
+    body: WriteBody<'_>,
+) -> Result<(), MetaError> {
+    let note = |error| database.note("write cache records", error);
+    let transaction =
+        Transaction::new_unchecked(connection, TransactionBehavior::Immediate).map_err(note)?;
+    body(&mut Writer {
+        database,
+        transaction: &transaction,
+        stacks: HashMap::new(),
+    })?;
+    durability::mark_written(&transaction).map_err(note)?;
+    transaction.commit().map_err(note)
+}
+
+/// One transaction that writes.
+struct Writer<'a> {
+    database: &'a Database,
+    transaction: &'a Transaction<'a>,
+    /// Those of this transaction: what it adds mostly stands on what it added before.
+    stacks: HashMap<(LayerId, i64), StackId>,
+}
+
+impl fmt::Debug for Writer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").finish_non_exhaustive()
+    }
+}
+
+impl RecordWriter for Writer<'_> {
+    fn add_stack(&mut self, layer: LayerId, parent: Option<StackId>) -> Result<StackId, MetaError> {
+        let parent = parent.map_or(0, |parent| parent.0);
+        if let Some(&known) = self.stacks.get(&(layer, parent)) {
+            return Ok(known);
+        }
+        let added = stacks::add(self.transaction, layer, parent)
+            .map_err(|error| self.database.note("add a stack", error))?;
+        let added = added.ok_or(MetaError::NoParent { parent })?;
+        self.stacks.insert((layer, parent), added);
+        Ok(added)
+    }
+
+    fn save(&mut self, batch: &RecordBatch) -> Result<(), MetaError> {
+        add(self.transaction, batch)
+            .map_err(|error| self.database.note("write cache records", error))
+    }
+}
+
+/// Adds the rows of `batch`.
+fn add(transaction: &Transaction<'_>, batch: &RecordBatch) -> rusqlite::Result<()> {
+    let mut links = transaction
+        .prepare_cached("INSERT OR IGNORE INTO links VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+    for (link, target) in &batch.links {
+        links.execute(params![
+            link.digest.as_bytes(),
+            link.output,
+            link.input,
+            link.dependency.as_bytes(),
+            selector(link),
+            target.as_bytes(),
+        ])?;
+    }
+    let mut results = transaction.prepare_cached(
+        "INSERT OR REPLACE INTO results
+         VALUES (?1, ?2, ?3, (SELECT current FROM durability))",
+    )?;
+    for (key, result) in &batch.results {
+        results.execute(params![key.as_bytes(), result.0, batch.created_at])?;
+    }
+    let mut surplus = false;
+    for (key, listing) in &batch.listings {
+        let id = transaction
+            .prepare_cached("INSERT OR REPLACE INTO listings (key, listing) VALUES (?1, ?2)")?
+            .insert(params![key.as_bytes(), listing])?;
+        surplus |= usize::try_from(id).is_ok_and(|id| id % MORE_LISTINGS == 0);
+    }
+    if surplus {
+        transaction
+            .prepare_cached("DELETE FROM listings WHERE id <= (SELECT max(id) FROM listings) - ?1")?
+            .execute([i64::try_from(LISTINGS).unwrap_or(i64::MAX)])?;
+    }
+    Ok(())
 }
 
 /// A selector as it is stored: empty if there is none.
@@ -114,6 +168,10 @@ fn selector(link: &Link) -> &[u8] {
 struct Reader<'a> {
     database: &'a Database,
     connection: &'a Connection,
+    /// Rolled back when dropped: nothing was written.
+    transaction: Option<Transaction<'a>>,
+    /// SQLite's number for changes by others.
+    seen: i64,
     version: u64,
     targets: CachedStatement<'a>,
     results: CachedStatement<'a>,
@@ -127,7 +185,31 @@ impl fmt::Debug for Reader<'_> {
     }
 }
 
+impl Reader<'_> {
+    fn begin(&mut self) -> rusqlite::Result<()> {
+        self.transaction = None;
+        self.transaction = Some(self.connection.unchecked_transaction()?);
+        let now: i64 = self
+            .connection
+            .prepare_cached(VERSION)?
+            .query_row([], |row| row.get(0))?;
+        if now != self.seen {
+            (self.seen, self.version) = (now, self.version + 1);
+        }
+        Ok(())
+    }
+}
+
 impl RecordReader for Reader<'_> {
+    fn write(&mut self, body: WriteBody<'_>) -> Result<(), MetaError> {
+        self.transaction = None;
+        self.version += 1;
+        let written = write(self.database, self.connection, body);
+        self.begin()
+            .map_err(|error| self.database.note("read the cache records", error))?;
+        written
+    }
+
     fn version(&mut self) -> Result<u64, MetaError> {
         Ok(self.version)
     }

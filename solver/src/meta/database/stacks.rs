@@ -1,7 +1,7 @@
 //! Stacks and blobs of layers.
 
 use ashlar_llb::{BlobDigest, DiffId};
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::Database;
 use crate::id::{LayerId, StackId};
@@ -21,6 +21,32 @@ fn find(connection: &Connection, layer: LayerId, parent: i64) -> rusqlite::Resul
         .prepare_cached("SELECT id FROM stacks WHERE layer = ?1 AND parent = ?2")?
         .query_row([layer_column(layer), parent], |row| row.get(0).map(StackId))
         .optional()
+}
+
+/// Adds a stack unless there is one of that layer and parent; `None` if there is no such parent.
+pub(super) fn add(
+    transaction: &Transaction<'_>,
+    layer: LayerId,
+    parent: i64,
+) -> rusqlite::Result<Option<StackId>> {
+    if parent != 0 {
+        let exists = transaction
+            .prepare_cached("SELECT 1 FROM stacks WHERE id = ?1")?
+            .exists([parent])?;
+        if !exists {
+            return Ok(None);
+        }
+    }
+    if let Some(id) = find(transaction, layer, parent)? {
+        return Ok(Some(id));
+    }
+    transaction
+        .prepare_cached(
+            "INSERT INTO stacks (layer, parent, generation)
+             VALUES (?1, ?2, (SELECT current FROM durability))",
+        )?
+        .execute([layer_column(layer), parent])?;
+    Ok(Some(StackId(transaction.last_insert_rowid())))
 }
 
 /// A stack and those that were made before it, the youngest first.
@@ -52,26 +78,7 @@ impl Stacks for Database {
         if let Some(id) = known {
             return Ok(id);
         }
-        let added = self.write("add a stack", |transaction| {
-            if parent != 0 {
-                let exists = transaction
-                    .prepare_cached("SELECT 1 FROM stacks WHERE id = ?1")?
-                    .exists([parent])?;
-                if !exists {
-                    return Ok(None);
-                }
-            }
-            if let Some(id) = find(transaction, layer, parent)? {
-                return Ok(Some(id));
-            }
-            transaction
-                .prepare_cached(
-                    "INSERT INTO stacks (layer, parent, generation)
-                     VALUES (?1, ?2, (SELECT current FROM durability))",
-                )?
-                .execute([layer_column(layer), parent])?;
-            Ok(Some(StackId(transaction.last_insert_rowid())))
-        })?;
+        let added = self.write("add a stack", |transaction| add(transaction, layer, parent))?;
         added.ok_or(MetaError::NoParent { parent })
     }
 

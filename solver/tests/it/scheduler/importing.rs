@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use ashlar_solver::cache::{CacheMode, CacheRecords, ImportedRecords, MissReason, RecordBatch};
+use ashlar_solver::cache::{
+    CacheMode, CacheRecords, ImportedRecords, MissReason, NewRecords, RecordBatch,
+};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::Failure;
 use ashlar_solver::id::CacheKey;
@@ -40,13 +42,12 @@ impl ImportedResults<i64> for Elsewhere {
             return Ok(None);
         }
         if let Some((numbers, cache)) = &self.keep {
-            let id = numbers.save(&value).await?.unwrap();
-            let batch = RecordBatch {
-                results: vec![(key, id)],
+            let mut new = NewRecords::from(RecordBatch {
                 created_at,
                 ..RecordBatch::default()
-            };
-            cache.save(&batch).unwrap();
+            });
+            new.results.push((numbers.keep(&value).unwrap(), vec![key]));
+            cache.save(new).unwrap();
         }
         Ok(Some(value))
     }

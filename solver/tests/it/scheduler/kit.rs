@@ -1,18 +1,18 @@
 //! Operations on numbers that count their runs, and a store of numbers.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ashlar_llb::OpDigest;
 use ashlar_solver::cache::{
-    Cache, Change, ContentChanges, ContentListing, ListedEntry, PathChange, Records,
+    Cache, Change, ContentChanges, ContentListing, ListedEntry, NewResult, PathChange, Records,
 };
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::clock::SystemClock;
 use ashlar_solver::error::{Blame, Failure, Fault, OperationError};
 use ashlar_solver::id::{CacheDigest, ContentDigest, ResultId, Selector};
-use ashlar_solver::meta::Memory;
+use ashlar_solver::meta::{Memory, MetaError, RecordWriter};
 use ashlar_solver::operation::{
     CacheMap, ContentDescription, Context, InputKey, Operation, Results,
 };
@@ -251,29 +251,51 @@ impl Operation<i64> for Number {
 /// A store of numbers that may lose them.
 #[derive(Debug, Default)]
 pub(super) struct Numbers {
-    stored: Mutex<HashMap<i64, i64>>,
-    next: AtomicI64,
+    stored: Arc<Mutex<Stored>>,
     pub(super) loads: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Stored {
+    numbers: HashMap<i64, i64>,
+    last: i64,
+}
+
+#[derive(Debug)]
+struct NewNumber(Arc<Mutex<Stored>>, i64);
+
+impl NewResult for NewNumber {
+    fn store(&mut self, _: &mut dyn RecordWriter) -> Result<ResultId, MetaError> {
+        let mut stored = self.0.lock().unwrap();
+        stored.last += 1;
+        let id = stored.last;
+        stored.numbers.insert(id, self.1);
+        Ok(ResultId(id))
+    }
+
+    fn stored(&mut self) {}
 }
 
 impl Numbers {
     /// Loses the results whose ids `lost` picks.
     pub(super) fn lose(&self, lost: impl Fn(i64) -> bool) {
-        self.stored.lock().unwrap().retain(|&id, _| !lost(id));
+        self.stored
+            .lock()
+            .unwrap()
+            .numbers
+            .retain(|&id, _| !lost(id));
     }
 }
 
 #[async_trait::async_trait]
 impl Results<i64> for Numbers {
-    async fn save(&self, value: &i64) -> Result<Option<ResultId>, Failure> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        self.stored.lock().unwrap().insert(id, *value);
-        Ok(Some(ResultId(id)))
+    fn keep(&self, value: &i64) -> Option<Box<dyn NewResult>> {
+        Some(Box::new(NewNumber(self.stored.clone(), *value)))
     }
 
     async fn load(&self, id: ResultId) -> Result<Option<i64>, Failure> {
         self.loads.fetch_add(1, Ordering::Relaxed);
-        Ok(self.stored.lock().unwrap().get(&id.0).copied())
+        Ok(self.stored.lock().unwrap().numbers.get(&id.0).copied())
     }
 }
 

@@ -14,6 +14,7 @@ fn median(vertices: usize, fresh: bool) -> Duration {
     let open = || Arc::new(Database::open(root.path(), "boot").unwrap().database);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .enable_time()
         .build()
         .unwrap();
     let mut bench = Bench::on(open());

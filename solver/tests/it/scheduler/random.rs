@@ -170,7 +170,7 @@ fn on_a_runtime(
     if threads > 1 {
         builder.worker_threads(threads);
     }
-    builder.build().unwrap().block_on(work)
+    builder.enable_time().build().unwrap().block_on(work)
 }
 
 proptest! {

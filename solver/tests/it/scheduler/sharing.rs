@@ -172,6 +172,7 @@ fn two_databases_on_one_file_share_their_hits() {
     let solve = |open: &dyn Fn() -> Database| {
         let bench = Bench::with(Arc::new(open()), Arc::clone(&results));
         let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
             .build()
             .unwrap();
         let (plan, top) = wide(&bench);
