@@ -7,9 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use rustix::fs::{
-    AtFlags, FlockOperation, Mode, OFlags, chmodat, mkdirat, openat, renameat, unlinkat,
-};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, chmodat, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 
 use super::{LayerStore, SnapshotError, Stack, io_error};
@@ -220,10 +218,10 @@ impl ActiveLayer {
             if self.mounted.load(Ordering::Relaxed) {
                 self.remove_work()?;
             }
-            let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC;
-            let file = openat(&self.dir, "index.new", flags, Mode::from(0o600))?;
-            File::from(file).write_all(&bytes)?;
-            Ok(renameat(&self.dir, "index.new", &self.dir, "index")?)
+            // Whoever reads it has a row that names the layer, which is written later.
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            let file = openat(&self.dir, "index", flags, Mode::from(0o600))?;
+            File::from(file).write_all(&bytes)
         };
         write().map_err(io_error("write the index", self.id))?;
         self.committed = true;
