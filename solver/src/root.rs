@@ -483,10 +483,14 @@ fn make(path: &Path, dir: BorrowedFd<'_>, tier: Tier) -> Result<(), RootError> {
             || name.starts_with("meta.db")
     };
     if let Some(found) = names(dir).into_iter().find(|name| !known(name)) {
-        return Err(RootError::Format {
-            path: path.to_path_buf(),
-            found,
-        });
+        // Unless another process made the root since, and works in it by now.
+        return match read_small(dir, "format") {
+            Ok(text) => check_format(path, &text, tier),
+            Err(_) => Err(RootError::Format {
+                path: path.to_path_buf(),
+                found,
+            }),
+        };
     }
     let io = |action: &'static str, name: &str| {
         let path = path.join(name);
@@ -531,6 +535,21 @@ mod tests {
         assert_eq!(mode & 0o777, 0o700);
         drop((one, two));
         assert_eq!(std::fs::read_dir(path.join("sessions")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_root_that_another_process_just_made_is_as_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("root");
+        let root = StateRoot::open(&path).unwrap();
+        std::fs::write(path.join("meta.lock"), "").unwrap();
+        make(&path, root.dir(), root.tier()).unwrap();
+        std::fs::remove_file(path.join("format")).unwrap();
+        let refused = make(&path, root.dir(), root.tier());
+        assert!(
+            matches!(&refused, Err(RootError::Format { found, .. }) if found == "meta.lock"),
+            "{refused:?}"
+        );
     }
 
     #[test]
