@@ -19,7 +19,7 @@ const MOST: u64 = 10;
 /// Bytes that it may take beside: threads, and what an allocator keeps.
 const BESIDE: u64 = 16 << 20;
 
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 14] = [
     "a million ops",
     "different ops",
     "metadata",
@@ -29,6 +29,11 @@ const KINDS: [&str; 9] = [
     "source files",
     "actions",
     "one large file",
+    "patterns",
+    "short patterns",
+    "arguments",
+    "environment",
+    "attributes",
 ];
 
 fn size(kind: &str) -> usize {
@@ -65,6 +70,27 @@ fn source(identifier: &str) -> Vec<u8> {
         identifier: identifier.to_owned(),
         ..pb::SourceOp::default()
     }))
+}
+
+/// A definition that copies a file, with more fields of the copy.
+fn copying(more: &[u8]) -> Vec<u8> {
+    let minus_one = |number: u8| [&[number << 3][..], &[0xff; 9], &[1]].concat();
+    let file = [field(1, b"/a"), field(3, b"a")].concat();
+    let file = [minus_one(1), minus_one(2), field(5, &file)].concat();
+    let file = field(4, &field(2, &file));
+    let input = field(1, ashlar_llb::OpDigest::of(&file).to_string().as_bytes());
+    let copy = [&field(1, b"/"), &field(2, b"/"), more].concat();
+    let action = [minus_one(1), field(4, &copy)].concat();
+    let copy = [field(1, &input), field(4, &field(2, &action))].concat();
+    ending(field(1, &file), &copy)
+}
+
+/// An exec op on scratch, with more fields of what it runs.
+fn running(more: &[u8]) -> Vec<u8> {
+    let meta = [&field(1, b"true"), &field(3, b"/"), more].concat();
+    let minus_one = [&[1 << 3][..], &[0xff; 9], &[1]].concat();
+    let mount = [minus_one, field(3, b"/")].concat();
+    field(2, &[field(1, &meta), field(2, &mount)].concat())
 }
 
 /// A definition whose result is that of its last op.
@@ -116,6 +142,18 @@ fn definition(kind: &str, room: usize) -> Vec<u8> {
         "inputs" => ending(field(1, &fill(&[0x0a, 0])), &last),
         "source files" => ending(field(3, &fill(&[0x0a, 0])), &last),
         "actions" => ending(Vec::new(), &field(4, &fill(&[0x12, 0]))),
+        "patterns" => copying(&fill(&field(12, b"patterns/of/copy"))),
+        "short patterns" => copying(&fill(&field(12, b"a"))),
+        "arguments" => ending(Vec::new(), &running(&fill(&field(1, b"arguments a")))),
+        "environment" => ending(Vec::new(), &running(&fill(&field(2, b"a=abcdefgh")))),
+        "attributes" => {
+            let mut source = field(1, b"local://absent");
+            for number in 0..(room - 1024) / 16 {
+                let key = field(1, format!("{number:08}").as_bytes());
+                source.extend(field(2, &[key, field(2, b"")].concat()));
+            }
+            ending(Vec::new(), &field(3, &source))
+        }
         "one large file" => {
             let file = pb::FileActionMkFile {
                 path: "/large".to_owned(),
@@ -177,6 +215,7 @@ pub fn role(arguments: &[&str]) {
 
 #[test]
 fn class_4_the_memory_of_definitions_is_a_multiple_of_their_size() {
+    let mut wrong = Vec::new();
     for kind in KINDS {
         let child: &mut Command = &mut support::child("hostile-memory", &[kind]);
         let output = child.output().unwrap();
@@ -187,14 +226,15 @@ fn class_4_the_memory_of_definitions_is_a_multiple_of_their_size() {
         let (took, rest) = told.split_once(" of ").unwrap();
         let (input, outcome) = rest.split_once(": ").unwrap();
         let (took, input): (u64, u64) = (took.parse().unwrap(), input.parse().unwrap());
-        println!(
+        let line = format!(
             "{kind}: {} MiB for {} MiB: {outcome:.100}",
             took >> 20,
             input >> 20
         );
-        assert!(
-            took <= MOST * input + BESIDE,
-            "{kind} of {input} bytes took {took}: {outcome}"
-        );
+        println!("{line}");
+        if took > MOST * input + BESIDE {
+            wrong.push(line);
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

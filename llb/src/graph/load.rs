@@ -51,7 +51,7 @@ pub(super) fn load(definition: &Definition, limits: &Limits) -> Result<Inner, Lo
         raw,
         inputs: range,
     } = &ops.all[ops.terminal];
-    let mut budget = limits.decoded_bytes;
+    let mut budget = budget(definition, limits);
     let body = body(*vertex, raw, &mut budget)?;
     let ([head], None) = (&inputs[range.clone()], &body.op) else {
         return Err(LoadError::Terminal {
@@ -69,6 +69,14 @@ pub(super) fn load(definition: &Definition, limits: &Limits) -> Result<Inner, Lo
         vertex: ops.all[op].digest,
     })?;
     assemble(definition, ops, &inputs, &order, &mut budget)
+}
+
+/// How much memory the messages of a definition may take.
+fn budget(definition: &Definition, limits: &Limits) -> usize {
+    let bytes = definition.ops().iter().map(Bytes::len).sum::<usize>();
+    let own = bytes.saturating_mul(Limits::DECODED_PER_BYTE);
+    own.saturating_add(Limits::DECODED_BESIDE)
+        .min(limits.decoded_bytes)
 }
 
 /// Hashes all ops and reads their inputs. An op that occurs twice counts once, as in BuildKit.

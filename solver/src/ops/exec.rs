@@ -52,7 +52,6 @@ use crate::tree::capture::{CaptureError, CaptureOptions, capture};
 pub struct ExecOperation {
     op: Arc<pb::ExecOp>,
     platform: Arc<pb::Platform>,
-    meta: pb::Meta,
     key: OpKey,
     engine: Arc<Engine>,
     resources: Resources,
@@ -84,10 +83,18 @@ impl ExecOperation {
         };
         let meta = op
             .meta
-            .clone()
+            .as_ref()
             .ok_or_else(|| invalid("there is no process"))?;
         if meta.args.is_empty() {
             return Err(invalid("there are no arguments").into());
+        }
+        let words = meta::words(meta);
+        if words > meta::MOST_WORDS {
+            let most = meta::MOST_WORDS;
+            let reason = format!(
+                "arguments and environment take {words} bytes, more than the {most} of any process"
+            );
+            return Err(ExecError::Invalid { reason }.into());
         }
         if !op.mounts.iter().any(|mount| mount.dest == pb::ROOT_MOUNT) {
             return Err(invalid("there is no root mount").into());
@@ -104,7 +111,6 @@ impl ExecOperation {
         Ok(Self {
             op: Arc::new(op),
             platform: Arc::new(platform.clone()),
-            meta,
             key,
             engine: engine.clone(),
             resources: Resources::default(),
@@ -118,26 +124,32 @@ impl ExecOperation {
         self
     }
 
+    /// What is run.
+    fn meta(&self) -> &pb::Meta {
+        let meta = self.op.meta.as_ref();
+        meta.expect("BUG: an operation was made of an op with a process")
+    }
+
     fn process(&self, mounts: &Mounts, lent: &Lent) -> Result<Process, ExecError> {
         let user =
-            find_user(&mounts.root_view, &self.meta.user).map_err(|source| ExecError::User {
-                user: self.meta.user.clone(),
+            find_user(&mounts.root_view, &self.meta().user).map_err(|source| ExecError::User {
+                user: self.meta().user.clone(),
                 source,
             })?;
         Ok(Process {
             root: mounts.root.clone(),
             mounts: mounts.mounts.clone(),
-            args: self.meta.args.clone(),
-            env: meta::environment(&self.op, &self.meta, || home(&mounts.root_view, user.uid)),
+            args: self.meta().args.clone(),
+            env: meta::environment(&self.op, self.meta(), || home(&mounts.root_view, user.uid)),
             secret_env: lent.variables(&self.op)?,
-            cwd: meta::absolute(&self.meta.cwd, "")?,
+            cwd: meta::absolute(&self.meta().cwd, "")?,
             user,
-            hostname: meta::hostname(&self.meta),
-            extra_hosts: meta::extra_hosts(&self.meta)?,
+            hostname: meta::hostname(self.meta()),
+            extra_hosts: meta::extra_hosts(self.meta())?,
             network: meta::network(&self.op, &self.engine)?,
             insecure: meta::insecure(&self.op, &self.engine)?,
-            limits: meta::limits(&self.meta),
-            cgroup_parent: self.meta.cgroup_parent.clone(),
+            limits: meta::limits(self.meta()),
+            cgroup_parent: self.meta().cgroup_parent.clone(),
             resources: self.resources.clone(),
             hooks: Vec::new(),
         })
@@ -163,7 +175,7 @@ impl ExecOperation {
             lent = lent::fetch(&self.op, &self.engine.session) => Arc::new(lent?),
         };
         let (op, engine) = (self.op.clone(), self.engine.clone());
-        let cwd = self.meta.cwd.clone();
+        let cwd = self.meta().cwd.clone();
         let borrowed = lent.clone();
         let (edits, mut mounts) = unblock(cancel, move |cancel| {
             let edits = devices::look_up(&op, &engine)?;
@@ -236,7 +248,7 @@ impl Operation<Ref> for ExecOperation {
         if let Ok(exit) = &exit {
             reporter.process_ended(exit.status.code(), exit.usage);
         }
-        let valid = &self.meta.valid_exit_codes;
+        let valid = &self.meta().valid_exit_codes;
         let success = exit.as_ref().is_ok_and(|exit| match exit.status.code() {
             code if valid.is_empty() => code == 0,
             code => valid.contains(&code),
@@ -259,7 +271,7 @@ impl Operation<Ref> for ExecOperation {
                 None
             }
         };
-        let command = self.meta.args.join(" ");
+        let command = self.meta().args.join(" ");
         Err(match exit {
             Ok(exit) => ExecError::Exit {
                 command,

@@ -42,12 +42,12 @@ pub struct ChecksumOptions {
     pub wildcard: bool,
     /// Only what these patterns of `.dockerignore` match; empty means everything. Relative to the
     /// path.
-    pub include: Vec<String>,
+    pub include: Arc<[String]>,
     /// Not what these patterns of `.dockerignore` match. Relative to the path.
-    pub exclude: Vec<String>,
+    pub exclude: Arc<[String]>,
     /// Each of these must be the beginning of an absolute path that is covered. Looked at only
     /// together with `wildcard`, `include` or `exclude`, as in BuildKit.
-    pub required: Vec<String>,
+    pub required: Arc<[String]>,
 }
 
 impl ChecksumOptions {

@@ -200,6 +200,32 @@ fn copies_take_files_from_another_input() {
 }
 
 #[test]
+fn patterns_that_cannot_be_taken_say_why() {
+    let kit = kit();
+    let tree = run(&kit, vec![action(-1, -1, 0, mkfile("/f", "x"))], vec![]).unwrap();
+    let cases = [
+        (vec!["[".to_owned()], "syntax error"),
+        (vec!["a".repeat((64 << 10) + 1)], "more than 64 KiB"),
+        (vec!["?".repeat(64 << 10); 5], "too many"),
+    ];
+    for (patterns, reason) in cases {
+        let copy = pb::FileActionCopy {
+            exclude_patterns: patterns,
+            ..copy("/", "/")
+        };
+        let copied = run(
+            &kit,
+            vec![action(-1, 0, 0, Action::Copy(copy))],
+            tree.clone(),
+        );
+        let Err(OperationError::Failed(failure)) = copied else {
+            panic!("{copied:?}");
+        };
+        assert!(failure.chain().contains(reason), "{}", failure.chain());
+    }
+}
+
+#[test]
 fn directories_hand_down_their_group_if_they_are_setgid() {
     let kit = kit();
     let source = run(

@@ -98,7 +98,7 @@ impl FailedStep {
 
     /// Program and arguments of the failed process.
     pub fn args(&self) -> &[String] {
-        &self.0.operation.meta.args
+        &self.0.operation.meta().args
     }
 
     /// How it ended; `None` if it could not be started.
@@ -198,8 +198,10 @@ impl FailedStep {
                 inputs.push(state.clone());
             }
         }
+        if let Some(meta) = &mut op.meta {
+            meta.args = args.into_iter().map(Into::into).collect();
+        }
         let mut operation = inner.operation.clone();
-        operation.meta.args = args.into_iter().map(Into::into).collect();
         operation.op = Arc::new(op);
         Rerun::new(operation, inputs)
     }

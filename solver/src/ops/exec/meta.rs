@@ -18,6 +18,16 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// The host name of a process that is told none.
 const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
 
+/// Bytes of arguments and environment with which Linux starts a process at most, whatever its limits:
+/// three quarters of 8 MiB.
+pub(super) const MOST_WORDS: usize = 6 << 20;
+
+/// Bytes that the arguments and the environment take in a process, pointers to them included.
+pub(super) fn words(meta: &pb::Meta) -> usize {
+    let words = meta.args.iter().chain(&meta.env);
+    words.map(|word| word.len() + 1 + size_of::<usize>()).sum()
+}
+
 /// The environment: what the op says, proxies, a search path, and where the user is at `home`, which
 /// in BuildKit is runc's doing. Variables that are secret come after it, and instead of those of
 /// their names.

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use ashlar_llb::pb;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -49,7 +50,7 @@ impl Rerun {
 
     /// Sets a variable of its environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
-        let env = &mut self.operation.meta.env;
+        let env = &mut self.meta().env;
         let is_it = |entry: &str| entry.split('=').next() == Some(name);
         env.retain(|entry| !is_it(entry));
         env.push(format!("{name}={value}"));
@@ -58,8 +59,13 @@ impl Rerun {
 
     /// Sets who it runs as: a name or number, with a group after `:` if need be.
     pub fn user(mut self, user: impl Into<String>) -> Self {
-        self.operation.meta.user = user.into();
+        self.meta().user = user.into();
         self
+    }
+
+    fn meta(&mut self) -> &mut pb::Meta {
+        let op = Arc::make_mut(&mut self.operation.op);
+        op.meta.get_or_insert_default()
     }
 
     /// Starts it, on the current tokio runtime. It does not take a permit of the solver's: a shell
@@ -77,7 +83,7 @@ impl Rerun {
         streams.terminal = self.terminal;
         let cancel = Cancel::new();
         let canceller = cancel.clone();
-        let command = self.operation.meta.args.join(" ");
+        let command = self.operation.meta().args.join(" ");
         let task = tokio::spawn(async move {
             let execution = self
                 .operation

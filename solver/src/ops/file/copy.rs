@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ashlar_llb::patterns::{ParentMatches, PatternMatcher};
+use ashlar_llb::patterns::{BadPattern, ParentMatches, PatternMatcher, PatternProblem};
 use ashlar_llb::pb;
 
 use super::FileProblem;
@@ -100,10 +100,15 @@ fn matcher(patterns: &[String]) -> Result<Option<PatternMatcher>, FileProblem> {
         .map_err(|error| bad_pattern(&error))
 }
 
-fn bad_pattern(error: &ashlar_llb::patterns::BadPattern) -> FileProblem {
+fn bad_pattern(error: &BadPattern) -> FileProblem {
+    let reason = match error.problem() {
+        PatternProblem::Syntax => "syntax error",
+        PatternProblem::TooLong => "it has more than 64 KiB",
+        _ => "it is one of too many, or of too costly ones",
+    };
     FileProblem::Pattern {
         pattern: error.pattern().to_owned(),
-        reason: "syntax error".to_owned(),
+        reason: reason.to_owned(),
     }
 }
 

@@ -128,7 +128,7 @@ pub enum FileProblem {
     #[error(transparent)]
     Mode(#[from] ModeError),
     /// An include or exclude pattern cannot be read.
-    #[error("{pattern:?} is not a pattern: {reason}")]
+    #[error("{pattern:?} cannot be taken for a pattern: {reason}")]
     Pattern {
         /// The pattern.
         pattern: String,

@@ -8,6 +8,7 @@ use ashlar_llb::pb::user_opt::User;
 use sha2::{Digest as _, Sha256};
 
 use super::json;
+use super::messages::CopyOf;
 use super::selector::deduplicate;
 use super::{InputPlan, KeyError, OpKey, Selector, digest_joined};
 use crate::id::CacheDigest;
@@ -19,32 +20,31 @@ const ACTION: usize = 256;
 /// The key, and what is looked at in inputs that are only read. An input that is changed counts by
 /// how it was made.
 pub(super) fn key(op: &pb::FileOp, count: usize) -> Result<OpKey, KeyError> {
-    let mut looks = Looks::new(count);
-    // The text has nearly twice the bytes of the op, and nobody needs all of it at once.
     let mut hash = Sha256::new();
-    write(op, &mut looks, |text| hash.update(text));
+    // The text has nearly twice the bytes of the op, and nobody needs all of it at once.
+    write(op, count, |text| hash.update(text));
     Ok(OpKey {
         digest: CacheDigest::from_bytes(hash.finalize().into()),
-        inputs: looks.plans(op)?,
+        inputs: Looks::of(op, count).plans(op)?,
     })
 }
 
 /// The text that the key is the digest of.
 pub(super) fn preimage(op: &pb::FileOp, count: usize) -> String {
     let mut text = String::new();
-    write(op, &mut Looks::new(count), |part| text.push_str(part));
+    write(op, count, |part| text.push_str(part));
     text
 }
 
 /// Hands out the text of the op in parts: the JSON of the actions, each as a byte string.
-fn write(op: &pb::FileOp, looks: &mut Looks, mut out: impl FnMut(&str)) {
+fn write(op: &pb::FileOp, count: usize, mut out: impl FnMut(&str)) {
     let mut indexes = Vec::with_capacity(op.actions.len());
     let mut action_text = String::with_capacity(ACTION);
     let mut text = String::with_capacity(2 * ACTION);
     text.push_str(r#"{"Type":"buildkit.file.v0","Actions":["#);
     for (at, action) in op.actions.iter().enumerate() {
         action_text.clear();
-        looks.action(action, &mut action_text);
+        write_action(action, count, &mut action_text);
         if at > 0 {
             text.push(',');
         }
@@ -61,6 +61,32 @@ fn write(op: &pb::FileOp, looks: &mut Looks, mut out: impl FnMut(&str)) {
     out(&text);
 }
 
+/// Writes the JSON of an action of an op with `count` inputs.
+fn write_action(action: &pb::FileAction, count: usize, text: &mut String) {
+    match &action.action {
+        Some(Action::Mkdir(mkdir)) => json::push(text, mkdir),
+        Some(Action::Mkfile(mkfile)) => json::push(text, mkfile),
+        Some(Action::Symlink(symlink)) => json::push(text, symlink),
+        Some(Action::Rm(rm)) => json::push(text, rm),
+        Some(Action::Copy(copy)) => {
+            // A selector covers the path; only the name ends up in the copy.
+            let source = match input(action.secondary_input, count) {
+                Some(_) => base_name(&copy.src),
+                None => &copy.src,
+            };
+            json::push(text, &CopyOf { source, copy });
+        }
+        // No action of a checked graph.
+        None => {}
+    }
+}
+
+/// The number as that of an input, of `count`.
+fn input(number: i64, count: usize) -> Option<i64> {
+    let is_input = usize::try_from(number).is_ok_and(|number| number < count);
+    is_input.then_some(number)
+}
+
 /// What the actions look at.
 struct Looks {
     count: usize,
@@ -68,54 +94,37 @@ struct Looks {
 }
 
 impl Looks {
-    fn new(count: usize) -> Self {
-        Self {
+    fn of(op: &pb::FileOp, count: usize) -> Self {
+        let mut looks = Self {
             count,
             selectors: BTreeMap::new(),
+        };
+        for action in &op.actions {
+            match &action.action {
+                Some(Action::Mkdir(mkdir)) => looks.owner(mkdir.owner.as_ref()),
+                Some(Action::Mkfile(mkfile)) => looks.owner(mkfile.owner.as_ref()),
+                Some(Action::Copy(copy)) => {
+                    looks.owner(copy.owner.as_ref());
+                    if let Some(from) = input(action.secondary_input, count) {
+                        looks.copy(from, copy);
+                    }
+                }
+                // BuildKit does not look at the owner of a link.
+                Some(Action::Symlink(_) | Action::Rm(_)) | None => {}
+            }
         }
+        looks
     }
 
-    /// Notes what an action looks at, and writes its JSON.
-    fn action(&mut self, action: &pb::FileAction, text: &mut String) {
-        match &action.action {
-            Some(Action::Mkdir(mkdir)) => {
-                self.owner(mkdir.owner.as_ref());
-                json::push(text, mkdir);
-            }
-            Some(Action::Mkfile(mkfile)) => {
-                self.owner(mkfile.owner.as_ref());
-                json::push(text, mkfile);
-            }
-            // BuildKit does not look at the owner here.
-            Some(Action::Symlink(symlink)) => json::push(text, symlink),
-            Some(Action::Rm(rm)) => json::push(text, rm),
-            Some(Action::Copy(copy)) => {
-                self.owner(copy.owner.as_ref());
-                self.copy(action.secondary_input, copy, text);
-            }
-            // No action of a checked graph.
-            None => {}
-        }
-    }
-
-    fn copy(&mut self, from: i64, copy: &pb::FileActionCopy, text: &mut String) {
-        if usize::try_from(from).is_ok_and(|from| from < self.count) {
-            self.selectors.entry(from).or_default().push(Selector {
-                path: copy.src.clone(),
-                wildcard: copy.allow_wildcard && has_wildcard(copy.src.as_bytes()),
-                follow_links: copy.follow_symlink,
-                include: copy.include_patterns.clone(),
-                exclude: copy.exclude_patterns.clone(),
-                required: copy.required_paths.clone(),
-            });
-            // The selector covers the path; only the name ends up in the copy.
-            let copy = pb::FileActionCopy {
-                src: base_name(&copy.src).to_owned(),
-                ..copy.clone()
-            };
-            return json::push(text, &copy);
-        }
-        json::push(text, copy);
+    fn copy(&mut self, from: i64, copy: &pb::FileActionCopy) {
+        self.selectors.entry(from).or_default().push(Selector {
+            path: copy.src.clone(),
+            wildcard: copy.allow_wildcard && has_wildcard(copy.src.as_bytes()),
+            follow_links: copy.follow_symlink,
+            include: copy.include_patterns[..].into(),
+            exclude: copy.exclude_patterns[..].into(),
+            required: copy.required_paths[..].into(),
+        });
     }
 
     fn owner(&mut self, owner: Option<&pb::ChownOpt>) {

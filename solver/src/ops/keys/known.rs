@@ -59,6 +59,7 @@ fn selected(plan: &InputPlan) -> usize {
     let selectors = plan.content.iter().flatten();
     let bytes = selectors.map(|selector| {
         let lists = [&selector.include, &selector.exclude, &selector.required];
+        let lists = lists.map(|list| list.iter());
         let patterns = lists.into_iter().flatten();
         size_of_val(selector)
             + selector.path.len()

@@ -102,24 +102,6 @@ go_json! {
         int "mode" mode
         bool "optional" optional
     }
-    FileActionCopy {
-        string "src" src
-        string "dest" dest
-        object "owner" owner
-        int "mode" mode
-        bool "followSymlink" follow_symlink
-        bool "dirCopyContents" dir_copy_contents
-        bool "attemptUnpackDockerCompatibility" attempt_unpack_docker_compatibility
-        bool "createDestPath" create_dest_path
-        bool "allowWildcard" allow_wildcard
-        bool "allowEmptyWildcard" allow_empty_wildcard
-        int "timestamp" timestamp
-        strings "include_patterns" include_patterns
-        strings "exclude_patterns" exclude_patterns
-        bool "alwaysReplaceExistingDestPaths" always_replace_existing_dest_paths
-        string "modeStr" mode_str
-        strings "required_paths" required_paths
-    }
     FileActionMkFile {
         string "path" path
         int "mode" mode
@@ -231,6 +213,39 @@ go_json! {
     Position {
         int "line" line
         int "character" character
+    }
+}
+
+/// A copy, with another source. It is not cloned for that: its patterns may be many.
+pub(super) struct CopyOf<'a> {
+    pub(super) source: &'a str,
+    pub(super) copy: &'a pb::FileActionCopy,
+}
+
+impl GoJson for CopyOf<'_> {
+    fn fields(&self, out: &mut Fields<'_>) {
+        out.string("src", self.source);
+        out.string("dest", &self.copy.dest);
+        out.object("owner", self.copy.owner.as_ref());
+        out.int("mode", self.copy.mode);
+        out.bool("followSymlink", self.copy.follow_symlink);
+        out.bool("dirCopyContents", self.copy.dir_copy_contents);
+        out.bool(
+            "attemptUnpackDockerCompatibility",
+            self.copy.attempt_unpack_docker_compatibility,
+        );
+        out.bool("createDestPath", self.copy.create_dest_path);
+        out.bool("allowWildcard", self.copy.allow_wildcard);
+        out.bool("allowEmptyWildcard", self.copy.allow_empty_wildcard);
+        out.int("timestamp", self.copy.timestamp);
+        out.strings("include_patterns", &self.copy.include_patterns);
+        out.strings("exclude_patterns", &self.copy.exclude_patterns);
+        out.bool(
+            "alwaysReplaceExistingDestPaths",
+            self.copy.always_replace_existing_dest_paths,
+        );
+        out.string("modeStr", &self.copy.mode_str);
+        out.strings("required_paths", &self.copy.required_paths);
     }
 }
 

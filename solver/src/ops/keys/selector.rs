@@ -1,6 +1,7 @@
 //! Parts of a tree that an op looks at.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// One path, or the paths that match, whose content decides whether an op has to run again.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -13,11 +14,11 @@ pub struct Selector {
     /// Whether a symbolic link at `path` is followed.
     pub follow_links: bool,
     /// Only paths below that match one of these count; empty means all.
-    pub include: Vec<String>,
+    pub include: Arc<[String]>,
     /// Paths below that match one of these do not count.
-    pub exclude: Vec<String>,
+    pub exclude: Arc<[String]>,
     /// Paths that must exist.
-    pub required: Vec<String>,
+    pub required: Arc<[String]>,
 }
 
 impl Selector {

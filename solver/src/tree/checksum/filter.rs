@@ -57,7 +57,7 @@ pub(super) fn checksum(
         path: path.to_vec(),
     };
     let (selected, prefix) = select(view, path, options, cancel)?;
-    for required in &options.required {
+    for required in options.required.iter() {
         if !selected
             .iter()
             .any(|item| item.path.starts_with(required.as_bytes()))

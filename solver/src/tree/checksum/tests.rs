@@ -81,7 +81,7 @@ fn files_are_read_once_and_unchanged_parts_never_again() {
     assert_ne!(all(&edited).unwrap(), first);
     assert_eq!(memory.opened.load(Ordering::Relaxed), 101);
     let filtered = ChecksumOptions {
-        include: vec!["a".to_owned()],
+        include: vec!["a".to_owned()].into(),
         ..Default::default()
     };
     checksum(&view, b"/", &filtered, &Cancel::new()).unwrap();
@@ -92,7 +92,7 @@ fn files_are_read_once_and_unchanged_parts_never_again() {
 fn only_what_is_selected_is_read() {
     let (view, memory) = tree(&["a", "b", "c/", "c/d"]);
     let options = ChecksumOptions {
-        exclude: vec!["c".to_owned()],
+        exclude: vec!["c".to_owned()].into(),
         ..Default::default()
     };
     checksum(&view, b"/", &options, &Cancel::new()).unwrap();
@@ -132,7 +132,7 @@ fn deep_trees_need_no_deep_stack() {
     let (view, _) = tree(&[&deep]);
     all(&view).unwrap();
     let options = ChecksumOptions {
-        include: vec!["d/**".to_owned()],
+        include: vec!["d/**".to_owned()].into(),
         ..Default::default()
     };
     checksum(&view, b"/", &options, &Cancel::new()).unwrap();
@@ -153,7 +153,7 @@ fn the_header_of_a_local_root_is_that_of_nothing() {
     let local = view.with_entry(&TreePath::root(), root, None);
     assert_ne!(all(&local).unwrap(), all(&view).unwrap());
     let options = ChecksumOptions {
-        include: vec!["a".to_owned()],
+        include: vec!["a".to_owned()].into(),
         ..Default::default()
     };
     let content = |view: &View| checksum(view, b"/", &options, &Cancel::new()).unwrap();
@@ -167,11 +167,11 @@ fn bad_patterns_are_errors() {
     let (view, _) = tree(&["a"]);
     let ask = |path: &[u8], options| checksum(&view, path, &options, &Cancel::new());
     let include = || ChecksumOptions {
-        include: vec!["[".to_owned()],
+        include: vec!["[".to_owned()].into(),
         ..Default::default()
     };
     let exclude = || ChecksumOptions {
-        exclude: vec!["[".to_owned()],
+        exclude: vec!["[".to_owned()].into(),
         ..Default::default()
     };
     let wildcard = || ChecksumOptions {
@@ -228,7 +228,7 @@ proptest::proptest! {
             view
         };
         let options = ChecksumOptions {
-            include: if filtered { vec!["a".to_owned(), "top-*".to_owned()] } else { Vec::new() },
+            include: if filtered { ["a".to_owned(), "top-*".to_owned()].into() } else { Arc::default() },
             ..ChecksumOptions::default()
         };
         let cancel = Cancel::new();
