@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use ashlar_exporters::{Compression, Exporter, Local, Oci, Tar};
 use ashlar_solver::cancel::Cancel;
-use ashlar_solver::result::BuildResult;
-use ashlar_solver::solver::SolveRequest;
+use ashlar_solver::solver::{Durability, SolveRequest};
 
 use crate::child::copy_of_files;
 use crate::export::length;
-use crate::sample::{Times, definition, has, runtime, shell, solve, solver};
+use crate::sample::{MOMENTS, Times, definition, has, runtime, shell, solve, solver};
 use crate::space::Space;
 use crate::table::Row;
 use crate::{Outcome, Size, trees};
@@ -24,9 +23,18 @@ struct Both {
 }
 
 impl Both {
+    /// Of a tool that does not sync: the sync was taken apart.
     fn add(&mut self, returned: Duration, synced: Duration) {
         self.returned.add(returned);
         self.durable.add(returned + synced);
+    }
+
+    /// Of an export that returned at this moment.
+    fn take(&mut self, moment: Durability, time: Duration) {
+        match moment {
+            Durability::Synced => self.durable.add(time),
+            _ => self.returned.add(time),
+        }
     }
 
     fn print(&self, what: &str, target: &str, peer: &str, theirs: &Self) {
@@ -101,47 +109,59 @@ pub(crate) fn measure(size: Size) -> Outcome {
         [(); 4].map(|()| Times::default());
     let [mut archive_copy, mut tar_copy] = [(); 2].map(|()| Times::default());
     for _ in 0..samples {
-        let space = Space::new(gigabytes)?;
-        let at = |name: &str| space.path().join(name);
-        let solver = solver(&runtime, &at("state"))?;
-        let result = solve(&runtime, &solver, request.clone())?.1.result;
-        let export = |exporter: &dyn Exporter, result: &BuildResult| -> Outcome<Duration> {
-            let start = Instant::now();
-            runtime.block_on(exporter.export(result, &Cancel::new()))?;
-            Ok(start.elapsed())
-        };
-        let sync = || shell(&format!("sync -f {}", space.path().display()));
-        sync()?;
-        let returned = export(&Local::new(at("local")), &result)?;
-        local.add(returned, sync()?);
-        unchanged.add(export(&Local::new(at("local")), &result)?);
-        shell(&format!("rm -rf {}", at("local").display()))?;
-        sync()?;
-        let returned = export(&Tar::file(at("files.tar")), &result)?;
-        tar.add(returned, sync()?);
-        shell(&format!("rm {}", at("files.tar").display()))?;
-        tar_again.add(export(&Tar::file(at("files.tar")), &result)?);
-        sync()?;
-        tar_copy.add(copy_of(&at("files.tar"))?);
-        for image in &mut images {
-            let archive = Oci::archive(at("new.tar")).compression(image.compression);
-            let returned = export(&archive, &result)?;
-            image.ours.add(returned, sync()?);
-            image.sizes.0 = length(&at("new.tar"))?;
-            shell(&format!("rm {}", at("new.tar").display()))?;
+        for (_, moment) in MOMENTS {
+            let space = Space::new(gigabytes)?;
+            let at = |name: &str| space.path().join(name);
+            let solver = solver(&runtime, &at("state"))?;
+            let result = solve(&runtime, &solver, request.clone())?.1.result;
+            let export = |exporter: &dyn Exporter| -> Outcome<Duration> {
+                let start = Instant::now();
+                runtime.block_on(exporter.export(&result, &Cancel::new()))?;
+                Ok(start.elapsed())
+            };
+            let sync = || shell(&format!("sync -f {}", space.path().display()));
+            let again = moment == Durability::Background;
+            sync()?;
+            local.take(moment, export(&Local::new(at("local")).durability(moment))?);
+            sync()?;
+            if again {
+                unchanged.add(export(&Local::new(at("local")))?);
+            }
+            shell(&format!("rm -rf {}", at("local").display()))?;
+            sync()?;
+            let files = Tar::file(at("files.tar")).durability(moment);
+            tar.take(moment, export(&files)?);
+            sync()?;
+            shell(&format!("rm {}", at("files.tar").display()))?;
+            if again {
+                tar_again.add(export(&files)?);
+                sync()?;
+                tar_copy.add(copy_of(&at("files.tar"))?);
+            }
+            for image in &mut images {
+                let archive = Oci::archive(at("new.tar")).compression(image.compression);
+                image
+                    .ours
+                    .take(moment, export(&archive.durability(moment))?);
+                image.sizes.0 = length(&at("new.tar"))?;
+                sync()?;
+                shell(&format!("rm {}", at("new.tar").display()))?;
+            }
+            if again {
+                let image = |oci: Oci| oci.name("app:v1").compression(Compression::Uncompressed);
+                export(&image(Oci::directory(at("layout"))))?;
+                layout.add(export(&image(Oci::directory(at("layout"))))?);
+                sync()?;
+                archive.add(export(&image(Oci::archive(at("image.tar"))))?);
+                sync()?;
+                archive_copy.add(copy_of(&at("image.tar"))?);
+            }
+            drop(result);
+            drop(solver);
+            drop(space);
         }
-        let image = |oci: Oci| oci.name("app:v1").compression(Compression::Uncompressed);
-        export(&image(Oci::directory(at("layout"))), &result)?;
-        layout.add(export(&image(Oci::directory(at("layout"))), &result)?);
-        sync()?;
-        archive.add(export(&image(Oci::archive(at("image.tar"))), &result)?);
-        sync()?;
-        archive_copy.add(copy_of(&at("image.tar"))?);
 
         // The peers have their source on the file system that they write to, as we do.
-        drop(result);
-        drop(solver);
-        drop(space);
         let space = Space::new(gigabytes)?;
         let at = |name: &str| space.path().join(name).display().to_string();
         let sync = || shell(&format!("sync -f {}", space.path().display()));

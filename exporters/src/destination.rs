@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ashlar_solver::cancel::Cancel;
+use ashlar_solver::solver::Durability;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::ExportError;
+use crate::durable::{WriteOut, sync_name};
 use crate::exporter::{Exported, Prepared, blocking};
 use crate::layer::Packed;
 use crate::target::Target;
@@ -48,6 +50,7 @@ impl Destination {
     pub(crate) fn write(
         &self,
         exported: Exported,
+        durability: Durability,
         cancel: &Cancel,
         write: impl FnOnce(&mut Sink<'_>, &Cancel) -> Result<(), ExportError> + Send + Sync + 'static,
         check: impl FnOnce(&mut File, &Cancel) -> Result<(), ExportError>,
@@ -56,14 +59,21 @@ impl Destination {
             Self::Writer(open) => open.clone(),
             Self::File(path) => match place(path).map_err(ExportError::io("open", path))? {
                 Place::File(path) => {
-                    let mut target = Target::create(&path)?;
-                    let mut sink = Sink::file(target.file(), &path);
+                    let mut target = Target::create(&path, durability)?;
+                    let mut sink = target.sink();
                     write(&mut sink, cancel)?;
                     sink.flush().map_err(|error| sink.failed(error))?;
                     drop(sink);
                     check(target.file(), cancel)?;
-                    return Ok(Prepared::new(exported, |_| {
-                        blocking(move || target.complete())
+                    target.settle()?;
+                    return Ok(Prepared::new(exported, move |_| {
+                        blocking(move || {
+                            target.complete()?;
+                            match durability {
+                                Durability::Synced => sync_name(&path),
+                                _ => Ok(()),
+                            }
+                        })
                     }));
                 }
                 Place::Stream => {
@@ -123,6 +133,8 @@ pub(crate) struct Sink<'a> {
     /// What errors name.
     path: PathBuf,
     buffer: Vec<u8>,
+    /// What is told how much was written.
+    out: Option<&'a mut WriteOut>,
 }
 
 enum To<'a> {
@@ -131,11 +143,12 @@ enum To<'a> {
 }
 
 impl<'a> Sink<'a> {
-    pub(crate) fn file(file: &'a mut File, path: &Path) -> Self {
+    pub(crate) fn file(file: &'a mut File, path: &Path, out: Option<&'a mut WriteOut>) -> Self {
         Self {
             to: To::File(BufWriter::with_capacity(128 << 10, file)),
             path: path.to_path_buf(),
             buffer: Vec::new(),
+            out,
         }
     }
 
@@ -144,6 +157,7 @@ impl<'a> Sink<'a> {
             to: To::Stream(BufWriter::with_capacity(128 << 10, stream)),
             path: PathBuf::from("the output"),
             buffer: Vec::new(),
+            out: None,
         }
     }
 
@@ -175,7 +189,12 @@ impl<'a> Sink<'a> {
                 let to: &File = to.get_ref();
                 match rustix::fs::copy_file_range(&*from, None, to, None, wanted) {
                     Ok(0) => break,
-                    Ok(copied) => left -= copied as u64,
+                    Ok(copied) => {
+                        left -= copied as u64;
+                        if let Some(out) = &mut self.out {
+                            out.add(copied as u64);
+                        }
+                    }
                     Err(rustix::io::Errno::INTR) => {}
                     Err(rustix::io::Errno::NOSPC) => {
                         return Err(self.failed(io::ErrorKind::StorageFull.into()));
@@ -224,10 +243,14 @@ impl<'a> Sink<'a> {
 
 impl Write for Sink<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.to {
+        let written = match &mut self.to {
             To::File(to) => to.write(bytes),
             To::Stream(to) => to.write(bytes),
+        }?;
+        if let Some(out) = &mut self.out {
+            out.add(written as u64);
         }
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {

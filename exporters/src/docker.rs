@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::result::BuildResult;
+use ashlar_solver::solver::Durability;
 use async_trait::async_trait;
 use serde::Serialize;
 
@@ -14,11 +15,12 @@ use crate::archive;
 use crate::destination::Destination;
 #[cfg(feature = "engine")]
 use crate::destination::Sink;
+use crate::durable::durability_option;
 #[cfg(feature = "engine")]
 use crate::engine::Engine;
 use crate::exporter::{Exporter, Prepared, blocking};
 use crate::image::Image;
-use crate::oci::Contents;
+use crate::oci::{Checks, Contents};
 use crate::options::image_options;
 use crate::{ExportError, ImageOptions, json, spans};
 
@@ -32,6 +34,7 @@ use crate::{ExportError, ImageOptions, json, spans};
 pub struct Docker {
     form: Form,
     verify: bool,
+    durability: Durability,
     pub(crate) options: ImageOptions,
 }
 
@@ -81,6 +84,7 @@ impl Docker {
         Self {
             form,
             verify: false,
+            durability: Durability::default(),
             options: ImageOptions::default(),
         }
     }
@@ -93,6 +97,8 @@ impl Docker {
         self.verify = verify;
         self
     }
+
+    durability_option!();
 
     image_options!();
 }
@@ -119,9 +125,12 @@ impl Docker {
         }
         let contents = Contents::new(result, &self.options, None, cancel)?;
         let manifest = docker_manifest(&contents.image)?;
-        let verify = self.verify;
+        let (verify, durability) = (self.verify, self.durability);
         match &self.form {
-            Form::Archive(destination) => contents.write(destination, manifest, verify, cancel),
+            Form::Archive(destination) => {
+                let checks = Checks { verify, durability };
+                contents.write(destination, manifest, checks, cancel)
+            }
             #[cfg(feature = "engine")]
             Form::Engine(engine) => {
                 let engine = engine.clone();

@@ -11,12 +11,13 @@ use std::path::Path;
 use ashlar_llb::BlobDigest;
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::oci::Descriptor;
+use ashlar_solver::solver::Durability;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-use crate::destination::Sink;
+use crate::durable::{sync_bytes, sync_name, sync_names};
 use crate::image::{Image, Index};
 use crate::oci::{IMAGE_NAME, REF_NAME};
 use crate::target::Target;
@@ -30,7 +31,12 @@ pub(crate) const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const INDEX_LIMIT: u64 = 8 << 20;
 
 /// Writes the blobs that are not there yet.
-pub(crate) fn write_blobs(path: &Path, image: &Image, cancel: &Cancel) -> Result<(), ExportError> {
+pub(crate) fn write_blobs(
+    path: &Path,
+    image: &Image,
+    durability: Durability,
+    cancel: &Cancel,
+) -> Result<(), ExportError> {
     let blobs = path.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).map_err(ExportError::io("make directory", &blobs))?;
     for blob in &image.blobs {
@@ -40,16 +46,22 @@ pub(crate) fn write_blobs(path: &Path, image: &Image, cancel: &Cancel) -> Result
         let place = blobs.join(text.trim_start_matches("sha256:"));
         let there = std::fs::symlink_metadata(&place);
         if there.is_ok_and(|there| there.is_file() && there.len() == blob.descriptor.size) {
+            if durability == Durability::Synced {
+                sync_bytes(&place)?;
+            }
             continue;
         }
-        let mut target = Target::create(&place)?;
-        let mut sink = Sink::file(target.file(), &place);
+        let mut target = Target::create(&place, durability)?;
+        let mut sink = target.sink();
         image.write_blob(blob, &mut sink, cancel)?;
         sink.flush().map_err(|error| sink.failed(error))?;
         drop(sink);
         target.complete()?;
     }
-    Ok(())
+    match durability {
+        Durability::Synced => sync_names(&blobs),
+        _ => Ok(()),
+    }
 }
 
 /// Reads the blobs of an image in a layout and compares them with their digests. Those that are
@@ -80,15 +92,28 @@ pub(crate) fn verify(path: &Path, image: &Image, cancel: &Cancel) -> Result<(), 
 }
 
 /// Adds entries to the index of a layout, which is made if there is none.
-pub(crate) fn add(path: &Path, entries: Vec<Descriptor>) -> Result<(), ExportError> {
+pub(crate) fn add(
+    path: &Path,
+    entries: Vec<Descriptor>,
+    durability: Durability,
+) -> Result<(), ExportError> {
     let directory = File::open(path).map_err(ExportError::io("open", path))?;
     flock(&directory, FlockOperation::LockExclusive)
         .map_err(|error| ExportError::io("lock", path)(error.into()))?;
     let layout = path.join("oci-layout");
     if !layout.exists() {
-        Target::write(&layout, LAYOUT)?;
+        Target::write(&layout, LAYOUT, durability)?;
     }
-    merge_index(&path.join("index.json"), entries)
+    let index = path.join("index.json");
+    merge_index(&index, entries, durability)?;
+    if durability == Durability::Synced {
+        sync_bytes(&layout)?;
+        sync_bytes(&index)?;
+        sync_names(&path.join("blobs"))?;
+        sync_names(path)?;
+        sync_name(path)?;
+    }
+    Ok(())
 }
 
 /// An entry of an existing index: what is looked at, and all of it.
@@ -109,7 +134,11 @@ enum IndexEntry {
 
 /// Adds entries to an index; they replace those of the same name, and without a name those of the
 /// same digest.
-fn merge_index(path: &Path, entries: Vec<Descriptor>) -> Result<(), ExportError> {
+fn merge_index(
+    path: &Path,
+    entries: Vec<Descriptor>,
+    durability: Durability,
+) -> Result<(), ExportError> {
     #[derive(Deserialize)]
     struct Old {
         #[serde(default)]
@@ -162,7 +191,7 @@ fn merge_index(path: &Path, entries: Vec<Descriptor>) -> Result<(), ExportError>
     if text == old {
         return Ok(());
     }
-    let mut target = Target::create(path)?;
+    let mut target = Target::create(path, durability)?;
     target
         .file()
         .write_all(&text)

@@ -40,6 +40,7 @@ mod cache_only;
 mod compression;
 mod destination;
 mod docker;
+mod durable;
 #[cfg(feature = "engine")]
 mod engine;
 mod error;

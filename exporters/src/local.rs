@@ -9,13 +9,17 @@ mod place;
 mod stage;
 mod write;
 
-use std::path::PathBuf;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::result::BuildResult;
+use ashlar_solver::solver::Durability;
 use async_trait::async_trait;
 
 use crate::ExportError;
+use crate::durable::{WriteOut, durability_option, sync_name};
 use crate::exporter::{Exported, Exporter, Prepared, blocking};
 use crate::files::{FileOptions, file_options, parts};
 use crate::spans;
@@ -48,6 +52,7 @@ pub struct Local {
     path: PathBuf,
     mode: LocalMode,
     verify: bool,
+    durability: Durability,
     pub(crate) options: FileOptions,
 }
 
@@ -58,6 +63,7 @@ impl Local {
             path: path.into(),
             mode: LocalMode::default(),
             verify: false,
+            durability: Durability::default(),
             options: FileOptions::default(),
         }
     }
@@ -77,21 +83,45 @@ impl Local {
         self
     }
 
+    durability_option!();
+
     file_options!();
 
     fn run(&self, result: &BuildResult, cancel: &Cancel) -> Result<Prepared, ExportError> {
         let split = self.options.platform_split.unwrap_or(result.is_map());
         let parts = parts(result, &self.options, split, cancel)?;
         let stage = Stage::new(&self.path)?;
-        let unchanged = write::write(&stage, &parts, cancel)?;
+        let failed = |error| ExportError::io("sync", &self.path)(error);
+        let durability = self.durability;
+        let out = WriteOut::of_files(stage.tree.as_fd(), durability).map_err(failed)?;
+        let out = out.map(Mutex::new);
+        let unchanged = write::write(&stage, &parts, out.as_ref(), cancel)?;
         if self.verify {
             write::verify(&stage, &parts, &unchanged, cancel)?;
         }
-        let mode = self.mode;
+        if let Some(out) = out {
+            let out = out.into_inner().unwrap_or_else(PoisonError::into_inner);
+            out.finish().map_err(failed)?;
+        }
+        let (mode, path) = (self.mode, self.path.clone());
         Ok(Prepared::new(Exported::default(), move |_| {
-            blocking(move || place::place(stage, &parts, &unchanged, mode))
+            blocking(move || {
+                place::place(stage, &parts, &unchanged, mode)?;
+                if durability == Durability::Synced {
+                    sync_files(&path)?;
+                    sync_name(&path)?;
+                }
+                Ok(())
+            })
         }))
     }
+}
+
+/// Brings everything on the file system of a directory to disk.
+fn sync_files(directory: &Path) -> Result<(), ExportError> {
+    let opened = std::fs::File::open(directory);
+    let synced = opened.and_then(|opened| Ok(rustix::fs::syncfs(&opened)?));
+    synced.map_err(ExportError::io("sync", directory))
 }
 
 #[async_trait]

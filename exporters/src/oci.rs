@@ -7,10 +7,12 @@ use std::sync::Arc;
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::oci::Descriptor;
 use ashlar_solver::result::BuildResult;
+use ashlar_solver::solver::Durability;
 use ashlar_solver::tree::Timestamp;
 use async_trait::async_trait;
 
 use crate::destination::Destination;
+use crate::durable::durability_option;
 use crate::exporter::{Exported, Exporter, Prepared, blocking};
 use crate::image::{Defaults, Image, assemble};
 use crate::options::image_options;
@@ -40,6 +42,7 @@ enum Form {
 pub struct Oci {
     form: Form,
     verify: bool,
+    durability: Durability,
     pub(crate) options: ImageOptions,
 }
 
@@ -67,6 +70,7 @@ impl Oci {
         Self {
             form,
             verify: false,
+            durability: Durability::default(),
             options: ImageOptions::default(),
         }
     }
@@ -78,6 +82,8 @@ impl Oci {
         self.verify = verify;
         self
     }
+
+    durability_option!();
 
     image_options!();
 }
@@ -94,12 +100,28 @@ impl Exporter for Oci {
     }
 }
 
+/// What is done to an archive once it is written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Checks {
+    /// Whether it is read again.
+    pub(crate) verify: bool,
+    /// Whether it is waited for until it is on disk.
+    pub(crate) durability: Durability,
+}
+
 impl Oci {
+    fn checks(&self) -> Checks {
+        Checks {
+            verify: self.verify,
+            durability: self.durability,
+        }
+    }
+
     fn run(&self, result: &BuildResult, cancel: &Cancel) -> Result<Prepared, ExportError> {
         let media_types = Some(MediaTypes::Oci);
         let contents = Contents::new(result, &self.options, media_types, cancel)?;
         match &self.form {
-            Form::Archive(destination) => contents.write(destination, None, self.verify, cancel),
+            Form::Archive(destination) => contents.write(destination, None, self.checks(), cancel),
             Form::Directory(path) => {
                 let Contents {
                     image,
@@ -113,13 +135,14 @@ impl Oci {
                         entry.annotations.insert(REF_NAME.to_owned(), latest);
                     }
                 }
-                layout::write_blobs(path, &image, cancel)?;
+                let durability = self.durability;
+                layout::write_blobs(path, &image, durability, cancel)?;
                 if self.verify {
                     layout::verify(path, &image, cancel)?;
                 }
                 let path = path.clone();
                 Ok(Prepared::new(exported, move |_| {
-                    blocking(move || layout::add(&path, entries))
+                    blocking(move || layout::add(&path, entries, durability))
                 }))
             }
         }
@@ -162,7 +185,7 @@ impl Contents {
         self,
         destination: &Destination,
         docker: Option<Vec<u8>>,
-        verify: bool,
+        checks: Checks,
         cancel: &Cancel,
     ) -> Result<Prepared, ExportError> {
         let Self {
@@ -173,9 +196,10 @@ impl Contents {
         let written = image.clone();
         destination.write(
             exported,
+            checks.durability,
             cancel,
             move |sink, cancel| archive::write(sink, &written, entries, docker.as_deref(), cancel),
-            |file, cancel| match verify {
+            |file, cancel| match checks.verify {
                 true => archive::verify(file, &image, cancel),
                 false => Ok(()),
             },

@@ -6,9 +6,11 @@ use ashlar_solver::content::{ContentError, Verify};
 use ashlar_solver::error::Failure;
 #[cfg(feature = "registry")]
 use ashlar_solver::registry::Registry;
-use ashlar_solver::result::BuildResult;
+use ashlar_solver::result::{BuildResult, Store};
+use ashlar_solver::solver::Durability;
 use async_trait::async_trait;
 
+use crate::durable::durability_option;
 use crate::exporter::{Exporter, Prepared, blocking};
 use crate::image::{BlobContent, Defaults, Image as Assembled, assemble};
 use crate::options::image_options;
@@ -30,6 +32,7 @@ pub struct Image {
     store: bool,
     unpack: bool,
     verify: bool,
+    durability: Durability,
     #[cfg(feature = "registry")]
     push: Push,
 }
@@ -59,6 +62,7 @@ impl Image {
             store: true,
             unpack: false,
             verify: false,
+            durability: Durability::default(),
             #[cfg(feature = "registry")]
             push: Push::default(),
         }
@@ -134,6 +138,8 @@ impl Image {
         self
     }
 
+    durability_option!();
+
     image_options!();
 
     /// How it is called besides its names.
@@ -182,14 +188,18 @@ impl Image {
             let response = &mut exported.response;
             response.insert("image.name".to_owned(), names.join(","));
         }
-        let (images, mut names) = (image.store.images(), image.names.clone());
+        let (store, mut names) = (image.store.clone(), image.names.clone());
+        let (images, durability) = (store.images(), self.durability);
         // A name with a digest needs no record.
         names.retain(|name| self.store && name.digest().is_none());
         let named = move || {
             for name in &names {
                 images.set(name, &root).map_err(Failure::from)?;
             }
-            Ok(())
+            match durability {
+                Durability::Synced => sync(&store),
+                _ => Ok(()),
+            }
         };
         #[cfg(feature = "registry")]
         if let Some(registry) = registry {
@@ -216,6 +226,15 @@ impl Image {
             reason: "pushing needs a client of registries, such as that of the solver".to_owned(),
         })
     }
+}
+
+/// Brings all of the store to disk.
+fn sync(store: &Store) -> Result<(), ExportError> {
+    let generation = store.meta().begin_sync().map_err(Failure::from)?;
+    let root = store.layers().root();
+    root.sync().map_err(ExportError::io("sync", root.path()))?;
+    let finished = store.meta().finish_sync(generation);
+    Ok(finished.map_err(Failure::from)?)
 }
 
 /// Reads all blobs of an image in the store.

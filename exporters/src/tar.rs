@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::result::BuildResult;
+use ashlar_solver::solver::Durability;
 use ashlar_solver::tree::tar::{Header, TarFormat, TarKind, TarWriter};
 use ashlar_solver::tree::{Entry, Kind, Node, TreePath};
 use async_trait::async_trait;
 
 use crate::ExportError;
 use crate::destination::{Destination, Sink};
+use crate::durable::durability_option;
 use crate::exporter::{Exported, Exporter, Prepared, blocking};
 use crate::files::{
     FileOptions, Item, Part, directory_entry, file_options, link_group, parts, statement_entry,
@@ -29,6 +31,7 @@ use crate::spans;
 pub struct Tar {
     destination: Destination,
     verify: bool,
+    durability: Durability,
     pub(crate) options: FileOptions,
 }
 
@@ -50,6 +53,7 @@ impl Tar {
         Self {
             destination,
             verify: false,
+            durability: Durability::default(),
             options: FileOptions::default(),
         }
     }
@@ -62,6 +66,8 @@ impl Tar {
         self
     }
 
+    durability_option!();
+
     file_options!();
 
     fn run(&self, result: &BuildResult, cancel: &Cancel) -> Result<Prepared, ExportError> {
@@ -72,6 +78,7 @@ impl Tar {
         let (written, verify) = (parts.clone(), self.verify);
         self.destination.write(
             Exported::default(),
+            self.durability,
             cancel,
             move |sink, cancel| archive(&written, sink, cancel),
             |file, cancel| match verify {

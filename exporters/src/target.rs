@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
+use ashlar_solver::solver::Durability;
+
 use crate::ExportError;
+use crate::destination::Sink;
+use crate::durable::WriteOut;
 
 /// A file that is being written and moved to its place when it is complete. Dropping it removes
 /// it. Where the file system allows it has no name until then, so that a killed process leaves
@@ -19,10 +23,12 @@ pub(crate) struct Target {
     /// The name that it has already.
     temporary: Option<PathBuf>,
     path: PathBuf,
+    /// What sends its bytes to disk, if they are to be there before its name is.
+    out: Option<WriteOut>,
 }
 
 impl Target {
-    pub(crate) fn create(path: &Path) -> Result<Self, ExportError> {
+    pub(crate) fn create(path: &Path, durability: Durability) -> Result<Self, ExportError> {
         let failed = ExportError::io("create", path);
         if path.file_name().is_none() {
             return Err(failed(io::ErrorKind::InvalidInput.into()));
@@ -47,10 +53,12 @@ impl Target {
             }
             Err(error) => return Err(failed(error.into())),
         };
+        let out = WriteOut::of_file(&file, durability);
         Ok(Self {
             file,
             temporary,
             path: path.to_path_buf(),
+            out: out.map_err(ExportError::io("open", path))?,
         })
     }
 
@@ -58,8 +66,21 @@ impl Target {
         &mut self.file
     }
 
-    /// Moves the file to its place, replacing what is there.
+    /// What takes its bytes.
+    pub(crate) fn sink(&mut self) -> Sink<'_> {
+        Sink::file(&mut self.file, &self.path, self.out.as_mut())
+    }
+
+    /// Waits until its bytes are on disk, if they are to be there.
+    pub(crate) fn settle(&mut self) -> Result<(), ExportError> {
+        let settled = self.out.take().map_or(Ok(()), WriteOut::finish);
+        settled.map_err(ExportError::io("sync", &self.path))
+    }
+
+    /// Moves the file to its place, replacing what is there. Its bytes are on disk before, if they
+    /// are to be there; its name is not.
     pub(crate) fn complete(mut self) -> Result<(), ExportError> {
+        self.settle()?;
         let failed = ExportError::io("write", self.path.clone());
         self.place().map_err(failed)
     }
@@ -79,8 +100,12 @@ impl Target {
     }
 
     /// Writes a small file.
-    pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
-        let mut target = Self::create(path)?;
+    pub(crate) fn write(
+        path: &Path,
+        bytes: &[u8],
+        durability: Durability,
+    ) -> Result<(), ExportError> {
+        let mut target = Self::create(path, durability)?;
         target
             .file
             .write_all(bytes)

@@ -21,6 +21,7 @@ mod contexts;
 mod devices;
 mod engines;
 mod export;
+mod export_durable;
 mod export_killed;
 mod export_names;
 mod export_tools;

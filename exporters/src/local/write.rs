@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use super::beneath::Beneath;
 use super::stage::Stage;
 use crate::ExportError;
+use crate::durable::WriteOut;
 use crate::files::{Item, Part, directory_entry, link_group, statement_entry};
 
 /// Threads that copy files. More do not help one disk.
@@ -61,12 +62,15 @@ struct Shared<'a> {
     stopped: AtomicBool,
     error: Mutex<Option<ExportError>>,
     unchanged: Mutex<HashSet<TreePath>>,
+    /// What is told how much was written.
+    out: Option<&'a Mutex<WriteOut>>,
 }
 
 /// Writes what the destination does not have yet, and gives the files that it has. Blocks.
 pub(super) fn write(
     stage: &Stage,
     parts: &[Part],
+    out: Option<&Mutex<WriteOut>>,
     cancel: &Cancel,
 ) -> Result<HashSet<TreePath>, ExportError> {
     let shared = Shared {
@@ -75,6 +79,7 @@ pub(super) fn write(
         stopped: AtomicBool::new(false),
         error: Mutex::new(None),
         unchanged: Mutex::default(),
+        out,
     };
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
     let (send, receive) = sync_channel(2 * WORKERS);
@@ -394,6 +399,10 @@ impl Shared<'_> {
             }
             set_attributes(to.as_fd(), copy.node.entry(), copy.time)
                 .map_err(failed("set the attributes of"))?;
+            if let Some(out) = &self.out {
+                let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+                out.add(copy.node.entry().size);
+            }
         }
         Ok(())
     }
