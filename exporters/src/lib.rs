@@ -34,6 +34,7 @@
 mod annotations;
 mod archive;
 pub mod attest;
+mod behind;
 mod blocks;
 mod cache;
 mod cache_only;
