@@ -12,7 +12,6 @@ use ashlar_solver::solver::Durability;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::ExportError;
-use crate::behind::WriteBehind;
 use crate::durable::{WriteOut, sync_name};
 use crate::exporter::{Exported, Prepared, blocking};
 use crate::layer::Packed;
@@ -21,12 +20,8 @@ use crate::target::Target;
 /// Bytes copied between two looks at the cancel flag.
 const CHUNK: usize = 4 << 20;
 
-/// Files up to this size are read and written; from it on the kernel copies, if it may share the
-/// blocks of both files.
+/// Files up to this size are read and written; from it on the kernel copies.
 const SMALL: u64 = 256 << 10;
-
-/// Where blocks of files begin on file systems that can share them.
-const SHARED: u64 = 4096;
 
 /// Opens a stream; called once per export.
 pub(crate) type OpenWriter = dyn Fn() -> io::Result<Box<dyn Write + Send>> + Send + Sync;
@@ -138,24 +133,21 @@ pub(crate) struct Sink<'a> {
     /// What errors name.
     path: PathBuf,
     buffer: Vec<u8>,
-    /// Bytes that were written.
-    written: u64,
-    /// What is told how many there are.
+    /// What is told how much was written.
     out: Option<&'a mut WriteOut>,
 }
 
 enum To<'a> {
-    File(WriteBehind<'a>),
+    File(BufWriter<&'a mut File>),
     Stream(BufWriter<&'a mut dyn Write>),
 }
 
 impl<'a> Sink<'a> {
-    pub(crate) fn file(file: &'a File, path: &Path, out: Option<&'a mut WriteOut>) -> Self {
+    pub(crate) fn file(file: &'a mut File, path: &Path, out: Option<&'a mut WriteOut>) -> Self {
         Self {
-            to: To::File(WriteBehind::new(file)),
+            to: To::File(BufWriter::with_capacity(128 << 10, file)),
             path: path.to_path_buf(),
             buffer: Vec::new(),
-            written: 0,
             out,
         }
     }
@@ -165,7 +157,6 @@ impl<'a> Sink<'a> {
             to: To::Stream(BufWriter::with_capacity(128 << 10, stream)),
             path: PathBuf::from("the output"),
             buffer: Vec::new(),
-            written: 0,
             out: None,
         }
     }
@@ -188,85 +179,65 @@ impl<'a> Sink<'a> {
         cancel: &Cancel,
     ) -> Result<io::Result<()>, ExportError> {
         let mut left = size;
-        if size > SMALL && self.written.is_multiple_of(SHARED) {
-            left = self.copy_whole(from, left, cancel)?;
-        }
-        while left > 0 {
-            cancel.check()?;
-            match self.take(from, left)? {
-                Ok(0) => return Ok(Err(io::ErrorKind::UnexpectedEof.into())),
-                Ok(length) => left -= length as u64,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-        Ok(Ok(()))
-    }
-
-    /// Has the kernel copy what it can, and tells how much is left.
-    fn copy_whole(
-        &mut self,
-        from: &File,
-        mut left: u64,
-        cancel: &Cancel,
-    ) -> Result<u64, ExportError> {
-        let To::File(to) = &mut self.to else {
-            return Ok(left);
-        };
-        let to = to.file().map_err(ExportError::io("write", &self.path))?;
-        while left > 0 {
-            cancel.check()?;
-            let wanted = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-            match rustix::fs::copy_file_range(from, None, to, None, wanted) {
-                Ok(0) => break,
-                Ok(copied) => {
-                    left -= copied as u64;
-                    self.count(copied);
+        if size > SMALL
+            && let To::File(to) = &mut self.to
+        {
+            to.flush().map_err(ExportError::io("write", &self.path))?;
+            while left > 0 {
+                cancel.check()?;
+                let wanted = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+                let to: &File = to.get_ref();
+                match rustix::fs::copy_file_range(&*from, None, to, None, wanted) {
+                    Ok(0) => break,
+                    Ok(copied) => {
+                        left -= copied as u64;
+                        if let Some(out) = &mut self.out {
+                            out.add(copied as u64);
+                        }
+                    }
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(rustix::io::Errno::NOSPC) => {
+                        return Err(self.failed(io::ErrorKind::StorageFull.into()));
+                    }
+                    // Not between these file systems.
+                    Err(_) => break,
                 }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::NOSPC) => {
-                    return Err(self.failed(io::ErrorKind::StorageFull.into()));
-                }
-                // Not between these file systems.
-                Err(_) => break,
             }
-        }
-        Ok(left)
-    }
-
-    /// Writes some of the next bytes of a file, and tells how many. The inner error is that of the
-    /// file.
-    fn take(&mut self, from: &mut File, most: u64) -> Result<io::Result<usize>, ExportError> {
-        if let To::File(to) = &mut self.to {
-            let taken = to.take(from, most);
-            let taken = taken.map_err(ExportError::io("write", &self.path))?;
-            self.count(*taken.as_ref().unwrap_or(&0));
-            return Ok(taken);
         }
         self.buffer.resize(128 << 10, 0);
         let mut buffer = std::mem::take(&mut self.buffer);
-        let wanted = usize::try_from(most).unwrap_or(usize::MAX);
-        let wanted = wanted.min(buffer.len());
-        let read = from.read(&mut buffer[..wanted]);
-        let put = match &read {
-            Ok(length) => self.put(&buffer[..*length]),
-            Err(_) => Ok(()),
-        };
+        let done = self.copy(from, left, &mut buffer, cancel);
         self.buffer = buffer;
-        put.map(|()| read)
-    }
-
-    fn count(&mut self, bytes: usize) {
-        self.written += bytes as u64;
-        if let Some(out) = &mut self.out {
-            out.add(bytes as u64);
-        }
+        done
     }
 
     /// Writes a layer as a tar, and tells its size.
     pub(crate) fn pack(&mut self, layer: &Packed, cancel: &Cancel) -> Result<u64, ExportError> {
         let path = self.path.clone();
         layer.write(self, ExportError::io("write", path), cancel)
+    }
+
+    fn copy(
+        &mut self,
+        from: &mut File,
+        mut left: u64,
+        buffer: &mut [u8],
+        cancel: &Cancel,
+    ) -> Result<io::Result<()>, ExportError> {
+        while left > 0 {
+            cancel.check()?;
+            let wanted = usize::try_from(left).unwrap_or(buffer.len());
+            let wanted = wanted.min(buffer.len());
+            let length = match from.read(&mut buffer[..wanted]) {
+                Ok(0) => return Ok(Err(io::ErrorKind::UnexpectedEof.into())),
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Ok(Err(error)),
+            };
+            self.put(&buffer[..length])?;
+            left -= length as u64;
+        }
+        Ok(Ok(()))
     }
 }
 
@@ -276,7 +247,9 @@ impl Write for Sink<'_> {
             To::File(to) => to.write(bytes),
             To::Stream(to) => to.write(bytes),
         }?;
-        self.count(written);
+        if let Some(out) = &mut self.out {
+            out.add(written as u64);
+        }
         Ok(written)
     }
 

@@ -34,7 +34,6 @@
 mod annotations;
 mod archive;
 pub mod attest;
-mod behind;
 mod blocks;
 mod cache;
 mod cache_only;
