@@ -339,6 +339,33 @@ fn removals_ask_for_what_they_name_and_files_keep_their_mode() {
     );
 }
 
+/// As in BuildKit: only what comes and goes changes the time of a directory.
+#[test]
+fn a_file_that_gets_other_bytes_leaves_the_time_of_its_directory() {
+    let kit = kit();
+    let made = vec![
+        action(-1, -1, -1, mkdir("/d", 0o755)),
+        action(0, -1, 0, mkfile("/d/f", "one")),
+    ];
+    let base = run(&kit, made, vec![]).unwrap();
+    let time = |tree: &Ref, path: &str| {
+        let view = tree.view().unwrap();
+        let node = view.lookup(&TreePath::new(path).unwrap()).unwrap();
+        node.entry().attributes.mtime
+    };
+    let before = time(&base[0], "d");
+    let other = run(
+        &kit,
+        vec![action(0, -1, 0, mkfile("/d/f", "two"))],
+        base.clone(),
+    )
+    .unwrap();
+    assert_eq!(time(&other[0], "d"), before);
+    assert_eq!(listing(&other[0]), "/d/ 755\n/d/f 640 \"two\"");
+    let another = run(&kit, vec![action(0, -1, 0, mkfile("/d/g", "new"))], base).unwrap();
+    assert_ne!(time(&another[0], "d"), before);
+}
+
 #[test]
 fn outputs_of_their_own_do_not_share_a_layer() {
     let kit = kit();

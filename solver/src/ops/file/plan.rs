@@ -173,6 +173,7 @@ pub(super) fn mkfile(
     settings: &Settings,
 ) -> Result<Vec<Step>, FileProblem> {
     let path = root_path(view, absolute(&action.path)?, true)?;
+    let mut kept = None;
     let attributes = match view.lookup(&path).map(|node| node.entry()) {
         None => settings.created(permissions(action.mode), Some(parent(view, &path)?)),
         Some(old) if old.kind == Kind::File => {
@@ -188,11 +189,16 @@ pub(super) fn mkfile(
                 }
             }
             attributes.xattrs = attributes.xattrs.without(b"security.capability");
+            // A file that gets other bytes changes nothing in its directory.
+            let directory = path.parent().unwrap_or_default();
+            let unchanged = parent(view, &path)?.clone();
+            kept = Some(Step::SetAttributes(directory, unchanged));
             attributes
         }
         Some(_) => return Err(FileProblem::NotAFile { path }),
     };
-    Ok(vec![Step::WriteFile(path, attributes, action.data.clone())])
+    let write = Step::WriteFile(path, attributes, action.data.clone());
+    Ok([write].into_iter().chain(kept).collect())
 }
 
 /// Makes a symbolic link where nothing is.
