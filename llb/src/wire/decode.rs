@@ -12,6 +12,10 @@ use prost::Message as _;
 use super::{FIELD_COST, Field, Fields, WireError, schema, spend};
 use crate::pb;
 
+/// What a text takes beside its bytes and its place in a list, or more: what an allocator adds, and a
+/// copy of it for a key.
+const TEXT_COST: usize = 3 * size_of::<String>();
+
 /// A message that can be read.
 pub(crate) trait Decode: Default {
     /// Takes in one field. Fields that are not known are left out.
@@ -72,13 +76,13 @@ impl<'a> Field<'a> {
 
     fn str(self, from: &mut Reader<'a>) -> Result<&'a str, WireError> {
         let content = self.bytes()?;
-        spend(&mut from.budget, FIELD_COST + content.len())?;
+        spend(&mut from.budget, TEXT_COST + content.len())?;
         str::from_utf8(content).map_err(|_| WireError::Text)
     }
 
     /// Makes room for this entry of a list and those like it that follow.
     fn room<T>(self, list: &mut Vec<T>, from: &mut Reader<'a>) -> Result<(), WireError> {
-        spend(&mut from.budget, 2 * size_of::<T>())?;
+        spend(&mut from.budget, size_of::<T>())?;
         if list.len() < list.capacity() {
             return Ok(());
         }
@@ -96,6 +100,7 @@ impl<'a> Field<'a> {
         if list.is_empty() {
             list.reserve_exact(more);
         } else {
+            spend(&mut from.budget, list.capacity() * size_of::<T>())?;
             list.reserve(more);
         }
         Ok(())

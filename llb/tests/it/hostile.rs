@@ -344,3 +344,27 @@ proptest! {
         }
     }
 }
+
+/// Ops of many actions take the most memory for their bytes of all that clients write.
+#[test]
+fn large_ops_of_honest_clients_are_loaded() {
+    let action = |number: i64| {
+        let file = pb::FileActionMkFile {
+            path: format!("/{number}"),
+            mode: 0o644,
+            timestamp: -1,
+            ..Default::default()
+        };
+        pb::FileAction {
+            input: number,
+            secondary_input: -1,
+            output: if number == 99_999 { 0 } else { -1 },
+            action: Some(pb::file_action::Action::Mkfile(file)),
+        }
+    };
+    let actions = (0..100_000).map(action).collect();
+    let base = source("a://");
+    let file = op(&[&base], Op::File(pb::FileOp { actions }));
+    let graph = Graph::load(&definition_at(vec![base, file], 0)).expect("within the limits");
+    assert_eq!(graph.vertices().len(), 2);
+}
