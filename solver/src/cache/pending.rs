@@ -15,7 +15,7 @@ use crate::id::{CacheDigest, CacheKey, ResultId};
 use crate::meta::{Link, MetaError, RecordBatch, RecordWriter, WriteBody};
 
 /// So many do not wait for more.
-const MOST: usize = 64;
+const MOST: usize = 256;
 
 /// A result that gets its id when it is stored.
 pub trait NewResult: Send + Debug {

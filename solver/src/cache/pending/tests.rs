@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{NewRecords, NewResult};
+use super::{MOST, NewRecords, NewResult};
 use crate::cache::index::Targets;
 use crate::cache::{Cache, ContentListing, InputPart, Lookup};
 use crate::id::{CacheDigest, CacheKey, LayerId, ResultId, StackId};
@@ -98,15 +98,16 @@ fn what_is_deferred_is_stored_with_what_comes_after_it() {
     cache.defer(new(1, None)).unwrap();
     cache.save(new(2, None)).unwrap();
     assert!(is_stored(&records, 1) && is_stored(&records, 2));
-    for at in 3..66 {
+    let full = 2 + u64::try_from(MOST).unwrap();
+    for at in 3..full {
         cache.defer(new(at, None)).unwrap();
         assert!(!is_stored(&records, 3));
     }
-    cache.defer(new(66, None)).unwrap();
-    assert!((3..=66).all(|at| is_stored(&records, at)));
-    cache.defer(new(67, None)).unwrap();
+    cache.defer(new(full, None)).unwrap();
+    assert!((3..=full).all(|at| is_stored(&records, at)));
+    cache.defer(new(full + 1, None)).unwrap();
     cache.store_deferred().unwrap();
-    assert!(is_stored(&records, 67));
+    assert!(is_stored(&records, full + 1));
 }
 
 #[test]
