@@ -9,7 +9,7 @@ use ashlar_llb::{self as llb, State, copy, mkfile};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::{Blame as _, Fault};
 use ashlar_solver::solver::{SolveRequest, Solved};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::export::fixed_context;
 use super::registry::Registry;
@@ -208,6 +208,43 @@ fn layers_of_a_base_stay_or_are_converted() {
                 assert_eq!(forced.digests()[..2], same.digests());
                 assert_eq!(forced.diff_ids()[..2], same.diff_ids());
             }
+        }
+    });
+}
+
+#[test]
+fn of_the_annotations_of_a_base_layer_only_those_of_snapshotters_stay() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let path = base(folder.path(), Compression::default()).await;
+        let layout = Layout(path.clone());
+        let kept = json!({
+            "containerd.io/snapshot/overlaybd/blob-size": "1",
+            "containerd.io/snapshot/stargz/toc.digest": "sha256:0",
+            "io.containers.estargz.uncompressed-size": "2",
+        });
+        let mut manifest = layout.manifest();
+        manifest["layers"][0]["annotations"] = kept.clone();
+        for gone in ["com.example.own", "containerd.io/snapshot", "buildkit/time"] {
+            manifest["layers"][0]["annotations"][gone] = "x".into();
+        }
+        let text = manifest.to_string();
+        let digest = llb::BlobDigest::of(text.as_bytes()).to_string();
+        let mut index = layout.json(Path::new("index.json"));
+        index["manifests"][0]["size"] = text.len().into();
+        index["manifests"][0]["digest"] = digest.as_str().into();
+        fs::write(path.join("blobs").join(digest.replace(':', "/")), text).unwrap();
+        fs::write(path.join("index.json"), index.to_string()).unwrap();
+
+        let solver = support::solver(folder.path().join("state"));
+        let image = State::from(llb::oci_layout("example.com/app:v1").store("base"));
+        for state in [image.clone(), image.file(mkfile("/own", "own\n"))] {
+            let request = support::request(&state).oci_layout("base", path.clone());
+            let solved = solve(&solver, request).await;
+            let out = folder.path().join(format!("out-{}", solved.vertices.len()));
+            let made = Layout::export(&solved, out, Compression::default(), false).await;
+            assert_eq!(made.layers()[0]["annotations"], kept);
+            assert!(made.layers()[1].get("annotations").is_none());
         }
     });
 }
