@@ -111,7 +111,10 @@ impl Filling<'_> {
     pub(super) fn room(&mut self) -> io::Result<usize> {
         if self.reserved == 0 {
             self.block.bytes = self.pool.reserve(self.largest)?;
-            self.block.bytes.reserve_exact(self.largest);
+            // The buffer is used again for what a block is compressed to, which can be larger.
+            self.block
+                .bytes
+                .reserve_exact(self.largest + self.largest / 64);
             self.reserved = self.largest;
         }
         Ok(self.largest - self.block.bytes.len())
