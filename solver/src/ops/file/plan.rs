@@ -298,10 +298,15 @@ mod tests {
                 mode: 0o600,
                 ..pb::FileActionMkFile::default()
             };
-            let mut steps = mkfile(&view, &action, &settings).unwrap();
-            let Some(Step::WriteFile(_, attributes, _)) = steps.pop() else {
-                panic!("a file is written");
+            let steps = mkfile(&view, &action, &settings).unwrap();
+            let [
+                Step::WriteFile(_, attributes, _),
+                Step::SetAttributes(directory, _),
+            ] = <[Step; 2]>::try_from(steps).unwrap()
+            else {
+                panic!("a file is written, and the time of its directory stays");
             };
+            assert_eq!(directory, TreePath::root());
             attributes
         };
         let kept = written(None, 0o6755);
