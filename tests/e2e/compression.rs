@@ -426,7 +426,9 @@ pub fn role(arguments: &[&str]) {
             let layout = folder.join("image");
             let export = Oci::directory(&layout).compression(compression);
             export.export(&solved.result, &Cancel::new()).await.unwrap();
-            println!("@ {compression} {}", peak() - before);
+            // The kernel counts in steps: it may tell a little less than before.
+            let more = peak().saturating_sub(before);
+            println!("@ {compression} {more}");
             fs::remove_dir_all(&layout).unwrap();
         }
     });
@@ -454,8 +456,13 @@ fn sixty_layers_stay_within_the_budget() {
         let bytes: u64 = bytes.parse().unwrap();
         println!("{compression}: {} MiB more", bytes >> 20);
         // 8 MiB of blocks for each thread, as much again for what came of them and for the
-        // compressors, and the indexes of the layers.
-        assert!(bytes < (threads * 24 + 16) << 20, "{compression}: {bytes}");
+        // compressors, and the indexes of the layers. Zstandard has blocks of 10 MiB, one for each
+        // thread and two more, and refers back 8 MiB.
+        let most = match compression.starts_with("zstd") {
+            true => (threads + 2) * 20 + threads * 16 + 16,
+            false => threads * 24 + 16,
+        };
+        assert!(bytes < most << 20, "{compression}: {bytes}");
         lines += 1;
     }
     assert_eq!(lines, Compression::ALL.len(), "{text}");
