@@ -171,27 +171,32 @@ impl ActiveLayer {
 
     /// Removes what the kernel left of an overlay mount.
     fn remove_work(&self) -> io::Result<()> {
-        const LEFT: [(&str, AtFlags); 5] = [
-            ("work/work/incompat/volatile/dirty", AtFlags::empty()),
-            ("work/work/incompat/volatile", AtFlags::REMOVEDIR),
-            ("work/work/incompat", AtFlags::REMOVEDIR),
-            ("work/work", AtFlags::REMOVEDIR),
+        /// The kernel's own directory in there, the innermost first.
+        const LEFT: [(&str, AtFlags); 4] = [
+            ("work/incompat/volatile/dirty", AtFlags::empty()),
+            ("work/incompat/volatile", AtFlags::REMOVEDIR),
+            ("work/incompat", AtFlags::REMOVEDIR),
             ("work", AtFlags::REMOVEDIR),
         ];
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let work = match openat(&self.dir, "work", flags, Mode::empty()) {
+            Ok(work) => work,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(_) => return crate::root::remove_tree(self.dir.as_fd(), "work"),
+        };
         if self.store.root().tier() == Tier::User {
             // The kernel makes them for nobody.
-            for (name, _) in LEFT[1..4].iter().rev() {
-                if chmodat(&self.dir, *name, Mode::RWXU, AtFlags::empty()).is_err() {
+            for (name, _) in LEFT[1..].iter().rev() {
+                if chmodat(&work, *name, Mode::RWXU, AtFlags::empty()).is_err() {
                     break;
                 }
             }
         }
-        let known = LEFT.iter().all(|(name, flags)| {
-            matches!(
-                unlinkat(&self.dir, *name, *flags),
-                Ok(()) | Err(Errno::NOENT)
-            )
-        });
+        let is_gone = |result: rustix::io::Result<()>| matches!(result, Ok(()) | Err(Errno::NOENT));
+        let known = LEFT
+            .iter()
+            .all(|(name, flags)| is_gone(unlinkat(&work, *name, *flags)))
+            && is_gone(unlinkat(&self.dir, "work", AtFlags::REMOVEDIR));
         // There is more if it was unmounted in the middle of something, or on other kernels.
         match known {
             true => Ok(()),
