@@ -211,8 +211,7 @@ pub trait Operation<T>: Send + Sync + Debug {
     /// the work and the others find it. Of use where a run takes longer than making a file; never
     /// for an op that waits for other vertices, or that uses what its caller lends. Default: as
     /// [`Operation::takes_permit`], unless [`Operation::is_personal`].
-    fn is_locked(&self, inputs: &[T]) -> bool {
-        let _ = inputs;
+    fn is_locked(&self, _inputs: &[T]) -> bool {
         self.takes_permit() && !self.is_personal()
     }
 
