@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use rusqlite::types::ToSqlOutput;
 use rusqlite::{
-    CachedStatement, Connection, OptionalExtension as _, Transaction, TransactionBehavior, params,
+    CachedStatement, Connection, OptionalExtension as _, Params, Transaction, TransactionBehavior,
+    params, params_from_iter,
 };
 
 use super::{Database, durability, stacks};
@@ -123,14 +125,7 @@ fn add(transaction: &Transaction<'_>, batch: &RecordBatch) -> rusqlite::Result<(
     let mut links = transaction
         .prepare_cached("INSERT OR IGNORE INTO links VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
     for (link, target) in &batch.links {
-        links.execute(params![
-            link.digest.as_bytes(),
-            link.output,
-            link.input,
-            link.dependency.as_bytes(),
-            selector(link),
-            target.as_bytes(),
-        ])?;
+        links.execute(row(link, target))?;
     }
     let mut results = transaction.prepare_cached(
         "INSERT OR REPLACE INTO results
@@ -163,6 +158,23 @@ fn selector(link: &Link) -> &[u8] {
     link.selector
         .as_ref()
         .map_or(&[], |selector| selector.as_bytes())
+}
+
+/// The columns of a link, all but where it leads to.
+fn columns(link: &Link) -> [ToSqlOutput<'_>; 5] {
+    [
+        ToSqlOutput::from(&link.digest.as_bytes()[..]),
+        ToSqlOutput::from(link.output),
+        ToSqlOutput::from(link.input),
+        ToSqlOutput::from(&link.dependency.as_bytes()[..]),
+        ToSqlOutput::from(selector(link)),
+    ]
+}
+
+/// The columns of a link that leads to `target`.
+fn row<'a>(link: &'a Link, target: &'a CacheKey) -> impl Params + 'a {
+    let target = ToSqlOutput::from(&target.as_bytes()[..]);
+    params_from_iter(columns(link).into_iter().chain([target]))
 }
 
 struct Reader<'a> {
@@ -221,13 +233,7 @@ impl RecordReader for Reader<'_> {
         targets: &mut Vec<CacheKey>,
     ) -> Result<(), MetaError> {
         let mut read = || {
-            let mut rows = self.targets.query(params![
-                link.digest.as_bytes(),
-                link.output,
-                link.input,
-                link.dependency.as_bytes(),
-                selector(link),
-            ])?;
+            let mut rows = self.targets.query(columns(link))?;
             let mut left = limit;
             while left > 0
                 && let Some(row) = rows.next()?
@@ -246,16 +252,7 @@ impl RecordReader for Reader<'_> {
                 "SELECT 1 FROM links WHERE digest = ?1 AND output = ?2 AND input = ?3
                  AND dependency = ?4 AND selector = ?5 AND target = ?6",
             )
-            .and_then(|mut statement| {
-                statement.exists(params![
-                    link.digest.as_bytes(),
-                    link.output,
-                    link.input,
-                    link.dependency.as_bytes(),
-                    selector(link),
-                    target.as_bytes(),
-                ])
-            })
+            .and_then(|mut statement| statement.exists(row(link, &target)))
             .map_err(|error| self.database.note("read a cache link", error))
     }
 
