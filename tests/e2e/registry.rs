@@ -96,7 +96,8 @@ impl Registry {
     }
 }
 
-/// Pushes `image` (in skopeo's words) as `name` into an open registry.
+/// Pushes `image` (in skopeo's words) as `name` into an open registry, with all its platforms and
+/// as it is.
 pub fn push(image: &str, registry: &Registry, name: &str) {
     let to = format!("docker://{}/{name}", registry.host());
     run(Command::new("skopeo")
@@ -104,6 +105,8 @@ pub fn push(image: &str, registry: &Registry, name: &str) {
             "--insecure-policy",
             "copy",
             "--quiet",
+            "--all",
+            "--preserve-digests",
             "--dest-tls-verify=false",
         ])
         .args([image, &to]));
