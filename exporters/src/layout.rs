@@ -121,7 +121,20 @@ pub(crate) fn add(
 struct Known {
     digest: String,
     #[serde(default)]
-    annotations: BTreeMap<String, String>,
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Known {
+    /// What the image is called.
+    fn name(&self) -> Option<&String> {
+        self.annotations.as_ref().and_then(name)
+    }
+}
+
+/// The name in the annotations of an entry.
+fn name(annotations: &BTreeMap<String, String>) -> Option<&String> {
+    let full = annotations.get(IMAGE_NAME);
+    full.or_else(|| annotations.get(REF_NAME))
 }
 
 /// An old entry as it stands, or a new one.
@@ -132,22 +145,27 @@ enum IndexEntry {
     New(Box<Descriptor>),
 }
 
+/// An index, with what others say in it.
+#[derive(Serialize)]
+struct Merged {
+    #[serde(flatten)]
+    index: Index<IndexEntry>,
+    #[serde(flatten)]
+    others: BTreeMap<String, Box<RawValue>>,
+}
+
 /// Adds entries to an index; they replace those of the same name, and without a name those of the
-/// same digest.
+/// same digest. All else in it stays.
 fn merge_index(
     path: &Path,
     entries: Vec<Descriptor>,
     durability: Durability,
 ) -> Result<(), ExportError> {
-    #[derive(Deserialize)]
-    struct Old {
-        #[serde(default)]
-        manifests: Vec<Box<RawValue>>,
-    }
     let invalid = |error: serde_json::Error| {
         ExportError::io("read", path)(io::Error::new(io::ErrorKind::InvalidData, error))
     };
     let mut all = Vec::new();
+    let mut others: BTreeMap<String, Box<RawValue>> = BTreeMap::new();
     let old = match File::open(path) {
         Ok(file) => {
             let mut text = Vec::new();
@@ -160,22 +178,20 @@ fn merge_index(
         Err(error) => return Err(ExportError::io("read", path)(error)),
     };
     if !old.is_empty() {
-        let parsed: Old = serde_json::from_slice(&old).map_err(invalid)?;
-        for entry in parsed.manifests {
+        others = serde_json::from_slice(&old).map_err(invalid)?;
+        // Written anew.
+        others.retain(|member, _| !matches!(member.as_str(), "schemaVersion" | "mediaType"));
+        let manifests = others.remove("manifests");
+        // Tools that were written in Go have null for no entries.
+        let manifests: Option<Vec<Box<RawValue>>> = match manifests {
+            Some(manifests) => serde_json::from_str(manifests.get()).map_err(invalid)?,
+            None => None,
+        };
+        for entry in manifests.unwrap_or_default() {
             let known: Known = serde_json::from_str(entry.get()).map_err(invalid)?;
-            let replaced = entries.iter().any(|new| {
-                let name = |annotations: &BTreeMap<String, String>| {
-                    annotations
-                        .get(IMAGE_NAME)
-                        .or_else(|| annotations.get(REF_NAME))
-                        .cloned()
-                };
-                match name(&new.annotations) {
-                    Some(name_of_new) => name(&known.annotations) == Some(name_of_new),
-                    None => {
-                        name(&known.annotations).is_none() && known.digest == new.digest.to_string()
-                    }
-                }
+            let replaced = entries.iter().any(|new| match name(&new.annotations) {
+                Some(name) => known.name() == Some(name),
+                None => known.name().is_none() && known.digest == new.digest.to_string(),
             });
             if !replaced {
                 all.push(IndexEntry::Old(entry));
@@ -187,7 +203,8 @@ fn merge_index(
             .into_iter()
             .map(|entry| IndexEntry::New(Box::new(entry))),
     );
-    let text = json::compact(&Index::new(all)).map_err(invalid)?;
+    let index = Index::new(all);
+    let text = json::compact(&Merged { index, others }).map_err(invalid)?;
     if text == old {
         return Ok(());
     }

@@ -315,6 +315,50 @@ fn a_layout_keeps_its_other_images() {
 }
 
 #[test]
+fn a_layout_of_others_is_added_to_and_keeps_what_they_said() {
+    let test = "a_layout_of_others_is_added_to_and_keeps_what_they_said";
+    if skipped(test, &[Need::Tool("umoci")]) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let layout = folder.path().join("images");
+        let index = layout.join("index.json");
+        let umoci = |verb: &str| run(Command::new("umoci").args([verb, "--layout"]).arg(&layout));
+        umoci("init");
+        let state = llb::scratch().file(mkfile("/name", "one").created(then()));
+        let solved = solve(&solver, support::request(&state)).await;
+        let image = Oci::directory(&layout).name("example.com/app:one");
+        image.export(&solved.result, &Cancel::new()).await.unwrap();
+        assert_eq!(umoci("ls"), "one\n");
+        // Members that are not ours, and entries of others.
+        let mut said: serde_json::Value =
+            serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+        said["annotations"] = serde_json::json!({"whose": "theirs"});
+        said["more"] = serde_json::json!([1.50, null]);
+        said["manifests"][0]["more"] = true.into();
+        said["manifests"][0]["annotations"] = serde_json::Value::Null;
+        fs::write(&index, said.to_string()).unwrap();
+        let image = Oci::directory(&layout).name("example.com/app:two");
+        image.export(&solved.result, &Cancel::new()).await.unwrap();
+        let merged: serde_json::Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+        for member in ["annotations", "more"] {
+            assert_eq!(merged[member], said[member]);
+        }
+        assert_eq!(merged["manifests"][0], said["manifests"][0]);
+        assert_eq!(merged["manifests"].as_array().unwrap().len(), 2);
+        let before = fs::metadata(&index).unwrap().mtime_nsec();
+        image.export(&solved.result, &Cancel::new()).await.unwrap();
+        assert_eq!(
+            fs::metadata(&index).unwrap().mtime_nsec(),
+            before,
+            "written again"
+        );
+    });
+}
+
+#[test]
 fn entries_of_an_index_are_called_as_buildkit_calls_them() {
     const REF_NAME: &str = "org.opencontainers.image.ref.name";
     support::runtime().block_on(async {
