@@ -16,6 +16,7 @@
 mod document;
 mod error;
 mod files;
+mod members;
 mod package_scanner;
 mod scanner;
 mod supplement;

@@ -32,6 +32,7 @@ mod golden;
 mod golden_cache;
 mod golden_export;
 mod golden_provenance;
+mod golden_sbom;
 mod guest;
 mod hostile;
 mod hostile_memory;

@@ -1,8 +1,8 @@
 //! Which layer a file of an SPDX document is from.
 //!
 //! As BuildKit does when it exports an image: a file without a comment gets `layerID: ` and the
-//! digest of the topmost layer that has it. Members that are not known here are kept, in their
-//! order.
+//! digest of the topmost layer that has it, and members are put into their order. Those that are not
+//! known are kept, after the others; packages and files stay in the order that they have.
 
 use std::sync::Arc;
 
@@ -10,12 +10,10 @@ use ashlar_llb::BlobDigest;
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::snapshot::{Layer, LayerDescription, SnapshotError};
 use ashlar_solver::tree::{Index, Kind, TreePath};
-use serde::de::{MapAccess, Visitor};
-use serde::ser::SerializeMap as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::document::creator;
+use super::members::{DOCUMENT, Object, raw};
 
 /// What a layer contains.
 type Content = Arc<(Index, LayerDescription)>;
@@ -64,18 +62,25 @@ pub(crate) fn supplement(
     let Ok(mut root) = serde_json::from_slice::<Object<'_>>(document) else {
         return Ok(document.to_vec());
     };
-    if !root.0.iter().any(|(name, _)| name == "spdxVersion") {
+    if !root.has("spdxVersion") {
         return Ok(document.to_vec());
     }
     if let Some(files) = root.member("files")
-        && let Ok(mut list) = serde_json::from_str::<Vec<Object<'_>>>(files.get())
+        && let Some(files) = commented(files, layers, cancel)?
     {
-        for file in &mut list {
-            cancel.check().map_err(|_| SupplementError::Cancelled)?;
-            comment(file, layers)?;
+        root.set("files", files);
+    }
+    if let Some(packages) = root.member("packages")
+        && let Ok(mut packages) = serde_json::from_str::<Vec<Object<'_>>>(packages.get())
+    {
+        for package in &mut packages {
+            if let Some(files) = package.member("files")
+                && let Some(files) = commented(files, layers, cancel)?
+            {
+                package.set("files", files);
+            }
         }
-        let list = raw(&list);
-        root.set("files", list);
+        root.set("packages", raw(&packages));
     }
     if let Some(info) = root.member("creationInfo")
         && let Ok(mut info) = serde_json::from_str::<Object<'_>>(info.get())
@@ -94,6 +99,7 @@ pub(crate) fn supplement(
         let info = raw(&info);
         root.set("creationInfo", info);
     }
+    root.arrange(&DOCUMENT);
     Ok(serde_json::to_vec(&root).expect("BUG: members of JSON are JSON"))
 }
 
@@ -104,6 +110,22 @@ pub(crate) enum SupplementError {
     Cancelled,
     #[error(transparent)]
     Layer(#[from] SnapshotError),
+}
+
+/// A list of files with comments; `None` for what is no such list.
+fn commented(
+    files: &RawValue,
+    layers: &mut LayerFinder,
+    cancel: &Cancel,
+) -> Result<Option<Box<RawValue>>, SupplementError> {
+    let Ok(mut files) = serde_json::from_str::<Vec<Object<'_>>>(files.get()) else {
+        return Ok(None);
+    };
+    for file in &mut files {
+        cancel.check().map_err(|_| SupplementError::Cancelled)?;
+        comment(file, layers)?;
+    }
+    Ok(Some(raw(&files)))
 }
 
 fn comment(file: &mut Object<'_>, layers: &mut LayerFinder) -> Result<(), SupplementError> {
@@ -123,73 +145,4 @@ fn comment(file: &mut Object<'_>, layers: &mut LayerFinder) -> Result<(), Supple
         file.set("comment", text);
     }
     Ok(())
-}
-
-fn raw(value: &impl Serialize) -> Box<RawValue> {
-    serde_json::value::to_raw_value(value).expect("BUG: what was read from JSON is JSON")
-}
-
-/// An object whose members stay in their order.
-#[derive(Debug)]
-struct Object<'a>(Vec<(String, Member<'a>)>);
-
-#[derive(Debug)]
-enum Member<'a> {
-    Read(&'a RawValue),
-    New(Box<RawValue>),
-}
-
-impl<'a> Object<'a> {
-    fn member(&self, name: &str) -> Option<&'a RawValue> {
-        let (_, member) = self.0.iter().find(|(known, _)| known == name)?;
-        match member {
-            Member::Read(raw) => Some(raw),
-            Member::New(_) => None,
-        }
-    }
-
-    fn set(&mut self, name: &str, value: Box<RawValue>) {
-        match self.0.iter_mut().find(|(known, _)| known == name) {
-            Some((_, member)) => *member = Member::New(value),
-            None => self.0.push((name.to_owned(), Member::New(value))),
-        }
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-
-        impl<'de> Visitor<'de> for Members {
-            type Value = Vec<(String, Member<'de>)>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some((name, raw)) = map.next_entry::<String, &'de RawValue>()? {
-                    members.push((name, Member::Read(raw)));
-                }
-                Ok(members)
-            }
-        }
-
-        deserializer.deserialize_map(Members).map(Self)
-    }
-}
-
-impl Serialize for Object<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (name, member) in &self.0 {
-            let raw = match member {
-                Member::Read(raw) => raw,
-                Member::New(raw) => &**raw,
-            };
-            map.serialize_entry(name, raw)?;
-        }
-        map.end()
-    }
 }
