@@ -115,6 +115,89 @@ fn every_compression_gives_the_same_bytes_on_every_root() {
     });
 }
 
+/// The digest of what a program of others makes of a compressed file.
+fn inflated(blob: &Path, compression: Compression) -> String {
+    let program = match compression {
+        Compression::Zstd { .. } => "zstd",
+        _ => "gzip",
+    };
+    let output = Command::new(program)
+        .arg("-dc")
+        .stdin(fs::File::open(blob).unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{compression}");
+    llb::BlobDigest::of(&output.stdout).to_string()
+}
+
+#[test]
+fn every_level_is_inflated_to_the_layer_by_others() {
+    let name = "every_level_is_inflated_to_the_layer_by_others";
+    if skipped(name, &[Need::Tool("gzip"), Need::Tool("zstd")]) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let words =
+            (0..20_000_u32).map(|word| format!("{} ", word.wrapping_mul(2_654_435_761) >> 20));
+        let state =
+            llb::scratch().file(mkfile("/words", words.collect::<String>()).created(then()));
+        let solved = solve(&solver, support::request(&state)).await;
+        for kind in Compression::ALL {
+            let mut sizes = Vec::new();
+            for level in kind.levels() {
+                let compression = kind.with_level(level).unwrap();
+                let path = folder.path().join(format!("{}-{level}", kind.name()));
+                let layout = Layout::export(&solved, path, compression, false).await;
+                let layer = &layout.layers()[0];
+                let found = match kind {
+                    Compression::Uncompressed => layout.digests()[0].clone(),
+                    _ => inflated(&layout.blob(layer), compression),
+                };
+                assert_eq!(layout.diff_ids(), [found], "{compression} {level}");
+                sizes.push(layer["size"].as_u64().unwrap());
+            }
+            // More effort, fewer bytes; the first level of zstd is its default.
+            let least = sizes.iter().min();
+            assert!(sizes.len() == 1 || least < sizes.iter().max(), "{sizes:?}");
+            if !matches!(kind, Compression::Zstd { .. }) {
+                assert_eq!(sizes.first(), sizes.iter().max(), "{kind}");
+            }
+        }
+    });
+}
+
+#[test]
+fn one_stream_of_gzip_is_all_in_its_first_member() {
+    let name = "one_stream_of_gzip_is_all_in_its_first_member";
+    if skipped(name, &[Need::Tool("python3")]) {
+        return;
+    }
+    // The digest of the first member, and how many bytes come after it.
+    let script = "import hashlib, sys, zlib\n\
+        one = zlib.decompressobj(31)\n\
+        inflated = one.decompress(open(sys.argv[1], 'rb').read())\n\
+        print('sha256:' + hashlib.sha256(inflated).hexdigest(), one.eof, len(one.unused_data))";
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let solved = solve(&solver, fixed_context(folder.path())).await;
+        for level in [0, 6] {
+            let path = folder.path().join(format!("image-{level}"));
+            let stream = Compression::GzipStream { level };
+            let layout = Layout::export(&solved, path, stream, false).await;
+            for (layer, diff_id) in layout.layers().iter().zip(layout.diff_ids()) {
+                let said = run(Command::new("python3")
+                    .args(["-c", script])
+                    .arg(layout.blob(layer)));
+                let expected = format!("{} True 0", diff_id.as_str().unwrap());
+                assert_eq!(said.trim(), expected, "level {level}");
+            }
+        }
+    });
+}
+
 #[test]
 fn estargz_is_what_its_specification_says() {
     let name = "estargz_is_what_its_specification_says";
