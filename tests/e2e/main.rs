@@ -22,6 +22,7 @@ mod devices;
 mod engines;
 mod export;
 mod export_durable;
+mod export_full;
 mod export_killed;
 mod export_names;
 mod export_tools;
