@@ -25,6 +25,7 @@ mod export_durable;
 mod export_full;
 mod export_killed;
 mod export_names;
+mod export_options;
 mod export_tools;
 mod export_traces;
 mod failed_step;

@@ -408,7 +408,7 @@ async fn a_push_through_a_connection_that_breaks_arrives() {
 }
 
 /// Marks the first layer of the image in a layout as one that only its owner distributes.
-fn make_foreign(layout: &Path, url: &str) -> String {
+pub fn make_foreign(layout: &Path, url: &str) -> String {
     let blob = |digest: &Value| {
         layout
             .join("blobs")
