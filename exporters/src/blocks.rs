@@ -32,6 +32,7 @@ use std::num::NonZero;
 
 use ashlar_llb::{BlobDigest, DiffId};
 use ashlar_solver::cancel::{Cancel, Cancelled};
+use ashlar_solver::tree::Room;
 
 pub(crate) use estargz::table_offset;
 
@@ -57,7 +58,7 @@ pub(crate) trait Work: Sync {
     fn open(&self) -> Result<Opened<Self::Output, Self::Made>, Self::Error>;
 
     /// Writes the stream.
-    fn produce(&self, stream: &mut dyn Write) -> Result<(), Self::Error>;
+    fn produce(&self, stream: &mut dyn Room) -> Result<(), Self::Error>;
 
     /// Ends: everything was written.
     fn finish(&self, output: Self::Output, told: Told) -> Result<Self::Made, Self::Error>;

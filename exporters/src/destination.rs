@@ -1,14 +1,18 @@
 //! Where outputs that are one stream of bytes go: files, and whatever else takes bytes.
 
+mod behind;
+
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read as _, Write};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::solver::Durability;
+use ashlar_solver::tree::Room;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::ExportError;
@@ -16,12 +20,13 @@ use crate::durable::{WriteOut, sync_name};
 use crate::exporter::{Exported, Prepared, blocking};
 use crate::layer::Packed;
 use crate::target::Target;
+use behind::{PIECE, WriteBehind};
 
-/// Bytes copied between two looks at the cancel flag.
-const CHUNK: usize = 4 << 20;
+/// Bytes that are read at once.
+const STEP: usize = 256 << 10;
 
-/// Files up to this size are read and written; from it on the kernel copies.
-const SMALL: u64 = 256 << 10;
+/// Bytes that a stream gets at once.
+const STREAM_PIECE: usize = 128 << 10;
 
 /// Opens a stream; called once per export.
 pub(crate) type OpenWriter = dyn Fn() -> io::Result<Box<dyn Write + Send>> + Send + Sync;
@@ -62,8 +67,7 @@ impl Destination {
                     let mut target = Target::create(&path, durability)?;
                     let mut sink = target.sink();
                     write(&mut sink, cancel)?;
-                    sink.flush().map_err(|error| sink.failed(error))?;
-                    drop(sink);
+                    sink.finish()?;
                     check(target.file(), cancel)?;
                     target.settle()?;
                     return Ok(Prepared::new(exported, move |_| {
@@ -90,7 +94,7 @@ impl Destination {
                 let mut stream = open().map_err(ExportError::io("open", "the output"))?;
                 let mut sink = Sink::stream(&mut *stream);
                 write(&mut sink, &cancel)?;
-                sink.flush().map_err(|error| sink.failed(error))
+                sink.finish()
             })
         }))
     }
@@ -132,31 +136,45 @@ pub(crate) struct Sink<'a> {
     to: To<'a>,
     /// What errors name.
     path: PathBuf,
-    buffer: Vec<u8>,
+    /// What is being filled. Its length is that of all pieces but the last.
+    piece: Vec<u8>,
+    filled: usize,
     /// What is told how much was written.
     out: Option<&'a mut WriteOut>,
 }
 
 enum To<'a> {
-    File(BufWriter<&'a mut File>),
-    Stream(BufWriter<&'a mut dyn Write>),
+    File {
+        file: &'a File,
+        /// Where the piece goes.
+        at: u64,
+        /// Writes the pieces, from the second one on.
+        behind: Option<WriteBehind>,
+    },
+    Stream(&'a mut dyn Write),
 }
 
 impl<'a> Sink<'a> {
-    pub(crate) fn file(file: &'a mut File, path: &Path, out: Option<&'a mut WriteOut>) -> Self {
+    pub(crate) fn file(file: &'a File, path: &Path, out: Option<&'a mut WriteOut>) -> Self {
         Self {
-            to: To::File(BufWriter::with_capacity(128 << 10, file)),
+            to: To::File {
+                file,
+                at: 0,
+                behind: None,
+            },
             path: path.to_path_buf(),
-            buffer: Vec::new(),
+            piece: vec![0; PIECE],
+            filled: 0,
             out,
         }
     }
 
     pub(crate) fn stream(stream: &'a mut dyn Write) -> Self {
         Self {
-            to: To::Stream(BufWriter::with_capacity(128 << 10, stream)),
+            to: To::Stream(stream),
             path: PathBuf::from("the output"),
-            buffer: Vec::new(),
+            piece: vec![0; STREAM_PIECE],
+            filled: 0,
             out: None,
         }
     }
@@ -179,36 +197,25 @@ impl<'a> Sink<'a> {
         cancel: &Cancel,
     ) -> Result<io::Result<()>, ExportError> {
         let mut left = size;
-        if size > SMALL
-            && let To::File(to) = &mut self.to
-        {
-            to.flush().map_err(ExportError::io("write", &self.path))?;
-            while left > 0 {
-                cancel.check()?;
-                let wanted = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-                let to: &File = to.get_ref();
-                match rustix::fs::copy_file_range(&*from, None, to, None, wanted) {
-                    Ok(0) => break,
-                    Ok(copied) => {
-                        left -= copied as u64;
-                        if let Some(out) = &mut self.out {
-                            out.add(copied as u64);
-                        }
-                    }
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(rustix::io::Errno::NOSPC) => {
-                        return Err(self.failed(io::ErrorKind::StorageFull.into()));
-                    }
-                    // Not between these file systems.
-                    Err(_) => break,
+        while left > 0 {
+            cancel.check()?;
+            if let Err(error) = self.make_room() {
+                return Err(self.failed(error));
+            }
+            let room = &mut self.piece[self.filled..];
+            let wanted = usize::try_from(left).unwrap_or(usize::MAX);
+            let wanted = wanted.min(room.len()).min(STEP);
+            match from.read(&mut room[..wanted]) {
+                Ok(0) => return Ok(Err(io::ErrorKind::UnexpectedEof.into())),
+                Ok(length) => {
+                    self.filled += length;
+                    left -= length as u64;
                 }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Ok(Err(error)),
             }
         }
-        self.buffer.resize(128 << 10, 0);
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let done = self.copy(from, left, &mut buffer, cancel);
-        self.buffer = buffer;
-        done
+        Ok(Ok(()))
     }
 
     /// Writes a layer as a tar, and tells its size.
@@ -217,46 +224,75 @@ impl<'a> Sink<'a> {
         layer.write(self, ExportError::io("write", path), cancel)
     }
 
-    fn copy(
-        &mut self,
-        from: &mut File,
-        mut left: u64,
-        buffer: &mut [u8],
-        cancel: &Cancel,
-    ) -> Result<io::Result<()>, ExportError> {
-        while left > 0 {
-            cancel.check()?;
-            let wanted = usize::try_from(left).unwrap_or(buffer.len());
-            let wanted = wanted.min(buffer.len());
-            let length = match from.read(&mut buffer[..wanted]) {
-                Ok(0) => return Ok(Err(io::ErrorKind::UnexpectedEof.into())),
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Ok(Err(error)),
-            };
-            self.put(&buffer[..length])?;
-            left -= length as u64;
+    /// Waits until everything is written.
+    pub(crate) fn finish(mut self) -> Result<(), ExportError> {
+        self.flush().map_err(|error| self.failed(error))
+    }
+
+    fn make_room(&mut self) -> io::Result<()> {
+        match self.filled < self.piece.len() {
+            true => Ok(()),
+            false => self.pass(),
         }
-        Ok(Ok(()))
+    }
+
+    /// Writes what was filled.
+    fn pass(&mut self) -> io::Result<()> {
+        let length = std::mem::take(&mut self.filled);
+        match &mut self.to {
+            To::Stream(stream) => stream.write_all(&self.piece[..length])?,
+            // A thread is not worth while for what is all there is, and cannot always be had.
+            To::File { file, at, behind } => {
+                if *at > 0 && behind.is_none() {
+                    *behind = WriteBehind::new(file, *at).ok();
+                }
+                match behind {
+                    None => file.write_all_at(&self.piece[..length], *at)?,
+                    Some(behind) => {
+                        let mut piece = std::mem::take(&mut self.piece);
+                        piece.truncate(length);
+                        self.piece = behind.write(piece)?;
+                        self.piece.resize(PIECE, 0);
+                    }
+                }
+                *at += length as u64;
+            }
+        }
+        if let Some(out) = &mut self.out {
+            out.add(length as u64);
+        }
+        Ok(())
     }
 }
 
 impl Write for Sink<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = match &mut self.to {
-            To::File(to) => to.write(bytes),
-            To::Stream(to) => to.write(bytes),
-        }?;
-        if let Some(out) = &mut self.out {
-            out.add(written as u64);
-        }
-        Ok(written)
+        let room = self.room()?;
+        let length = room.len().min(bytes.len());
+        room[..length].copy_from_slice(&bytes[..length]);
+        self.filled += length;
+        Ok(length)
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        self.pass()?;
         match &mut self.to {
-            To::File(to) => to.flush(),
-            To::Stream(to) => to.flush(),
+            To::File { behind, .. } => behind.take().map_or(Ok(()), WriteBehind::finish),
+            To::Stream(stream) => stream.flush(),
         }
+    }
+}
+
+impl Room for Sink<'_> {
+    fn room(&mut self) -> io::Result<&mut [u8]> {
+        self.make_room()?;
+        Ok(&mut self.piece[self.filled..])
+    }
+
+    fn filled(&mut self, length: usize) -> io::Result<()> {
+        let end = self.filled + length;
+        assert!(end <= self.piece.len(), "BUG: there was less room");
+        self.filled = end;
+        Ok(())
     }
 }

@@ -122,9 +122,7 @@ impl Engine {
         let writer = blocking(move || {
             let mut stream = Pieces(pieces);
             let mut sink = Sink::stream(&mut stream);
-            let written = write(&mut sink, &raised)
-                .and_then(|()| sink.flush().map_err(|error| sink.failed(error)));
-            drop(sink);
+            let written = write(&mut sink, &raised).and_then(|()| sink.finish());
             if written.is_err() {
                 // Without it the engine would take what it has for all.
                 let _gone = stream

@@ -54,8 +54,7 @@ pub(crate) fn write_blobs(
         let mut target = Target::create(&place, durability)?;
         let mut sink = target.sink();
         image.write_blob(blob, &mut sink, cancel)?;
-        sink.flush().map_err(|error| sink.failed(error))?;
-        drop(sink);
+        sink.finish()?;
         target.complete()?;
     }
     match durability {

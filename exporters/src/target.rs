@@ -68,7 +68,7 @@ impl Target {
 
     /// What takes its bytes.
     pub(crate) fn sink(&mut self) -> Sink<'_> {
-        Sink::file(&mut self.file, &self.path, self.out.as_mut())
+        Sink::file(&self.file, &self.path, self.out.as_mut())
     }
 
     /// Waits until its bytes are on disk, if they are to be there.

@@ -288,7 +288,11 @@ impl<'scope, 'env, 'a, W: Work> Thread<'scope, 'env, 'a, W> {
     }
 
     fn buffer(&self) -> Vec<u8> {
-        let mut buffer = self.pool.state().spare.pop().unwrap_or_default();
+        let mut state = self.pool.state();
+        let shortest = (0..state.spare.len()).min_by_key(|at| state.spare[*at].len());
+        let buffer = shortest.map(|at| state.spare.swap_remove(at));
+        drop(state);
+        let mut buffer = buffer.unwrap_or_default();
         buffer.clear();
         buffer
     }
@@ -303,7 +307,7 @@ impl<'scope, 'env, 'a, W: Work> Thread<'scope, 'env, 'a, W> {
 
 /// What a cutter needs of the pool.
 pub(super) trait Blocks {
-    /// Room for a block of at most `size` bytes. Waits for it, or makes it.
+    /// A buffer for a block of at most `size` bytes, with anything in it. Waits for it, or makes it.
     fn reserve(&mut self, size: usize) -> std::io::Result<Vec<u8>>;
 
     /// Takes a block that is complete. `full`: there is more to come.
@@ -321,9 +325,10 @@ impl<W: Work> Blocks for Thread<'_, '_, '_, W> {
             }
             if state.used == 0 || state.used + size <= pool.budget {
                 state.used += size;
-                let mut buffer = state.spare.pop().unwrap_or_default();
-                buffer.clear();
-                return Ok(buffer);
+                // One that has been filled need not be filled with zeros.
+                let longest = (0..state.spare.len()).max_by_key(|at| state.spare[*at].len());
+                let buffer = longest.map(|at| state.spare.swap_remove(at));
+                return Ok(buffer.unwrap_or_default());
             }
             match state.ready.pop_front() {
                 Some(ready) => {

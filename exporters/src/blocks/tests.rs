@@ -46,10 +46,18 @@ impl Work for Memory<'_> {
         Ok(Opened::Output(Vec::new()))
     }
 
-    fn produce(&self, stream: &mut dyn Write) -> Result<(), Failed> {
+    fn produce(&self, stream: &mut dyn Room) -> Result<(), Failed> {
         let end = self.fail.unwrap_or(self.data.len());
-        for chunk in self.data[..end].chunks(70_001) {
-            stream.write_all(chunk)?;
+        for (number, chunk) in self.data[..end].chunks(70_001).enumerate() {
+            let mut rest = chunk;
+            while number % 3 == 1 && !rest.is_empty() {
+                let room = stream.room()?;
+                let length = room.len().min(rest.len()).min(40_000);
+                room[..length].copy_from_slice(&rest[..length]);
+                stream.filled(length)?;
+                rest = &rest[length..];
+            }
+            stream.write_all(rest)?;
         }
         match self.fail {
             Some(_) => Err(Failed::Produce),
@@ -260,7 +268,7 @@ impl<'a> Work for Endless<'a> {
         Ok(Opened::Output(Slow(self.0)))
     }
 
-    fn produce(&self, stream: &mut dyn Write) -> Result<(), Failed> {
+    fn produce(&self, stream: &mut dyn Room) -> Result<(), Failed> {
         for _ in 0..self.1 {
             let now = self.0.under_way.fetch_add(1 << 16, Ordering::SeqCst);
             self.0.most.fetch_max(now, Ordering::SeqCst);
@@ -332,7 +340,7 @@ impl Work for Full<'_> {
         Ok(Opened::Output(NoSpace))
     }
 
-    fn produce(&self, stream: &mut dyn Write) -> Result<(), Failed> {
+    fn produce(&self, stream: &mut dyn Room) -> Result<(), Failed> {
         Ok((0..20).try_for_each(|_| stream.write_all(self.0))?)
     }
 
@@ -367,7 +375,7 @@ impl Work for Cancels<'_> {
         Ok(Opened::Output(Vec::new()))
     }
 
-    fn produce(&self, stream: &mut dyn Write) -> Result<(), Failed> {
+    fn produce(&self, stream: &mut dyn Room) -> Result<(), Failed> {
         let mut written = 0;
         loop {
             if written == 40 {
@@ -408,7 +416,7 @@ impl Work for Panics {
         Ok(Opened::Output(Vec::new()))
     }
 
-    fn produce(&self, stream: &mut dyn Write) -> Result<(), Failed> {
+    fn produce(&self, stream: &mut dyn Room) -> Result<(), Failed> {
         stream.write_all(&vec![0; 5 << 20])?;
         panic!("as the test wants it");
     }

@@ -10,8 +10,8 @@ use ashlar_solver::limits::Limits;
 use ashlar_solver::meta::LayerBlob;
 use ashlar_solver::result::Store;
 use ashlar_solver::snapshot::Layer;
-use ashlar_solver::tree::Timestamp;
 use ashlar_solver::tree::tar::{RewriteError, rewrite_times};
+use ashlar_solver::tree::{Room, Timestamp};
 use ashlar_solver::turns::Turn;
 use sha2::{Digest as _, Sha256};
 use tracing::Span;
@@ -25,7 +25,7 @@ use crate::{Compression, ExportError};
 const REWRITTEN: &str = "buildkit/rewritten-timestamp";
 
 /// Bytes that are copied between two looks at the cancel flag.
-const STEP: usize = 128 << 10;
+const STEP: usize = 256 << 10;
 
 /// What a blob is made of.
 #[derive(Debug)]
@@ -168,7 +168,7 @@ impl<'a> Making<'a> {
     }
 
     /// Writes the tar of a blob. A table of contents and what belongs to it is left out.
-    fn convert(&self, blob: &LayerBlob, stream: &mut dyn Write) -> Result<(), ExportError> {
+    fn convert(&self, blob: &LayerBlob, stream: &mut dyn Room) -> Result<(), ExportError> {
         let bad = |source| ExportError::Convert {
             digest: blob.digest,
             source,
@@ -219,22 +219,21 @@ impl<'a> Making<'a> {
     fn copy(
         &self,
         from: &mut dyn Read,
-        to: &mut dyn Write,
+        to: &mut dyn Room,
         bad: &dyn Fn(io::Error) -> ExportError,
     ) -> Result<(), ExportError> {
-        let mut buffer = vec![0; STEP];
+        let full = |error: io::Error| match error.kind() {
+            // The layer is not what it takes to be made into eStargz.
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => bad(error),
+            _ => self.failed(error),
+        };
         loop {
             self.cancel.check()?;
-            match from.read(&mut buffer) {
+            let room = to.room().map_err(full)?;
+            let wanted = room.len().min(STEP);
+            match from.read(&mut room[..wanted]) {
                 Ok(0) => return Ok(()),
-                Ok(length) => {
-                    let written = to.write_all(&buffer[..length]);
-                    written.map_err(|error| match error.kind() {
-                        // The layer is not what it takes to be made into eStargz.
-                        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => bad(error),
-                        _ => self.failed(error),
-                    })?;
-                }
+                Ok(length) => to.filled(length).map_err(full)?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(bad(error)),
             }
@@ -278,7 +277,7 @@ impl Work for Making<'_> {
         }))
     }
 
-    fn produce(&self, stream: &mut dyn Write) -> Result<(), MakeError> {
+    fn produce(&self, stream: &mut dyn Room) -> Result<(), MakeError> {
         let produced = match &self.origin {
             Origin::Layer(layer) => {
                 let packed = self.packed(layer);

@@ -1,12 +1,12 @@
 //! Layers that are packed where their bytes are needed.
 
-use std::io::{self, Write};
+use std::io;
 
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::Failure;
 use ashlar_solver::snapshot::Layer;
-use ashlar_solver::tree::Timestamp;
 use ashlar_solver::tree::pack::{PackError, PackOptions, pack};
+use ashlar_solver::tree::{Room, Timestamp};
 
 use crate::ExportError;
 
@@ -22,7 +22,7 @@ impl Packed {
     /// Writes the tar, and tells its size. `failed`: the error of a stream that takes no more.
     pub(crate) fn write(
         &self,
-        stream: &mut dyn Write,
+        stream: &mut dyn Room,
         failed: impl FnOnce(io::Error) -> ExportError,
         cancel: &Cancel,
     ) -> Result<u64, ExportError> {

@@ -12,15 +12,15 @@
 //! - of the extended attributes `security.capability` alone, unless more is asked for.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use super::tar::{Header, TarFormat, TarKind, TarWriter};
-use super::{Entry, Files, Index, Kind, Timestamp, TreePath};
+use super::{Entry, Files, Index, Kind, Room, Timestamp, TreePath};
 use crate::cancel::{Cancel, Cancelled};
 use crate::error::{Blame, Fault};
 
-/// Bytes that are copied at once: more than buffered writers take, so that they pass them on.
-const BUFFER: usize = 256 << 10;
+/// Bytes that are read at once: a part of what the caches of a processor hold.
+const STEP: usize = 256 << 10;
 
 /// How a layer is written.
 #[derive(Debug, Clone, Default)]
@@ -100,8 +100,8 @@ impl Blame for PackError {
     }
 }
 
-/// Writes the layer as a tar stream, reading each file once. `out` gets pieces of 512 bytes to 256
-/// KiB; it is not flushed.
+/// Writes the layer as a tar stream, reading each file once, into the room that `out` lends. It is
+/// not flushed. [`Lent`](super::Lent) makes one of any stream.
 ///
 /// # Errors
 /// [`PackError`]. What was written until then is of no use.
@@ -111,14 +111,13 @@ impl Blame for PackError {
 pub fn pack(
     index: &Index,
     files: &dyn Files,
-    out: &mut dyn Write,
+    out: &mut dyn Room,
     options: &PackOptions,
     cancel: &Cancel,
 ) -> Result<PackSummary, PackError> {
     let mut tar = TarWriter::new(out);
     let mut entries = 0;
     let mut links: HashMap<u32, Vec<u8>> = HashMap::new();
-    let mut buffer = vec![0; BUFFER];
     let write = |path: &TreePath, source: io::Error| {
         if source.kind() == io::ErrorKind::InvalidInput {
             PackError::Inexpressible {
@@ -150,7 +149,7 @@ pub fn pack(
                 .map_err(|error| write(path, error))?;
             entries += 1;
             if header.size > 0 {
-                copy(path, header.size, files, &mut tar, &mut buffer, cancel)?;
+                copy(path, header.size, files, &mut tar, cancel)?;
             }
         }
         if entry.is_directory() && options.opaque.contains(path) {
@@ -250,19 +249,21 @@ fn copy(
     path: &TreePath,
     size: u64,
     files: &dyn Files,
-    tar: &mut TarWriter<&mut dyn Write>,
-    buffer: &mut [u8],
+    tar: &mut TarWriter<&mut dyn Room>,
     cancel: &Cancel,
 ) -> Result<(), PackError> {
     let failed = |source| PackError::File {
         path: path.clone(),
         source,
     };
+    let full = |source| PackError::Write { source };
     let mut file = files.open(path).map_err(failed)?;
     let mut found = 0;
     loop {
         cancel.check()?;
-        let length = match file.read(buffer) {
+        let room = tar.room().map_err(full)?;
+        let wanted = room.len().min(STEP);
+        let length = match file.read(&mut room[..wanted]) {
             Ok(0) => break,
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -273,10 +274,9 @@ fn copy(
             found = size + 1;
             break;
         }
-        tar.data(&buffer[..length])
-            .map_err(|source| PackError::Write { source })?;
+        tar.filled(length).map_err(full)?;
         // One read usually has it all; a second one that finds the end is not free.
-        if found == size && length < buffer.len() {
+        if found == size && length < wanted {
             break;
         }
     }

@@ -10,7 +10,9 @@ use ashlar_solver::cancel::Cancel;
 use ashlar_solver::content::{Compression, Inflate};
 use ashlar_solver::tree::pack::{PackOptions, pack};
 use ashlar_solver::tree::tar::rewrite_times;
-use ashlar_solver::tree::{Attributes, Entry, Files, Index, Kind, Timestamp, TreePath, Xattrs};
+use ashlar_solver::tree::{
+    Attributes, Entry, Files, Index, Kind, Lent, Timestamp, TreePath, Xattrs,
+};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -170,12 +172,13 @@ fn layers_are_those_of_buildkit() {
                     continue;
                 }
                 let layer = layer(listing, &known);
-                let mut out = Vec::new();
+                let mut out = Lent::new(Vec::new(), 1 << 10);
                 let mut options = PackOptions::default();
                 options.all_xattrs = true;
                 let cancel = Cancel::new();
                 let summary =
                     pack(&layer.index, &layer.files, &mut out, &options, &cancel).unwrap();
+                let out = out.into_inner();
                 let id = listing["diff_id"].as_str().unwrap();
                 let place = format!("{} {id}", path.display());
                 assert_eq!(summary.size, out.len() as u64, "{place}");

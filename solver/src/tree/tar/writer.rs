@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use super::pax::XATTR;
 use super::{BLOCK, Header, MAX_METADATA, TarKind};
-use crate::tree::Timestamp;
+use crate::tree::{Room, Timestamp};
 
 /// Which formats a header may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,14 +120,16 @@ impl<W: Write> TarWriter<W> {
     /// # Errors
     /// What the output says; [`io::ErrorKind::InvalidInput`] for more bytes than the header told.
     pub fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let length = bytes.len() as u64;
-        if length > self.remaining {
-            return Err(invalid(
-                "a file in a tar has more bytes than its header tells",
-            ));
-        }
-        self.remaining -= length;
+        self.count(bytes.len())?;
         self.put(bytes)
+    }
+
+    /// Counts bytes of the current file.
+    fn count(&mut self, length: usize) -> io::Result<()> {
+        let left = self.remaining.checked_sub(length as u64);
+        self.remaining =
+            left.ok_or_else(|| invalid("a file in a tar has more bytes than its header tells"))?;
+        Ok(())
     }
 
     /// Ends the archive and tells how many bytes it has.
@@ -194,6 +196,30 @@ impl<W: Write> TarWriter<W> {
         self.put(&block)?;
         self.put(&data)?;
         self.put(&ZEROS[..padding(data.len() as u64)])
+    }
+}
+
+impl<W: Room> TarWriter<W> {
+    /// Room for the next bytes of the current file, and perhaps more than it has.
+    ///
+    /// # Errors
+    /// What the output says.
+    pub fn room(&mut self) -> io::Result<&mut [u8]> {
+        self.output.room()
+    }
+
+    /// Takes the first `length` bytes of the room that was lent last as bytes of the current file.
+    ///
+    /// # Errors
+    /// As [`TarWriter::data`].
+    ///
+    /// # Panics
+    /// If there was less room.
+    pub fn filled(&mut self, length: usize) -> io::Result<()> {
+        self.count(length)?;
+        self.output.filled(length)?;
+        self.written += length as u64;
+        Ok(())
     }
 }
 
