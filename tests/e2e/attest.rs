@@ -17,7 +17,7 @@ use ashlar_solver::solver::{SolveRequest, Solver};
 use base64::Engine as _;
 use serde_json::Value;
 
-use super::registry::Registry;
+use super::registries::Registry;
 use super::support::{self, Need, run, runtime, skipped, solve, temp, then, write};
 
 /// A tree with packages: some files, in two layers.
@@ -309,7 +309,18 @@ fn a_registry_takes_attested_images_and_tools_read_them() {
             let raw = skopeo(&["inspect", "--raw", "--tls-verify=false", &source]);
             assert_eq!(BlobDigest::of(raw.as_bytes()), exported.digest.unwrap());
             let index: Value = serde_json::from_str(&raw).unwrap();
-            assert_eq!(index["manifests"].as_array().unwrap().len(), 2);
+            let [image_manifest, statements] = &index["manifests"].as_array().unwrap()[..] else {
+                panic!("{raw}");
+            };
+            // The image, what is attested of it, and then what leads to both.
+            let digests =
+                [image_manifest, statements].map(|entry| entry["digest"].as_str().unwrap());
+            let put = registry.manifests(form);
+            let at = |name: &str| put.iter().position(|put| put == name).unwrap();
+            assert!(
+                at(digests[0]) < at(digests[1]) && at(digests[1]) < at(form),
+                "{put:?}"
+            );
             // Everything there is, and the image for this platform.
             let all = folder.path().join(format!("all-{form}"));
             let to = format!("oci:{}:app", all.display());

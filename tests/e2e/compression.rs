@@ -12,7 +12,7 @@ use ashlar_solver::solver::{SolveRequest, Solved};
 use serde_json::{Value, json};
 
 use super::export::fixed_context;
-use super::registry::Registry;
+use super::registries::Registry;
 use super::support::{self, Need, Tree, file, run, skipped, solve, temp, then, tree};
 
 const ESTARGZ: Compression = Compression::Estargz { level: 5 };

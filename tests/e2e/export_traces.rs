@@ -16,7 +16,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_core::span::Current;
 
-use super::registry::{Registry, TOOLS};
+use super::registries::{Registry, TOOLS};
 use super::support::{self, skipped, solve, temp, then};
 
 /// Keeps the spans of the exporters, each with the names of those that it is in, and counts those

@@ -13,7 +13,7 @@ use ashlar_solver::solver::{SolveRequest, Solver};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::registry::Registry;
+use super::registries::Registry;
 use super::support::{chain, run, temp};
 
 /// The host that the definitions name.

@@ -17,7 +17,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 
-use super::registry::{Registry, TOOLS, push};
+use super::registries::{Registry, TOOLS, push};
 use super::support::{self, chain, is_root, skipped, temp};
 
 /// Where the golden files are: `ASHLAR_GOLDEN`, or those of this repository.

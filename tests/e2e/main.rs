@@ -46,6 +46,7 @@ mod nested;
 mod network;
 mod oci_rules;
 mod push;
+mod registries;
 mod registry;
 mod runtimes;
 mod same_image;

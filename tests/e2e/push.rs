@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,27 +14,13 @@ use ashlar_exporters::{Compression, ExportError, Exported, Exporter as _, Oci, O
 use ashlar_llb::{self as llb, BlobDigest, Reference, State, mkfile};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::{Blame as _, Fault};
-use ashlar_solver::registry::{HostConfig, RegistryConfig, StaticCredentials};
+use ashlar_solver::registry::{HostConfig, RegistryConfig};
 use ashlar_solver::solver::{Solved, Solver};
 use serde_json::Value;
 
 use super::export::fixed_context;
-use super::registry::{Registry, TOOLS, certificates, me, nobody, passwords, tokens};
-use super::support::{self, files, run, skipped, solve, temp, then};
-
-/// A solver whose client has these settings.
-fn solver(folder: &Path, config: RegistryConfig, known: StaticCredentials) -> Solver {
-    let root = tempfile::tempdir_in(folder).unwrap().keep();
-    let builder = Solver::builder().root(root).registry(config);
-    builder.credentials(Arc::new(known)).build().unwrap()
-}
-
-/// A registry that takes everything, and a solver.
-fn open(folder: &Path) -> (Registry, Solver) {
-    let registry = Registry::start(folder, &folder.join("store"), "");
-    let solver = solver(folder, RegistryConfig::default(), nobody());
-    (registry, solver)
-}
+use super::registries::{Yard, copied, inspect, me, nobody, passwords, tls, tokens};
+use super::support::{self, files, solve, then};
 
 async fn app(solver: &Solver, text: &str) -> Solved {
     let state = llb::scratch()
@@ -52,27 +38,9 @@ fn good(exported: Result<Exported, ExportError>) -> Exported {
     exported.unwrap_or_else(|error| panic!("{}", support::chain(&error)))
 }
 
-/// What skopeo says of an image in an open registry.
-fn inspect(reference: &str, arguments: &[&str]) -> Value {
-    let text = run(Command::new("skopeo")
-        .args(["--insecure-policy", "inspect", "--tls-verify=false"])
-        .args(arguments)
-        .arg(format!("docker://{reference}")));
-    serde_json::from_str(&text).unwrap()
-}
-
-/// skopeo takes all of an image, verifying every digest.
-fn copied(reference: &str, folder: &Path) {
-    let to = format!("oci:{}:v1", folder.join("copied").display());
-    run(Command::new("skopeo")
-        .args(["--insecure-policy", "copy", "--quiet"])
-        .arg("--src-tls-verify=false")
-        .args([format!("docker://{reference}"), to]));
-}
-
 /// What is built on an image says what the image said.
-async fn says(folder: &Path, reference: &str, text: &str) {
-    let solver = solver(folder, RegistryConfig::default(), nobody());
+async fn says(yard: &Yard, reference: &str, text: &str) {
+    let solver = yard.solver();
     let state = State::from(llb::image(reference));
     let solved = solve(&solver, support::request(&state)).await;
     let expected = support::file(0o644, text.as_bytes());
@@ -81,12 +49,10 @@ async fn says(folder: &Path, reference: &str, text: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_pushed_is_what_is_pulled() {
-    let name = "what_is_pushed_is_what_is_pulled";
-    if skipped(name, &TOOLS) {
+    let Some(yard) = Yard::enter("what_is_pushed_is_what_is_pulled") else {
         return;
-    }
-    let folder = temp();
-    let (registry, solver) = open(folder.path());
+    };
+    let (registry, solver) = (yard.open(), yard.solver());
     let solved = app(&solver, "hi").await;
     let reference = format!("{}/app:v1", registry.host());
     for compression in Compression::ALL {
@@ -113,26 +79,24 @@ async fn what_is_pushed_is_what_is_pulled() {
             assert_eq!(inspect(&name, &[])["Digest"], digest.to_string());
         }
         assert_eq!(inspect(&reference, &[])["Digest"], digest.to_string());
-        says(folder.path(), &reference, "hi").await;
+        says(&yard, &reference, "hi").await;
         // Again, and nothing changes.
-        let before = support::tree(&folder.path().join("store"));
+        let before = support::tree(&yard.at("store"));
         assert_eq!(
             good(push.export(&solved.result, &Cancel::new()).await),
             exported
         );
-        assert!(support::tree(&folder.path().join("store")) == before);
+        assert!(support::tree(&yard.at("store")) == before);
     }
-    copied(&reference, folder.path());
+    copied(&reference, yard.path());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pushing_by_digest_moves_no_tag() {
-    let name = "pushing_by_digest_moves_no_tag";
-    if skipped(name, &TOOLS) {
+    let Some(yard) = Yard::enter("pushing_by_digest_moves_no_tag") else {
         return;
-    }
-    let folder = temp();
-    let (registry, solver) = open(folder.path());
+    };
+    let (registry, solver) = (yard.open(), yard.solver());
     let app_name = format!("{}/app", registry.host());
     let old = good(pushed(&solver, &app(&solver, "old").await, &app_name).await);
     let solved = app(&solver, "new").await;
@@ -144,7 +108,7 @@ async fn pushing_by_digest_moves_no_tag() {
         exported.references[0].to_string(),
         format!("{app_name}@{digest}")
     );
-    says(folder.path(), &format!("{app_name}@{digest}"), "new").await;
+    says(&yard, &format!("{app_name}@{digest}"), "new").await;
     let latest = inspect(&app_name, &[]);
     assert_eq!(latest["Digest"], old.digest.unwrap().to_string());
     for name in ["app:v1", &format!("app@{digest}")] {
@@ -165,12 +129,10 @@ async fn pushing_by_digest_moves_no_tag() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn outputs_push_if_their_attributes_say_so() {
-    let name = "outputs_push_if_their_attributes_say_so";
-    if skipped(name, &TOOLS) {
+    let Some(yard) = Yard::enter("outputs_push_if_their_attributes_say_so") else {
         return;
-    }
-    let folder = temp();
-    let (registry, solver) = open(folder.path());
+    };
+    let (registry, solver) = (yard.open(), yard.solver());
     let solved = app(&solver, "hi").await;
     let parse = |text: String| Output::parse(&text).unwrap();
     for (at, (attributes, is_stored)) in [
@@ -200,9 +162,9 @@ async fn outputs_push_if_their_attributes_say_so() {
             .await;
         let exported = good(exported);
         let by_digest = format!("{reference}@{}", exported.digest.unwrap());
-        says(folder.path(), &by_digest, "hi").await;
+        says(&yard, &by_digest, "hi").await;
         if !attributes.contains("push-by-digest") {
-            says(folder.path(), &reference, "hi").await;
+            says(&yard, &reference, "hi").await;
         }
         let reference = Reference::parse(&reference).unwrap();
         let stored = solver.store().images().get(&reference).unwrap();
@@ -224,16 +186,13 @@ async fn outputs_push_if_their_attributes_say_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pushes_show_passwords_and_tokens_where_they_are_demanded() {
-    let name = "pushes_show_passwords_and_tokens_where_they_are_demanded";
-    if skipped(name, &TOOLS) {
+    let Some(yard) = Yard::enter("pushes_show_passwords_and_tokens_where_they_are_demanded") else {
         return;
-    }
-    let folder = temp();
-    let at = |name: &str| folder.path().join(name);
-    for more in [passwords(folder.path()), tokens(folder.path())] {
-        let registry = Registry::start(folder.path(), &at("store"), &more);
+    };
+    for settings in [passwords(yard.path()), tokens(yard.path())] {
+        let registry = yard.registry("store", &settings);
         let reference = format!("{}/app:v1", registry.host());
-        let as_user = |known| solver(folder.path(), RegistryConfig::default(), known);
+        let as_user = |known| yard.solver_of(RegistryConfig::default(), known);
         let known = as_user(me(&registry, "hunter2"));
         let solved = app(&known, "guarded").await;
         let exported = good(pushed(&known, &solved, &reference).await);
@@ -255,26 +214,18 @@ async fn pushes_show_passwords_and_tokens_where_they_are_demanded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pushes_trust_private_authorities_and_insecure_ones_if_told_so() {
-    let name = "pushes_trust_private_authorities_and_insecure_ones_if_told_so";
-    if skipped(name, &TOOLS) {
+    let Some(yard) = Yard::enter("pushes_trust_private_authorities_and_insecure_ones_if_told_so")
+    else {
         return;
-    }
-    let folder = temp();
-    let at = |name: &str| folder.path().join(name);
-    certificates(folder.path());
-    let tls = format!(
-        "  tls:\n    certificate: {}\n    key: {}\n",
-        at("server.pem").display(),
-        at("server.key").display()
-    );
-    let registry = Registry::start(folder.path(), &at("store"), &tls);
+    };
+    let registry = yard.registry("store", &tls(yard.path()));
     let reference = format!("{}/app:v1", registry.host());
     let strict = |host: HostConfig| {
         let mut config = RegistryConfig::default();
         config.retry.tries = 1;
-        solver(folder.path(), config.host(registry.host(), host), nobody())
+        yard.solver_of(config.host(registry.host(), host), nobody())
     };
-    let root = fs::read(at("ca.pem")).unwrap();
+    let root = fs::read(yard.at("ca.pem")).unwrap();
     let trusting = strict(HostConfig::default().root(root));
     good(pushed(&trusting, &app(&trusting, "tls").await, &reference).await);
     let mut https = HostConfig::default();
@@ -284,7 +235,7 @@ async fn pushes_trust_private_authorities_and_insecure_ones_if_told_so() {
     let error = pushed(&distrusting, &solved, &reference).await.unwrap_err();
     assert!(matches!(error, ExportError::Push { .. }), "{error:?}");
     // Told to take any certificate, and to do without TLS.
-    let plain = Registry::start(folder.path(), &at("plain"), "");
+    let plain = yard.registry("plain", "");
     for host in [registry.host(), plain.host()] {
         let push = Push::new(distrusting.registry())
             .name(format!("{host}/app:v2"))
@@ -312,38 +263,36 @@ fn uploads(store: &Path) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_base_of_the_same_registry_is_mounted_without_being_downloaded() {
-    let name = "a_base_of_the_same_registry_is_mounted_without_being_downloaded";
-    if skipped(name, &TOOLS) {
+    let Some(yard) = Yard::enter("a_base_of_the_same_registry_is_mounted_without_being_downloaded")
+    else {
         return;
-    }
-    let folder = temp();
-    let registry = Registry::start(folder.path(), &folder.path().join("store"), "");
-    let maker = solver(folder.path(), RegistryConfig::default(), nobody());
+    };
+    let (registry, maker) = (yard.open(), yard.solver());
     let base = format!("{}/base:v1", registry.host());
     good(pushed(&maker, &app(&maker, "base").await, &base).await);
 
-    let solver = solver(folder.path(), RegistryConfig::default(), nobody());
+    let solver = yard.solver();
     let image = State::from(llb::image(&base));
     let untouched = solve(&solver, support::request(&image)).await;
     let copy = format!("{}/copy:v1", registry.host());
     good(pushed(&solver, &untouched, &copy).await);
-    says(folder.path(), &copy, "base").await;
+    says(&yard, &copy, "base").await;
     // Manifest, config, and no layer.
     let blobs = fs::read_dir(solver.root().join("blobs/sha256")).unwrap();
     assert_eq!(blobs.count(), 2, "manifest and config of the base");
     // To another registry they have to be sent.
-    let other = Registry::start(folder.path(), &folder.path().join("other"), "");
+    let other = yard.registry("other", "");
     let reference = format!("{}/copy:v1", other.host());
     good(pushed(&solver, &untouched, &reference).await);
-    says(folder.path(), &reference, "base").await;
+    says(&yard, &reference, "base").await;
     // One that is built on.
     let built = image.file(mkfile("/own", "own").created(then()));
     let built = solve(&solver, support::request(&built)).await;
     let reference = format!("{}/built:v1", registry.host());
-    let started = uploads(&folder.path().join("store"));
+    let started = uploads(&yard.at("store"));
     good(pushed(&solver, &built, &reference).await);
-    assert_eq!(uploads(&folder.path().join("store")), started);
-    says(folder.path(), &reference, "base").await;
+    assert_eq!(uploads(&yard.at("store")), started);
+    says(&yard, &reference, "base").await;
 }
 
 /// Passes connections on to a registry, and breaks each after so many bytes of what clients send,
@@ -386,25 +335,23 @@ fn breaking(port: u16, after: u64, times: u64) -> (u16, Arc<AtomicU64>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_through_a_connection_that_breaks_arrives() {
-    let name = "a_push_through_a_connection_that_breaks_arrives";
-    if skipped(name, &TOOLS) {
+    let Some(yard) = Yard::enter("a_push_through_a_connection_that_breaks_arrives") else {
         return;
-    }
-    let folder = temp();
-    let registry = Registry::start(folder.path(), &folder.path().join("store"), "");
+    };
+    let registry = yard.open();
     let mut config = RegistryConfig::default();
     config.retry.first = Duration::from_millis(10);
     config.upload_chunk_bytes = 1 << 20;
-    let solver = solver(folder.path(), config, nobody());
+    let solver = yard.solver_of(config, nobody());
     // Blobs of several MiB.
-    let solved = solve(&solver, fixed_context(folder.path())).await;
+    let solved = solve(&solver, fixed_context(yard.path())).await;
     let (port, broken) = breaking(registry.port(), 1_500_000, 4);
     let exported = good(pushed(&solver, &solved, &format!("localhost:{port}/app:v1")).await);
     assert!(broken.load(Ordering::SeqCst) >= 4, "it broke");
     let reference = format!("{}/app:v1", registry.host());
     let found = inspect(&reference, &[]);
     assert_eq!(found["Digest"], exported.digest.unwrap().to_string());
-    copied(&reference, folder.path());
+    copied(&reference, yard.path());
 }
 
 /// Marks the first layer of the image in a layout as one that only its owner distributes.
@@ -433,17 +380,17 @@ pub fn make_foreign(layout: &Path, url: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nondistributable_layers_are_pushed_only_as_layers_like_any_other() {
-    let name = "nondistributable_layers_are_pushed_only_as_layers_like_any_other";
-    if skipped(name, &TOOLS) {
+    let Some(yard) =
+        Yard::enter("nondistributable_layers_are_pushed_only_as_layers_like_any_other")
+    else {
         return;
-    }
-    let folder = temp();
+    };
     let url = "https://example.com/foreign/layer";
     let allowed =
         "validation:\n  manifests:\n    urls:\n      allow: ['^https://example\\.com/']\n";
-    let registry = Registry::start(folder.path(), &folder.path().join("store"), allowed);
-    let solver = solver(folder.path(), RegistryConfig::default(), nobody());
-    let layout = folder.path().join("base");
+    let registry = yard.registry("store", allowed);
+    let solver = yard.solver();
+    let layout = yard.at("base");
     let base = Oci::directory(&layout).name("example.com/base:v1");
     let made = app(&solver, "base").await;
     good(base.export(&made.result, &Cancel::new()).await);
@@ -453,7 +400,7 @@ async fn nondistributable_layers_are_pushed_only_as_layers_like_any_other() {
     let built = image.file(mkfile("/own", "own").created(then()));
     let pushed_blob = |digest: &str| {
         let hex = digest.trim_start_matches("sha256:");
-        let blobs = folder.path().join("store/docker/registry/v2/blobs/sha256");
+        let blobs = yard.at("store/docker/registry/v2/blobs/sha256");
         blobs.join(&hex[..2]).join(hex).join("data").exists()
     };
     // First the untouched image, then one that is built on.
@@ -518,16 +465,13 @@ pub fn role(arguments: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_nine_and_cancel_during_a_push_leave_a_registry_that_works() {
-    let name = "kill_nine_and_cancel_during_a_push_leave_a_registry_that_works";
-    if skipped(name, &TOOLS) {
+    let Some(yard) = Yard::enter("kill_nine_and_cancel_during_a_push_leave_a_registry_that_works")
+    else {
         return;
-    }
+    };
     let soak = std::env::var("ASHLAR_SOAK").is_ok_and(|value| value == "1");
     let rounds = if soak { 50 } else { 4 };
-    let folder = temp();
-    let folder = folder.path();
-    let registry = Registry::start(folder, &folder.join("store"), "");
-    let root = folder.join("state");
+    let (folder, registry, root) = (yard.path(), yard.open(), yard.at("state"));
     // Killed at different points of a push.
     for round in 0..rounds {
         let first = (round * 100).to_string();
