@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 
 use ashlar_solver::solver::Durability;
 use rustix::fs::{fdatasync, fsync, syncfs};
+use rustix::io::retry_on_intr;
 
 use crate::ExportError;
 
@@ -59,7 +60,9 @@ impl WriteOut {
             return Ok(None);
         }
         let file = file.try_clone()?;
-        Ok(Some(Self::new(move || Ok(fdatasync(&file)?))))
+        Ok(Some(Self::new(move || {
+            Ok(retry_on_intr(|| fdatasync(&file))?)
+        })))
     }
 
     /// Sends the file system of a directory, if it is to be waited for: one sync for each of
@@ -72,7 +75,9 @@ impl WriteOut {
             return Ok(None);
         }
         let directory = directory.try_clone_to_owned()?;
-        Ok(Some(Self::new(move || Ok(syncfs(&directory)?))))
+        Ok(Some(Self::new(move || {
+            Ok(retry_on_intr(|| syncfs(&directory))?)
+        })))
     }
 
     fn new(send: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Self {
@@ -169,7 +174,7 @@ pub(crate) fn sync_names(directory: &Path) -> Result<(), ExportError> {
         true => Path::new("."),
         false => directory,
     };
-    let synced = File::open(directory).and_then(|opened| match fsync(&opened) {
+    let synced = File::open(directory).and_then(|opened| match retry_on_intr(|| fsync(&opened)) {
         // Some file systems have no such thing.
         Ok(()) | Err(rustix::io::Errno::INVAL) => Ok(()),
         Err(error) => Err(error.into()),

@@ -17,6 +17,8 @@ use ashlar_solver::cancel::Cancel;
 use ashlar_solver::result::BuildResult;
 use ashlar_solver::solver::Durability;
 use async_trait::async_trait;
+use rustix::fs::syncfs;
+use rustix::io::retry_on_intr;
 
 use crate::ExportError;
 use crate::durable::{WriteOut, durability_option, sync_name};
@@ -120,7 +122,7 @@ impl Local {
 /// Brings everything on the file system of a directory to disk.
 fn sync_files(directory: &Path) -> Result<(), ExportError> {
     let opened = std::fs::File::open(directory);
-    let synced = opened.and_then(|opened| Ok(rustix::fs::syncfs(&opened)?));
+    let synced = opened.and_then(|opened| Ok(retry_on_intr(|| syncfs(&opened))?));
     synced.map_err(ExportError::io("sync", directory))
 }
 

@@ -7,9 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ashlar_exporters::{Compression, Docker, Exporter, Image, Local, Oci, Tar};
-use ashlar_llb::{self as llb, BlobDigest, copy};
+use ashlar_exporters::{Compression, Docker, ExportError, Exporter, Image, Local, Oci, Tar};
+use ashlar_llb::{self as llb, BlobDigest, copy, mkfile};
 use ashlar_solver::cancel::Cancel;
+use ashlar_solver::error::{Blame as _, Fault};
 use ashlar_solver::solver::{Durability, SolveRequest};
 use ashlar_solver::source::image::ResolveMode;
 use tempfile::TempDir;
@@ -22,7 +23,7 @@ const NAME: &str = "example.com/durable:v1";
 struct Disk {
     image: PathBuf,
     mounted: PathBuf,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Disk {
@@ -35,6 +36,25 @@ impl Disk {
         Self::mount(folder)
     }
 
+    /// One that promises 200 MB and takes some 16: what is written beyond that is lost when it is
+    /// sent there, and not before.
+    fn lying() -> Self {
+        let folder = temp();
+        let backing = folder.path().join("backing");
+        fs::create_dir(&backing).unwrap();
+        let mut mount = Command::new("mount");
+        run(mount
+            .args(["-t", "tmpfs", "-o", "size=16m", "none"])
+            .arg(&backing));
+        let image = backing.join("image");
+        let file = fs::File::create(&image).unwrap();
+        file.set_len(200 << 20).unwrap();
+        let mut make = Command::new("mkfs.ext4");
+        run(make.args(["-q", "-O", "^has_journal"]).arg(&image));
+        std::os::unix::fs::symlink("backing/image", folder.path().join("image")).unwrap();
+        Self::mount(folder)
+    }
+
     fn mount(folder: TempDir) -> Self {
         let (image, mounted) = (folder.path().join("image"), folder.path().join("mounted"));
         fs::create_dir(&mounted).unwrap();
@@ -43,7 +63,7 @@ impl Disk {
         Self {
             image,
             mounted,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -66,6 +86,10 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         let _left = Command::new("umount").arg(&self.mounted).status();
+        let backing = self.folder.path().join("backing");
+        if backing.exists() {
+            let _left = Command::new("umount").arg("-l").arg(backing).status();
+        }
     }
 }
 
@@ -87,6 +111,67 @@ fn request(folder: &Path) -> SolveRequest {
     support::request(&state).local("context", context)
 }
 
+type Make = fn(&Disk) -> Box<dyn Exporter>;
+
+/// Every kind of output on a disk, waited for, and none smaller than what is in it.
+fn kinds() -> [Make; 5] {
+    const SYNCED: Durability = Durability::Synced;
+    const PLAIN: Compression = Compression::Uncompressed;
+    [
+        |disk| Box::new(Tar::file(disk.at("files.tar")).durability(SYNCED)),
+        |disk| {
+            let archive = Oci::archive(disk.at("oci.tar"));
+            Box::new(archive.durability(SYNCED).compression(PLAIN))
+        },
+        |disk| {
+            let archive = Docker::archive(disk.at("docker.tar"));
+            Box::new(archive.durability(SYNCED).compression(PLAIN))
+        },
+        |disk| {
+            let layout = Oci::directory(disk.at("new/layout"));
+            Box::new(layout.durability(SYNCED).compression(PLAIN))
+        },
+        |disk| Box::new(Local::new(disk.at("files")).durability(SYNCED)),
+    ]
+}
+
+#[test]
+fn outputs_that_do_not_get_to_the_disk_are_errors_and_change_nothing() {
+    let name = "outputs_that_do_not_get_to_the_disk_are_errors_and_change_nothing";
+    if skipped(name, &[Need::Root, Need::Tool("mkfs.ext4")]) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let small = support::request(&llb::scratch().file(mkfile("/file", "small\n")));
+        let small = solve(&solver, small).await.result;
+        let large = solve(&solver, request(folder.path())).await.result;
+        for make in kinds() {
+            let disk = Disk::lying();
+            let exporter = make(&disk);
+            exporter.export(&small, &Cancel::new()).await.unwrap();
+            let before = tree(&disk.mounted);
+            let error = exporter.export(&large, &Cancel::new()).await.unwrap_err();
+            assert!(
+                matches!(error, ExportError::Io { action: "sync", .. }),
+                "{error:?}"
+            );
+            assert_eq!(error.fault(), Fault::Environment);
+            let mut after = tree(&disk.mounted);
+            // Blobs of a layout that were complete before.
+            after.retain(|path, _| {
+                before.contains_key(path) || !path.starts_with("new/layout/blobs")
+            });
+            assert!(
+                after == before,
+                "{exporter:?} left {:?}",
+                tree(&disk.mounted)
+            );
+        }
+    });
+}
+
 #[test]
 fn outputs_that_are_waited_for_survive_a_power_cut() {
     let name = "outputs_that_are_waited_for_survive_a_power_cut";
@@ -97,19 +182,7 @@ fn outputs_that_are_waited_for_survive_a_power_cut() {
         let folder = temp();
         let solver = support::solver(folder.path().join("state"));
         let result = solve(&solver, request(folder.path())).await.result;
-        type Make = fn(&Disk) -> Box<dyn Exporter>;
-        let synced = Durability::Synced;
-        let kinds: [Make; 5] = [
-            |disk| Box::new(Tar::file(disk.at("files.tar")).durability(Durability::Synced)),
-            |disk| {
-                let archive = Oci::archive(disk.at("oci.tar")).durability(Durability::Synced);
-                Box::new(archive.compression(Compression::Uncompressed))
-            },
-            |disk| Box::new(Docker::archive(disk.at("docker.tar")).durability(Durability::Synced)),
-            |disk| Box::new(Oci::directory(disk.at("new/layout")).durability(Durability::Synced)),
-            |disk| Box::new(Local::new(disk.at("files")).durability(Durability::Synced)),
-        ];
-        for make in kinds {
+        for make in kinds() {
             let disk = Disk::new();
             let exporter = make(&disk);
             exporter.export(&result, &Cancel::new()).await.unwrap();
@@ -124,7 +197,7 @@ fn outputs_that_are_waited_for_survive_a_power_cut() {
         let disk = Disk::new();
         let layout = Oci::directory(disk.at("layout")).name(NAME);
         layout.export(&result, &Cancel::new()).await.unwrap();
-        let layout = layout.durability(synced);
+        let layout = layout.durability(Durability::Synced);
         layout.export(&result, &Cancel::new()).await.unwrap();
         let after = disk.cut();
         assert!(tree(&disk.mounted) == tree(&after.mounted));
