@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ashlar_exporters::{Docker, ExportError, Exporter, Oci};
+use ashlar_exporters::{Compression, Docker, ExportError, Exporter, Oci};
 use ashlar_llb::{self as llb, Platform, State, copy};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::result::{Attestation, BuildResult, PlatformRef};
@@ -334,7 +334,17 @@ fn containerd_imports_archives() {
             version.status.success()
         };
         let _daemon = daemon(containerd, &kit.path("containerd.log"), is_ready);
-        for archive in ["oci.tar", "docker.tar", "several.tar"] {
+        let mut archives = ["oci.tar", "docker.tar", "several.tar"]
+            .map(str::to_owned)
+            .to_vec();
+        for compression in Compression::ALL {
+            let archive = format!("{}.tar", compression.name());
+            let oci = Oci::archive(kit.path(&archive)).compression(compression);
+            let oci = oci.name(format!("localhost/ashlar/in-{}:v1", compression.name()));
+            kit.export(oci, &kit.result).await;
+            archives.push(archive);
+        }
+        for archive in archives {
             let import = [
                 "images",
                 "import",
@@ -342,7 +352,7 @@ fn containerd_imports_archives() {
                 "--snapshotter",
                 "native",
             ];
-            run(ctr().args(import).arg(kit.path(archive)));
+            run(ctr().args(import).arg(kit.path(&archive)));
         }
         let images = run(ctr().args(["images", "ls"]));
         for (name, digest) in [
@@ -359,6 +369,13 @@ fn containerd_imports_archives() {
         }
         let check = run(ctr().args(["images", "check", "--snapshotter", "native"]));
         assert!(!check.contains("incomplete"), "{check}");
+        for compression in Compression::ALL {
+            let name = format!("localhost/ashlar/in-{}:v1", compression.name());
+            let line = check.lines().find(|line| line.starts_with(&name));
+            let line = line.unwrap_or_else(|| panic!("no {name} in {check}"));
+            // The last column tells whether it is unpacked, which it was with its diff ids checked.
+            assert!(line.trim_end().ends_with("true"), "{line}");
+        }
     });
 }
 
@@ -426,6 +443,16 @@ async fn engine_takes(kit: &Kit, socket: &Path) {
     );
     kit.export(Docker::engine(socket).verify(true), &kit.result)
         .await;
+    for compression in Compression::ALL {
+        // Those that Debian has do not know it.
+        if matches!(compression, Compression::Zstd { .. }) {
+            continue;
+        }
+        let name = format!("localhost/ashlar/in-{}:v1", compression.name());
+        let load = Docker::engine(socket).name(&name).compression(compression);
+        kit.export(load.verify(true), &kit.result).await;
+        inspect(&name);
+    }
     broken_off(kit, socket).await;
 }
 
