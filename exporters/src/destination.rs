@@ -1,6 +1,7 @@
 //! Where outputs that are one stream of bytes go: files, and whatever else takes bytes.
 
 mod behind;
+mod pipe;
 
 use std::fmt;
 use std::fs::File;
@@ -21,6 +22,7 @@ use crate::exporter::{Exported, Prepared, blocking};
 use crate::layer::Packed;
 use crate::target::Target;
 use behind::{PIECE, WriteBehind};
+use pipe::Pipe;
 
 /// Bytes that are read at once.
 const STEP: usize = 256 << 10;
@@ -30,6 +32,9 @@ const STREAM_PIECE: usize = 128 << 10;
 
 /// Opens a stream; called once per export.
 pub(crate) type OpenWriter = dyn Fn() -> io::Result<Box<dyn Write + Send>> + Send + Sync;
+
+/// The same, waiting no longer than until it is cancelled.
+type OpenStream = dyn Fn(&Cancel) -> Result<Box<dyn Write + Send>, ExportError> + Send + Sync;
 
 /// Where an output goes.
 #[derive(Clone)]
@@ -60,8 +65,11 @@ impl Destination {
         write: impl FnOnce(&mut Sink<'_>, &Cancel) -> Result<(), ExportError> + Send + Sync + 'static,
         check: impl FnOnce(&mut File, &Cancel) -> Result<(), ExportError>,
     ) -> Result<Prepared, ExportError> {
-        let open: Arc<OpenWriter> = match self {
-            Self::Writer(open) => open.clone(),
+        let open: Box<OpenStream> = match self {
+            Self::Writer(open) => {
+                let open = open.clone();
+                Box::new(move |_| open().map_err(ExportError::io("open", "the output")))
+            }
             Self::File(path) => match place(path).map_err(ExportError::io("open", path))? {
                 Place::File(path) => {
                     let mut target = Target::create(&path, durability)?;
@@ -82,19 +90,23 @@ impl Destination {
                 }
                 Place::Stream => {
                     let path = path.clone();
-                    Arc::new(move || {
-                        let file = File::options().write(true).open(&path)?;
-                        Ok(Box::new(file) as Box<dyn Write + Send>)
+                    Box::new(move |cancel| {
+                        let pipe = Pipe::open(&path, cancel)?;
+                        Ok(Box::new(pipe) as Box<dyn Write + Send>)
                     })
                 }
             },
         };
         Ok(Prepared::new(exported, move |cancel| {
             blocking(move || {
-                let mut stream = open().map_err(ExportError::io("open", "the output"))?;
+                let mut stream = open(&cancel)?;
                 let mut sink = Sink::stream(&mut *stream);
-                write(&mut sink, &cancel)?;
-                sink.finish()
+                let written = write(&mut sink, &cancel).and_then(|()| sink.finish());
+                // Who waits for a reader ends with an error of the stream.
+                written.map_err(|error| match cancel.is_cancelled() {
+                    true => ExportError::Cancelled,
+                    false => error,
+                })
             })
         }))
     }
