@@ -374,3 +374,24 @@ fn sparse_files_of_all_versions() {
     let result = read(&[unknown, file("f", "headtail")]);
     assert!(matches!(result, Err(TarError::Unsupported { .. })));
 }
+
+#[test]
+fn long_names_are_split_before_they_need_pax() {
+    let deep = format!("{}/deep/", "y".repeat(101));
+    let plain = |format| {
+        let header = Header {
+            path: deep.clone().into_bytes(),
+            kind: TarKind::Directory,
+            ..read(&[block("d/", b'5', 0, |_| ())]).unwrap()[0].0.clone()
+        };
+        let mut out = Vec::new();
+        TarWriter::new(&mut out).header(&header, format).unwrap();
+        out
+    };
+    for format in [TarFormat::Any, TarFormat::Pax] {
+        let out = plain(format);
+        assert_eq!(out.len(), BLOCK, "a header alone");
+        assert_eq!(&out[..6], b"deep/\0");
+        assert_eq!(&out[345..446], "y".repeat(101).as_bytes());
+    }
+}

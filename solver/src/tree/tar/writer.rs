@@ -17,8 +17,7 @@ pub enum TarFormat {
     /// USTAR where it suffices, PAX otherwise; times are rounded to seconds (Go's
     /// `FormatUnknown`).
     Any,
-    /// PAX records for all that a plain header does not hold: long names are never split, and
-    /// nanoseconds are kept (Go's `FormatPAX`).
+    /// The same, with PAX where times have nanoseconds, which are kept (Go's `FormatPAX`).
     Pax,
 }
 
@@ -89,11 +88,9 @@ impl<W: Write> TarWriter<W> {
             return Err(invalid("a name in a tar contains a NUL byte"));
         }
         let split = split(&header.path);
-        let records = records(&header, format, split.is_some())?;
+        let records = records(&header, split.is_some())?;
         if records.is_empty() {
-            let (prefix, name) = split
-                .filter(|_| format == TarFormat::Any)
-                .unwrap_or_default();
+            let (prefix, name) = split.unwrap_or_default();
             let name = if name.is_empty() {
                 &header.path[..]
             } else {
@@ -229,16 +226,12 @@ fn padding(size: u64) -> usize {
 }
 
 /// What a plain header cannot hold.
-fn records(
-    header: &Header,
-    format: TarFormat,
-    can_split: bool,
-) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+fn records(header: &Header, can_split: bool) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut records = BTreeMap::new();
     // A name that can be split needs a record only if something else forces PAX.
     let mut weak = false;
     if !is_ascii(&header.path) || header.path.len() > 100 {
-        weak = can_split && format == TarFormat::Any;
+        weak = can_split;
         records.insert(b"path".to_vec(), header.path.clone());
     }
     if !is_ascii(&header.link) || header.link.len() > 100 {
