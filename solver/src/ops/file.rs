@@ -355,7 +355,8 @@ impl Run {
         open.copies.extend(copy);
     }
 
-    fn commit(&self, open: Open) -> Result<Ref, Stop> {
+    fn commit(&self, mut open: Open) -> Result<Ref, Stop> {
+        open.writer.leave_out_unchanged(&self.cancel)?;
         let view = open.writer.view().clone();
         let (index, origins) = open.writer.finish_with_origins()?;
         open.layer

@@ -15,7 +15,7 @@
 //! Leaves to others: making the mount and running the process (`executor`), and committing the
 //! layer (`snapshot`).
 
-mod compare;
+pub(super) mod compare;
 mod repair;
 mod stubs;
 mod upper;

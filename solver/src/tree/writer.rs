@@ -18,6 +18,7 @@ mod disk;
 mod error;
 mod groups;
 mod previous;
+mod unchanged;
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;

@@ -12,9 +12,16 @@ use crate::tree::{Entry, Kind, Node, TreePath};
 const BUFFER: usize = 64 << 10;
 
 /// Directories are the same whatever their times.
-pub(super) fn same_directory(below: &Entry, above: &Entry) -> bool {
+pub(in crate::tree) fn same_directory(below: &Entry, above: &Entry) -> bool {
     let (a, b) = (&below.attributes, &above.attributes);
     (below.kind, a.mode, a.uid, a.gid, &a.xattrs) == (above.kind, b.mode, b.uid, b.gid, &b.xattrs)
+}
+
+/// Whether all that an entry tells of something is the same, but for the bytes of a file.
+pub(in crate::tree) fn same_entry(below: &Entry, above: &Entry) -> bool {
+    same_directory(below, above)
+        && below.attributes.mtime == above.attributes.mtime
+        && (below.size, below.device, &below.target) == (above.size, above.device, &above.target)
 }
 
 /// As BuildKit compares: equal times count as equal bytes unless they may have been cut to
@@ -25,24 +32,29 @@ pub(super) fn same(
     below: &Node,
     above: &Entry,
 ) -> Result<bool, CaptureError> {
-    let before = below.entry();
-    if !same_directory(before, above)
-        || before.attributes.mtime != above.attributes.mtime
-        || (before.size, before.device, &before.target) != (above.size, above.device, &above.target)
-    {
+    if !same_entry(below.entry(), above) {
         return Ok(false);
     }
-    if above.kind != Kind::File || above.size == 0 || above.attributes.mtime.nanoseconds != 0 {
+    if above.attributes.mtime.nanoseconds != 0 {
+        return Ok(true);
+    }
+    same_content(fs, path, below, above).map_err(failed("compare", path))
+}
+
+/// Whether a file in `fs` has the bytes of one below, of the same size. Anything else has none.
+pub(in crate::tree) fn same_content(
+    fs: BorrowedFd<'_>,
+    path: &TreePath,
+    below: &Node,
+    above: &Entry,
+) -> io::Result<bool> {
+    if above.kind != Kind::File || above.size == 0 {
         return Ok(true);
     }
     let Some(files) = below.files() else {
         return Ok(false);
     };
-    let open = || -> io::Result<(File, File)> {
-        Ok((files.open(path)?, dir::open_file(fs, path.as_bytes())?))
-    };
-    let (before, after) = open().map_err(failed("compare", path))?;
-    same_bytes(before, after).map_err(failed("compare", path))
+    same_bytes(files.open(path)?, dir::open_file(fs, path.as_bytes())?)
 }
 
 fn same_bytes(mut a: File, mut b: File) -> io::Result<bool> {

@@ -45,6 +45,11 @@ impl Disk {
         })
     }
 
+    /// The root directory of the layer.
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.fs.as_fd()
+    }
+
     /// Opens a directory of the layer.
     pub(super) fn open_directory(&self, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
         if path.is_empty() {

@@ -304,3 +304,92 @@ fn inodes_shared_with_the_base_are_never_changed() {
     assert_eq!(index.lookup(&path("f")).unwrap().attributes.mode, 0o4711);
     assert_eq!(fs::read(temp.path().join("fs/f")).unwrap(), b"bytes");
 }
+
+#[test]
+fn what_the_base_has_is_left_out() {
+    let base_dir = tempfile::tempdir().unwrap();
+    let (mut first, files) = writer(base_dir.path(), &View::empty());
+    let later = |mode| Attributes {
+        mtime: NOW,
+        ..attributes(mode)
+    };
+    let whole = Attributes {
+        mtime: Timestamp {
+            seconds: 7,
+            nanoseconds: 0,
+        },
+        ..attributes(0o644)
+    };
+    for directory in ["same", "same/inner", "moded", "has"] {
+        first
+            .make_directory(&path(directory), attributes(0o755))
+            .unwrap();
+    }
+    for file in ["same/inner/f", "has/f", "timed", "bytes"] {
+        first
+            .write_file(&path(file), whole.clone(), &mut &b"one"[..])
+            .unwrap();
+    }
+    for link in ["link", "has/link"] {
+        first
+            .make_symlink(&path(link), b"to", attributes(0o777))
+            .unwrap();
+    }
+    let (_, base) = finish(first, &View::empty(), &files);
+    let temp = tempfile::tempdir().unwrap();
+    let (mut second, files) = writer(temp.path(), &base);
+    for directory in ["same", "same/inner", "has"] {
+        second
+            .set_attributes(&path(directory), later(0o755))
+            .unwrap();
+    }
+    second.set_attributes(&path("moded"), later(0o700)).unwrap();
+    for (file, attributes, bytes) in [
+        ("same/inner/f", whole.clone(), &b"one"[..]),
+        ("has/f", whole.clone(), b"one"),
+        ("timed", later(0o644), b"one"),
+        ("bytes", whole.clone(), b"two"),
+    ] {
+        second.remove(&path(file)).unwrap();
+        second
+            .write_file(&path(file), attributes, &mut &bytes[..])
+            .unwrap();
+    }
+    for (link, target) in [("link", &b"to"[..]), ("has/link", b"elsewhere")] {
+        second.remove(&path(link)).unwrap();
+        second
+            .make_symlink(&path(link), target, attributes(0o777))
+            .unwrap();
+    }
+    second.leave_out_unchanged(&Cancel::new()).unwrap();
+    let (index, _) = finish(second, &base, &files);
+    let paths: Vec<String> = index
+        .entries()
+        .iter()
+        .map(|(path, _)| path.to_string())
+        .collect();
+    let expected = ["", "bytes", "has", "has/link", "moded", "timed"];
+    assert_eq!(paths, expected.map(|path| format!("/{path}")));
+    assert!(!temp.path().join("fs/same").exists());
+    assert!(!temp.path().join("fs/has/f").exists());
+}
+
+#[test]
+fn a_layer_without_a_change_is_empty() {
+    let base_dir = tempfile::tempdir().unwrap();
+    let (mut first, files) = writer(base_dir.path(), &View::empty());
+    first
+        .write_file(&path("f"), attributes(0o644), &mut &b"one"[..])
+        .unwrap();
+    first.hard_link(&path("g"), &path("f")).unwrap();
+    let (_, base) = finish(first, &View::empty(), &files);
+    let temp = tempfile::tempdir().unwrap();
+    let (mut second, files) = writer(temp.path(), &base);
+    second
+        .set_attributes(&path("g"), attributes(0o644))
+        .unwrap();
+    second.leave_out_unchanged(&Cancel::new()).unwrap();
+    let (index, view) = finish(second, &base, &files);
+    assert!(index.entries().is_empty());
+    assert_eq!(dump(&view), dump(&base));
+}
