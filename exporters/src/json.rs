@@ -2,11 +2,17 @@
 //!
 //! `encoding/json` escapes `<`, `>`, `&`, U+2028 and U+2029 in strings; `serde_json` does not.
 
+mod shape;
+mod time;
+
 use std::io;
 
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
+
+pub(crate) use shape::{DOCKER_IMAGE, IMAGE};
+pub(crate) use time::time_text;
 
 /// Writes `value` without white space.
 pub(crate) fn compact(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {

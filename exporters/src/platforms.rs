@@ -3,9 +3,8 @@
 use ashlar_llb::Platform;
 use ashlar_solver::refs::Ref;
 use ashlar_solver::result::{BuildResult, IMAGE_CONFIG_KEY};
-use serde::Deserialize;
 
-use crate::ExportError;
+use crate::{ExportError, json};
 
 /// A tree whose id and platform are settled.
 #[derive(Debug, Clone)]
@@ -23,7 +22,7 @@ pub(crate) fn targets(result: &BuildResult) -> Result<Vec<Target<'_>>, ExportErr
         let config = result.metadata.get(IMAGE_CONFIG_KEY);
         let mut platform = tree.platform.clone();
         if tree.id.is_empty()
-            && let Some(config) = config.filter(|config| !config.is_empty())
+            && let Some(config) = config
         {
             platform = platform_of(config)?;
         }
@@ -50,11 +49,14 @@ pub(crate) fn targets(result: &BuildResult) -> Result<Vec<Target<'_>>, ExportErr
 
 /// The platform that an image config names.
 fn platform_of(config: &[u8]) -> Result<Platform, ExportError> {
-    #[derive(Deserialize)]
-    struct Config {
-        #[serde(flatten)]
-        platform: ashlar_solver::oci::Platform,
+    let config = json::IMAGE.read(config).map_err(ExportError::json)?;
+    let named: Option<ashlar_solver::oci::Platform> =
+        serde_json::from_value(config).map_err(ExportError::json)?;
+    let named = named.unwrap_or_default();
+    if named.os.is_empty() != named.architecture.is_empty() {
+        return Err(ExportError::Config {
+            reason: "it names an operating system or an architecture, not both".to_owned(),
+        });
     }
-    let config: Config = serde_json::from_slice(config).map_err(ExportError::json)?;
-    Ok((&config.platform).into())
+    Ok((&named).into())
 }

@@ -417,7 +417,7 @@ impl<'a> Plan<'a> {
                     originals.next().map(|blob| blob.diff_id)
                 }
             };
-            if original != Some(*wanted) {
+            if original.map(|original| original.to_string()).as_ref() != Some(wanted) {
                 break;
             }
             request.latest = None;

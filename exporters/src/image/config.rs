@@ -6,8 +6,7 @@ use ashlar_llb::{DiffId, Platform};
 use ashlar_solver::result::BASE_CONFIG_KEY;
 use ashlar_solver::tree::Timestamp;
 use base64::Engine as _;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{ExportError, json};
@@ -32,11 +31,7 @@ pub(super) struct HistoryLayer {
 /// One entry of the history, in the member order of the Go type.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct History {
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "time"
-    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     created: Option<String>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     created_by: String,
@@ -48,30 +43,6 @@ struct History {
     empty_layer: bool,
 }
 
-/// Reads a time as Go's type for it does, which writes it back in normal form.
-fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?;
-    let normal = |text: String| {
-        normal_time(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is no time")))
-    };
-    text.map(normal).transpose()
-}
-
-/// A time of RFC 3339 with the fewest digits, and its offset if it has one; `None` if it is none.
-fn normal_time(text: &str) -> Option<String> {
-    text.parse::<Timestamp>().ok()?;
-    let (second, rest) = text.split_at_checked(19)?;
-    let (fraction, offset) = rest.split_at_checked(rest.find(['Z', '+', '-'])?)?;
-    // Nanoseconds are the least.
-    let fraction = fraction.get(..10).unwrap_or(fraction);
-    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
-    let offset = match offset {
-        "+00:00" | "-00:00" => "Z",
-        offset => offset,
-    };
-    Some([second, fraction, offset].concat())
-}
-
 #[derive(Serialize)]
 struct RootFs {
     #[serde(rename = "type")]
@@ -81,7 +52,7 @@ struct RootFs {
 }
 
 /// The members that the exporter itself reads.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Known {
     #[serde(default)]
     architecture: String,
@@ -89,38 +60,43 @@ struct Known {
     os: String,
     #[serde(default)]
     history: Option<Vec<History>>,
-    #[serde(default)]
-    created: Option<String>,
 }
 
 type Members = BTreeMap<String, Box<RawValue>>;
 
 /// What of the image that a result started from keeps its times.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct BaseConfig {
-    pub(super) diff_ids: Vec<DiffId>,
+    /// As they are told.
+    pub(super) diff_ids: Vec<String>,
     history: Vec<History>,
 }
 
 impl BaseConfig {
     /// Reads an image config.
     pub(super) fn parse(text: &[u8]) -> Result<Self, ExportError> {
+        #[derive(Default, Deserialize)]
+        struct Layers {
+            #[serde(default)]
+            diff_ids: Vec<String>,
+        }
         #[derive(Deserialize)]
         struct Config {
             #[serde(default)]
-            rootfs: ashlar_solver::oci::RootFs,
+            rootfs: Layers,
             #[serde(default)]
-            history: Option<Vec<History>>,
+            history: Vec<History>,
         }
         let invalid = |error: serde_json::Error| ExportError::Metadata {
             key: BASE_CONFIG_KEY.to_owned(),
             reason: error.to_string(),
         };
-        let config: Config = serde_json::from_slice(text).map_err(invalid)?;
-        Ok(Self {
+        let value = json::DOCKER_IMAGE.read(text).map_err(invalid)?;
+        let config: Option<Config> = serde_json::from_value(value).map_err(invalid)?;
+        Ok(config.map_or_else(Self::default, |config| Self {
             diff_ids: config.rootfs.diff_ids,
-            history: config.history.unwrap_or_default(),
-        })
+            history: config.history,
+        }))
     }
 }
 
@@ -160,7 +136,9 @@ pub(super) fn image_config(input: &ConfigInput<'_>) -> Result<ImageConfig, Expor
             &default
         }
     };
-    let known: Known = serde_json::from_slice(given).map_err(invalid)?;
+    let known = json::IMAGE.read(given).map_err(invalid)?;
+    let known: Option<Known> = serde_json::from_value(known).map_err(invalid)?;
+    let known = known.unwrap_or_default();
     let mut members: Members = serde_json::from_slice(given).map_err(invalid)?;
     for (name, value) in [("os", &known.os), ("architecture", &known.architecture)] {
         if value.is_empty() {
@@ -176,18 +154,17 @@ pub(super) fn image_config(input: &ConfigInput<'_>) -> Result<ImageConfig, Expor
         let base = input.base.map_or(&[][..], |base| &base.history);
         let same = history.iter().zip(base).take_while(|(a, b)| a == b).count();
         for entry in &mut history[same..] {
-            clamp(&mut entry.created, epoch);
+            clamp(&mut entry.created, epoch)?;
         }
     }
-    let mut created = known.created;
-    if let (Some(text), Some(epoch)) = (&created, epoch) {
-        let parsed = text.parse::<Timestamp>();
-        let parsed = parsed.map_err(|_| ExportError::Config {
-            reason: format!("`{text}` is no time of creation"),
-        })?;
-        if parsed > epoch {
-            created = Some(epoch.to_string());
-        }
+    // Only under its very name, unlike what else is read.
+    let created = members.get("created").map(|text| text.get());
+    let created = created.map(serde_json::from_str).transpose();
+    let mut created: Option<String> = created.map_err(invalid)?.flatten();
+    if let Some(epoch) = epoch
+        && created.is_some()
+    {
+        clamp(&mut created, epoch)?;
     }
     if !members.contains_key("created") {
         created = history.iter().rev().find_map(|entry| entry.created.clone());
@@ -297,13 +274,18 @@ fn complete(mut history: Vec<History>, layers: &[HistoryLayer]) -> Vec<History> 
     history
 }
 
-fn clamp(time: &mut Option<String>, epoch: Timestamp) {
+/// Makes a time that is missing or later the epoch.
+fn clamp(time: &mut Option<String>, epoch: Timestamp) -> Result<(), ExportError> {
     let later = time
         .as_deref()
         .is_none_or(|text| text.parse::<Timestamp>().is_ok_and(|parsed| parsed > epoch));
     if later {
-        *time = Some(epoch.to_string());
+        let text = json::time_text(epoch).ok_or_else(|| ExportError::Config {
+            reason: "a year of more than four digits cannot be written".to_owned(),
+        })?;
+        *time = Some(text);
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -405,6 +387,38 @@ mod tests {
     }
 
     #[test]
+    fn a_year_of_five_digits_is_no_epoch() {
+        let platform = Platform::linux_amd64();
+        let later = Some(Timestamp {
+            seconds: 253_402_300_800,
+            nanoseconds: 0,
+        });
+        let entry = |created: &str| {
+            format!(
+                r#"{{"os":"linux","architecture":"amd64","history":[{{{created}"empty_layer":true}}]}}"#
+            )
+        };
+        let told = entry(r#""created":"2023-01-01T00:00:00Z","#);
+        assert!(image_config(&input(Some(&told), &platform, &[], later)).is_ok());
+        let untold = entry("");
+        assert!(image_config(&input(Some(&untold), &platform, &[], later)).is_err());
+    }
+
+    #[test]
+    fn members_are_read_whatever_their_case() {
+        let given = r#"{"OS":"linux","architecture":"amd64","Created":"2023-01-01T00:00:00Z","History":[{"Created_By":"one"}]}"#;
+        let text = config(Some(given), &[layer("a")], None);
+        let history = r#""history":[{"created":"2022-04-15T05:20:00Z","created_by":"one"}]"#;
+        assert!(text.contains(history), "{text}");
+        // Members are told as they were, and the exporter's own have their very names.
+        assert!(text.contains(r#""OS":"linux""#), "{text}");
+        assert!(
+            text.contains(r#","created":"2022-04-15T05:20:00Z","#),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn os_and_architecture_are_needed() {
         let platform = Platform::linux_amd64();
         for bad in [
@@ -413,6 +427,8 @@ mod tests {
             r#"{"os":"linux"}"#,
             "[",
             r#"{"os":1,"architecture":"x"}"#,
+            r#"{"os":"linux","architecture":"x","created":"yesterday"}"#,
+            r#"{"os":"linux","architecture":"x","config":{"Env":"A=b"}}"#,
         ] {
             assert!(
                 image_config(&input(Some(bad), &platform, &[], None)).is_err(),
