@@ -227,7 +227,12 @@ impl<'a> Plan<'a> {
                 latest: None,
             });
             let requests: Vec<_> = requests.collect();
-            let made = layer_blobs(&self.result.store, self.layer_options(), &requests, cancel);
+            // What a base image brought is told as it was.
+            let options = LayerOptions {
+                force: false,
+                ..self.layer_options()
+            };
+            let made = layer_blobs(&self.result.store, options, &requests, cancel);
             made.map_err(|error| match error {
                 ExportError::Cancelled => OperationError::Cancelled,
                 error => error.into(),
