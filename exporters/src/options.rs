@@ -108,7 +108,8 @@ impl Epoch {
 #[non_exhaustive]
 pub struct ImageOptions {
     /// What the image is called (`name`); each is completed as Docker does (`app` is
-    /// `docker.io/library/app:latest`). `*` stands for what the frontend calls it. Default: none.
+    /// `docker.io/library/app:latest`). `*` stands for what the frontend calls it. One text may have
+    /// several, with commas between them and nothing else. Default: none.
     pub names: Vec<String>,
     /// How layers made by the build are compressed (`compression`, `compression-level`).
     pub compression: Compression,
@@ -150,8 +151,8 @@ impl ImageOptions {
             ("*", Some(told)) => told,
             _ => name,
         });
-        let names = names.flat_map(|names| names.split(',').map(str::trim));
-        let names = names.filter(|name| !name.is_empty());
+        let names = names.filter(|names| !names.is_empty());
+        let names = names.flat_map(|names| names.split(','));
         names.map(str::to_owned).collect()
     }
 }

@@ -10,10 +10,8 @@ const METADATA: &str = "containerimage.";
 /// What can be asked of every image.
 pub(super) fn image_options(fields: &mut Fields) -> Result<ImageOptions, OutputError> {
     let mut options = ImageOptions::default();
-    if let Some(names) = fields.take("name") {
-        let names = names.split(',').map(str::trim);
-        let names = names.filter(|name| !name.is_empty());
-        options.names = names.map(str::to_owned).collect();
+    if let Some(names) = fields.take("name").filter(|names| !names.is_empty()) {
+        options.names = vec![names];
     }
     options.compression = compression(fields)?;
     options.force_compression = fields.flag("force-compression")?.unwrap_or(false);
