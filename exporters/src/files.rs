@@ -7,12 +7,14 @@
 //! components. What is named from outside (ids of platforms, paths of attestations, prefixes) and
 //! would be anything else is refused.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::sync::Arc;
 
 use ashlar_llb::BlobDigest;
+use ashlar_llb::path::join_bytes;
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::result::{BuildResult, MakeContext};
 use ashlar_solver::tree::{Attributes, Entry, Kind, Node, Timestamp, TreePath, View};
@@ -32,7 +34,8 @@ pub struct FileOptions {
     /// What the names of statements begin with (`attestation-prefix`). Default: nothing.
     pub attestation_prefix: String,
     /// Whether each platform has a directory of its own, such as `linux_arm64` (`platform-split`).
-    /// Default: if the result is in map form. An archive always has them then.
+    /// Default: if the result is in map form. An archive always has them then. Without, names of
+    /// statements tell the platform.
     pub platform_split: Option<bool>,
 }
 
@@ -80,6 +83,17 @@ impl Part {
     /// What everything in it is below.
     pub(crate) fn prefix(&self) -> TreePath {
         self.directory.clone().unwrap_or_default()
+    }
+
+    /// Where a symbolic link leads to that has this target. As in BuildKit, one from the root leads
+    /// from the directory that the files go into, if they go into one.
+    pub(crate) fn link_target<'t>(&self, target: &'t [u8]) -> Cow<'t, [u8]> {
+        match &self.directory {
+            Some(directory) if target.starts_with(b"/") => {
+                join_bytes(&[b"/", directory.as_bytes(), target]).into()
+            }
+            _ => target.into(),
+        }
     }
 }
 
@@ -169,7 +183,9 @@ pub(crate) fn parts(
         let name = target.id.replace('/', "_");
         let directory = split.then(|| component(&name)).transpose()?;
         let view = target.reference.view_until(cancel)?;
-        let suffix = (result.is_map() && !split).then_some(name);
+        // As in BuildKit, what is asked for counts, whether there are directories or not.
+        let is_split = options.platform_split.unwrap_or(result.is_map());
+        let suffix = (result.is_map() && !is_split).then_some(name);
         let statements = statements(result, &target, &view, options, suffix, cancel)?;
         parts.push(Part {
             directory,

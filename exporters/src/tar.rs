@@ -220,6 +220,9 @@ fn archive(parts: &[Part], take: &mut dyn Take, cancel: &Cancel) -> Result<(), E
                     });
                     let mut header = header(&whole, node.entry(), first);
                     header.mtime = part.time(header.mtime);
+                    if header.kind == TarKind::Symlink {
+                        header.link = part.link_target(&header.link).into_owned();
+                    }
                     put_header(take, &header)?;
                     if header.kind == TarKind::File && header.size > 0 {
                         content(take, &path, node, cancel)?;

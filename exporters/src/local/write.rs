@@ -241,7 +241,8 @@ impl Walk<'_, '_> {
             Kind::File => self.file(path, whole, node, time, group.is_none()),
             Kind::Symlink => {
                 let parent = self.parent(whole)?;
-                symlinkat(OsStr::from_bytes(&entry.target), &*parent, name(whole))
+                let target = part.link_target(&entry.target);
+                symlinkat(OsStr::from_bytes(&target), &*parent, name(whole))
                     .map_err(|error| self.failed("link", whole, error))?;
                 self.set_time(&parent, whole, time)
             }
