@@ -42,6 +42,7 @@ pub struct Docker {
 #[derive(Debug, Clone)]
 enum Form {
     Archive(Destination),
+    Directory(PathBuf),
     #[cfg(feature = "engine")]
     Engine(Engine),
 }
@@ -58,6 +59,12 @@ impl Docker {
         open: impl Fn() -> io::Result<Box<dyn Write + Send>> + Send + Sync + 'static,
     ) -> Self {
         Self::new(Form::Archive(Destination::Writer(Arc::new(open))))
+    }
+
+    /// Writes into an image layout directory, as [`Oci::directory`](crate::Oci::directory) does: blobs
+    /// and an index, without what is for Docker alone.
+    pub fn directory(path: impl Into<PathBuf>) -> Self {
+        Self::new(Form::Directory(path.into()))
     }
 
     /// Loads the image into the engine that listens on `socket`: Docker (usually
@@ -130,6 +137,10 @@ impl Docker {
             Form::Archive(destination) => {
                 let checks = Checks { verify, durability };
                 contents.write(destination, manifest, checks, cancel)
+            }
+            Form::Directory(path) => {
+                let checks = Checks { verify, durability };
+                contents.write_layout(path, checks, cancel)
             }
             #[cfg(feature = "engine")]
             Form::Engine(engine) => {

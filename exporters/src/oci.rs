@@ -1,7 +1,7 @@
 //! OCI images: an archive file or an image layout directory.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ashlar_solver::cancel::Cancel;
@@ -122,29 +122,7 @@ impl Oci {
         let contents = Contents::new(result, &self.options, media_types, cancel)?;
         match &self.form {
             Form::Archive(destination) => contents.write(destination, None, self.checks(), cancel),
-            Form::Directory(path) => {
-                let Contents {
-                    image,
-                    exported,
-                    mut entries,
-                } = contents;
-                if image.names.is_empty() {
-                    // As in BuildKit; the next one without a name takes its place.
-                    for entry in &mut entries {
-                        let latest = "latest".to_owned();
-                        entry.annotations.insert(REF_NAME.to_owned(), latest);
-                    }
-                }
-                let durability = self.durability;
-                layout::write_blobs(path, &image, durability, cancel)?;
-                if self.verify {
-                    layout::verify(path, &image, cancel)?;
-                }
-                let path = path.clone();
-                Ok(Prepared::new(exported, move |_| {
-                    blocking(move || layout::add(&path, entries, durability))
-                }))
-            }
+            Form::Directory(path) => contents.write_layout(path, self.checks(), cancel),
         }
     }
 }
@@ -204,6 +182,36 @@ impl Contents {
                 false => Ok(()),
             },
         )
+    }
+
+    /// Writes an image layout.
+    pub(crate) fn write_layout(
+        self,
+        path: &Path,
+        checks: Checks,
+        cancel: &Cancel,
+    ) -> Result<Prepared, ExportError> {
+        let Self {
+            image,
+            exported,
+            mut entries,
+        } = self;
+        if image.names.is_empty() {
+            // As in BuildKit; the next one without a name takes its place.
+            for entry in &mut entries {
+                let latest = "latest".to_owned();
+                entry.annotations.insert(REF_NAME.to_owned(), latest);
+            }
+        }
+        let durability = checks.durability;
+        layout::write_blobs(path, &image, durability, cancel)?;
+        if checks.verify {
+            layout::verify(path, &image, cancel)?;
+        }
+        let path = path.to_path_buf();
+        Ok(Prepared::new(exported, move |_| {
+            blocking(move || layout::add(&path, entries, durability))
+        }))
     }
 }
 

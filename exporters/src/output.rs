@@ -146,7 +146,7 @@ const STORE_KEYS: [&str; 6] = [
 const PUSH_KEYS: [&str; 2] = ["push-by-digest", "registry.insecure"];
 const OCI_KEYS: [&str; 2] = ["dest", "tar"];
 /// `engine` is no key of BuildKit.
-const DOCKER_KEYS: [&str; 2] = ["dest", "engine"];
+const DOCKER_KEYS: [&str; 3] = ["dest", "tar", "engine"];
 /// Keys of outputs that are files.
 const FILE_KEYS: [&str; 5] = [
     "dest",
@@ -277,7 +277,29 @@ enum Stream {
     StandardOutput,
 }
 
+/// Where an image goes.
+enum Place {
+    Archive(PathBuf),
+    Directory(PathBuf),
+    StandardOutput,
+}
+
 impl Fields {
+    fn image_place(&mut self) -> Result<Place, OutputError> {
+        let is_archive = self.flag("tar")?.unwrap_or(true);
+        Ok(match self.stream()? {
+            Stream::File(path) if is_archive => Place::Archive(path),
+            Stream::File(path) => Place::Directory(path),
+            Stream::StandardOutput if is_archive => Place::StandardOutput,
+            Stream::StandardOutput => {
+                return Err(OutputError::Conflict {
+                    one: "dest=-".to_owned(),
+                    other: "tar=false".to_owned(),
+                });
+            }
+        })
+    }
+
     fn stream(&mut self) -> Result<Stream, OutputError> {
         Ok(match self.needed("dest")?.as_str() {
             "-" => Stream::StandardOutput,
@@ -346,17 +368,10 @@ fn pushed(image: Image, push: bool, fields: &mut Fields) -> Result<Image, Output
 }
 
 fn oci(mut fields: Fields) -> Result<Output, OutputError> {
-    let is_archive = fields.flag("tar")?.unwrap_or(true);
-    let mut oci = match fields.stream()? {
-        Stream::File(path) if is_archive => Oci::archive(path),
-        Stream::File(path) => Oci::directory(path),
-        Stream::StandardOutput if is_archive => Oci::writer(standard_output),
-        Stream::StandardOutput => {
-            return Err(OutputError::Conflict {
-                one: "dest=-".to_owned(),
-                other: "tar=false".to_owned(),
-            });
-        }
+    let mut oci = match fields.image_place()? {
+        Place::Archive(path) => Oci::archive(path),
+        Place::Directory(path) => Oci::directory(path),
+        Place::StandardOutput => Oci::writer(standard_output),
     };
     oci = oci.verify(fields.flag("verify")?.unwrap_or(false));
     let oci = oci.options(image_options(&mut fields)?);
@@ -367,9 +382,10 @@ fn oci(mut fields: Fields) -> Result<Output, OutputError> {
 fn docker(mut fields: Fields) -> Result<Output, OutputError> {
     let mut docker = match fields.take("engine") {
         Some(socket) => engine(&mut fields, socket)?,
-        None => match fields.stream()? {
-            Stream::File(path) => Docker::archive(path),
-            Stream::StandardOutput => Docker::writer(standard_output),
+        None => match fields.image_place()? {
+            Place::Archive(path) => Docker::archive(path),
+            Place::Directory(path) => Docker::directory(path),
+            Place::StandardOutput => Docker::writer(standard_output),
         },
     };
     docker = docker.verify(fields.flag("verify")?.unwrap_or(false));
@@ -380,8 +396,9 @@ fn docker(mut fields: Fields) -> Result<Output, OutputError> {
 
 /// The engine that listens on a socket.
 fn engine(fields: &mut Fields, socket: String) -> Result<Docker, OutputError> {
-    let expected = match fields.take("dest") {
-        Some(_) => "no `dest` beside it",
+    let beside = fields.take("dest").or_else(|| fields.take("tar"));
+    let expected = match beside {
+        Some(_) => "no `dest` or `tar` beside it",
         None if socket.is_empty() => "the socket of an engine",
         #[cfg(feature = "engine")]
         None => return Ok(Docker::engine(socket)),
