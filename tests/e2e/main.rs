@@ -26,6 +26,7 @@ mod export_full;
 mod export_killed;
 mod export_names;
 mod export_options;
+mod export_rules;
 mod export_streams;
 mod export_tools;
 mod export_traces;
