@@ -440,6 +440,68 @@ async fn nondistributable_layers_are_pushed_only_as_layers_like_any_other() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_is_refused_moves_no_name() {
+    let Some(yard) = Yard::enter("a_push_that_is_refused_moves_no_name") else {
+        return;
+    };
+    // It takes no layers that are elsewhere: the blobs of such an image, and not its manifest. That
+    // it calls a failure of its own, which would be tried again.
+    let mut config = RegistryConfig::default();
+    config.retry.tries = 1;
+    let (registry, solver) = (yard.open(), yard.solver_of(config, nobody()));
+    let layout = yard.at("base");
+    let base = Oci::directory(&layout).name("example.com/base:v1");
+    let made = app(&solver, "foreign").await;
+    good(base.export(&made.result, &Cancel::new()).await);
+    make_foreign(&layout, "https://example.com/foreign/layer");
+    let image = State::from(llb::oci_layout("example.com/base:v1").store("base"));
+    let built = image.file(mkfile("/own", "own").created(then()));
+    let request = support::request(&built).oci_layout("base", &layout);
+    let refused = solve(&solver, request).await.result;
+
+    let name = format!("{}/app:v1", registry.host());
+    let stored = || {
+        let name = Reference::parse(&name).unwrap();
+        let found = solver.store().images().get(&name).unwrap();
+        found.map(|found| found.digest.to_string())
+    };
+    let export = async |result, attributes: &str| {
+        let text = format!("type=image,push=true,name={name}{attributes}");
+        let output = Output::parse(&text).unwrap();
+        let output = output.with_registry(solver.registry());
+        output.exporter().export(result, &Cancel::new()).await
+    };
+    let foreign = ",prefer-nondist-layers=true";
+    let old = app(&solver, "old").await.result;
+    for there in [false, true] {
+        let mut digest = None;
+        if there {
+            let pushed = good(export(&old, "").await);
+            digest = pushed.digest.map(|digest| digest.to_string());
+        }
+        let error = export(&refused, foreign).await.unwrap_err();
+        let ExportError::Push { reference, failure } = &error else {
+            panic!("{error:?}");
+        };
+        assert!(reference.starts_with(&name), "{reference}");
+        assert_eq!(error.fault(), failure.fault());
+        // Neither there nor here does the name lead to what was refused.
+        assert_eq!(stored(), digest);
+        match &digest {
+            Some(digest) => assert_eq!(inspect(&name, &[])["Digest"], digest.as_str()),
+            None => {
+                let app = yard.at("store/docker/registry/v2/repositories/app");
+                assert!(!app.join("_manifests/tags/v1").exists());
+            }
+        }
+    }
+    // As a layer like any other it is taken.
+    let taken = good(export(&refused, "").await).digest.unwrap();
+    assert_eq!(stored(), Some(taken.to_string()));
+    assert_eq!(inspect(&name, &[])["Digest"], taken.to_string());
+}
+
 /// In a process of its own: pushes one image after the other, for ever.
 pub fn role(arguments: &[&str]) {
     let [folder, root, host, first] = arguments[..] else {
