@@ -354,6 +354,61 @@ async fn a_push_through_a_connection_that_breaks_arrives() {
     copied(&reference, yard.path());
 }
 
+/// Passes connections on to a registry, and tells how many there were at the same time at most.
+fn counting(port: u16) -> (u16, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = listener.local_addr().unwrap().port();
+    let (open, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let told = most.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let Ok(mut client) = client else { return };
+            let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)) else {
+                return;
+            };
+            most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            let (mut answers, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut answers, &mut to));
+            let open = open.clone();
+            std::thread::spawn(move || {
+                let _end = std::io::copy(&mut client, &mut server);
+                let _gone = server.shutdown(std::net::Shutdown::Both);
+                open.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    (own, told)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_are_pushed_at_the_same_time_as_far_as_the_client_may() {
+    let name = "blobs_are_pushed_at_the_same_time_as_far_as_the_client_may";
+    let Some(yard) = Yard::enter(name) else {
+        return;
+    };
+    let registry = yard.open();
+    for (connections, alone) in [(8, false), (1, true)] {
+        let mut config = RegistryConfig::default();
+        config.connections_per_host = connections;
+        let solver = yard.solver_of(config, nobody());
+        let solved = solve(&solver, fixed_context(yard.path())).await;
+        let (port, most) = counting(registry.port());
+        let name = format!("localhost:{port}/app{connections}:v1");
+        good(pushed(&solver, &solved, &name).await);
+        // Four layers and a config. One connection at a time is reused, or followed by another.
+        let most = most.load(Ordering::SeqCst);
+        assert!(
+            if alone {
+                most <= 2
+            } else {
+                most > 2 && most <= 8
+            },
+            "{most}"
+        );
+        inspect(&format!("{}/app{connections}:v1", registry.host()), &[]);
+    }
+}
+
 /// Marks the first layer of the image in a layout as one that only its owner distributes.
 pub fn make_foreign(layout: &Path, url: &str) -> String {
     let blob = |digest: &Value| {
