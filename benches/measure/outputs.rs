@@ -84,12 +84,8 @@ fn images() -> Vec<Images> {
     all
 }
 
-/// Copies a file once, and removes both.
-fn copy_of(file: &Path) -> Outcome<Duration> {
-    let file = file.display();
-    let copied = shell(&format!("cp {file} {file}.copy"))?;
-    shell(&format!("rm {file} {file}.copy"))?;
-    Ok(copied)
+fn remove(what: &str) -> Outcome {
+    shell(&format!("rm -r {what}")).map(drop)
 }
 
 pub(crate) fn measure(size: Size) -> Outcome {
@@ -115,46 +111,45 @@ pub(crate) fn measure(size: Size) -> Outcome {
             let solver = solver(&runtime, &at("state"))?;
             let result = solve(&runtime, &solver, request.clone())?.1.result;
             let export = |exporter: &dyn Exporter| -> Outcome<Duration> {
+                space.sync()?;
                 let start = Instant::now();
                 runtime.block_on(exporter.export(&result, &Cancel::new()))?;
                 Ok(start.elapsed())
             };
-            let sync = || shell(&format!("sync -f {}", space.path().display()));
+            let copy_of = |file: &str| -> Outcome<Duration> {
+                space.sync()?;
+                let file = at(file).display().to_string();
+                let copied = shell(&format!("cp {file} {file}.copy"))?;
+                remove(&format!("{file} {file}.copy"))?;
+                Ok(copied)
+            };
             let again = moment == Durability::Background;
-            sync()?;
-            local.take(moment, export(&Local::new(at("local")).durability(moment))?);
-            sync()?;
+            let files = Local::new(at("local")).durability(moment);
+            local.take(moment, export(&files)?);
             if again {
-                unchanged.add(export(&Local::new(at("local")))?);
+                unchanged.add(export(&files)?);
             }
-            shell(&format!("rm -rf {}", at("local").display()))?;
-            sync()?;
+            remove(&at("local").display().to_string())?;
             let files = Tar::file(at("files.tar")).durability(moment);
             tar.take(moment, export(&files)?);
-            sync()?;
-            shell(&format!("rm {}", at("files.tar").display()))?;
+            remove(&at("files.tar").display().to_string())?;
             if again {
                 tar_again.add(export(&files)?);
-                sync()?;
-                tar_copy.add(copy_of(&at("files.tar"))?);
+                tar_copy.add(copy_of("files.tar")?);
             }
             for image in &mut images {
                 let archive = Oci::archive(at("new.tar")).compression(image.compression);
-                image
-                    .ours
-                    .take(moment, export(&archive.durability(moment))?);
+                let exported = export(&archive.durability(moment))?;
+                image.ours.take(moment, exported);
                 image.sizes.0 = length(&at("new.tar"))?;
-                sync()?;
-                shell(&format!("rm {}", at("new.tar").display()))?;
+                remove(&at("new.tar").display().to_string())?;
             }
             if again {
                 let image = |oci: Oci| oci.name("app:v1").compression(Compression::Uncompressed);
                 export(&image(Oci::directory(at("layout"))))?;
                 layout.add(export(&image(Oci::directory(at("layout"))))?);
-                sync()?;
                 archive.add(export(&image(Oci::archive(at("image.tar"))))?);
-                sync()?;
-                archive_copy.add(copy_of(&at("image.tar"))?);
+                archive_copy.add(copy_of("image.tar")?);
             }
             drop(result);
             drop(solver);
@@ -164,23 +159,25 @@ pub(crate) fn measure(size: Size) -> Outcome {
         // The peers have their source on the file system that they write to, as we do.
         let space = Space::new(gigabytes)?;
         let at = |name: &str| space.path().join(name).display().to_string();
-        let sync = || shell(&format!("sync -f {}", space.path().display()));
+        let peer = |both: &mut Both, command: &str| -> Outcome {
+            space.sync()?;
+            let returned = shell(command)?;
+            both.add(returned, space.sync()?);
+            Ok(())
+        };
         shell(&format!("cp -a {} {}", files.display(), at("files")))?;
-        sync()?;
-        let returned = shell(&format!("cp -a {} {}", at("files"), at("copy")))?;
-        copy.add(returned, sync()?);
-        shell(&format!("rm -rf {}", at("copy")))?;
-        sync()?;
-        let returned = shell(&format!("tar -C {} -cf {} .", at("files"), at("peer.tar")))?;
-        tar_peer.add(returned, sync()?);
-        shell(&format!("rm {}", at("peer.tar")))?;
+        let copying = format!("cp -a {} {}", at("files"), at("copy"));
+        peer(&mut copy, &copying)?;
+        remove(&at("copy"))?;
+        let packing = format!("tar -C {} -cf {} .", at("files"), at("peer.tar"));
+        peer(&mut tar_peer, &packing)?;
+        remove(&at("peer.tar"))?;
         for image in &mut images {
             let (files, to) = (at("files"), at("peer.tar"));
             let pipe = format!("tar -C {files} -cf - . | {} > {to}", image.peer);
-            let returned = shell(&pipe)?;
-            image.theirs.add(returned, sync()?);
+            peer(&mut image.theirs, &pipe)?;
             image.sizes.1 = length(Path::new(&to))?;
-            shell(&format!("rm {to}"))?;
+            remove(&to)?;
         }
     }
     let what = |what: &str| format!("{what}, {megabytes} MB");

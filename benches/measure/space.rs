@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -42,6 +43,11 @@ impl Space {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Waits until everything is on disk; says how long it took.
+    pub(crate) fn sync(&self) -> Outcome<Duration> {
+        shell(&format!("sync -f {}", self.path.display()))
     }
 
     /// Says in the table what the rows below were measured on.
