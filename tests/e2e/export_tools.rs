@@ -250,6 +250,74 @@ fn podman_and_buildah_take_archives() {
     });
 }
 
+#[test]
+fn containers_storage_takes_every_form_from_skopeo() {
+    let needs = [
+        Need::Root,
+        Need::Tool("podman"),
+        Need::Tool("skopeo"),
+        Need::Tool("busybox"),
+    ];
+    if skipped("containers_storage_takes_every_form_from_skopeo", &needs) {
+        return;
+    }
+    support::runtime().block_on(async {
+        let kit = Kit::new().await;
+        let at = |name: &str| kit.path(name);
+        let all: [(&str, &str, Box<dyn Exporter>); 4] = [
+            (
+                "oci-archive",
+                ":v1",
+                Box::new(Oci::archive(at("oci.tar")).name(NAME)),
+            ),
+            (
+                "docker-archive",
+                "",
+                Box::new(Docker::archive(at("docker.tar")).name(NAME)),
+            ),
+            (
+                "oci",
+                ":v1",
+                Box::new(Oci::directory(at("layout")).name(NAME)),
+            ),
+            (
+                "oci",
+                ":v1",
+                Box::new(Docker::directory(at("docker")).name(NAME)),
+            ),
+        ];
+        let files = ["oci.tar", "docker.tar", "layout", "docker"];
+        for ((transport, tag, exporter), file) in all.iter().zip(files) {
+            exporter.export(&kit.result, &Cancel::new()).await.unwrap();
+            let store = tempfile::tempdir_in(kit.folder.path()).unwrap();
+            let [root, run_root] = ["root", "run"].map(|name| store.path().join(name));
+            let from = format!("{transport}:{}{tag}", at(file).display());
+            let place = format!("vfs@{}+{}", root.display(), run_root.display());
+            run(Command::new("skopeo")
+                .args(["--insecure-policy", "copy", "--quiet", &from])
+                .arg(format!("containers-storage:[{place}]{NAME}")));
+            let podman = |arguments: &[&str]| {
+                let mut podman = Command::new("podman");
+                podman
+                    .arg("--root")
+                    .arg(&root)
+                    .arg("--runroot")
+                    .arg(&run_root);
+                run(podman.args(["--storage-driver", "vfs"]).args(arguments))
+            };
+            let mounted = podman(&["image", "mount", NAME]);
+            let files = Path::new(mounted.trim());
+            let made = fs::read_to_string(files.join("etc/made")).unwrap();
+            assert_eq!(made, "ashlar\n", "{from}");
+            assert!(files.join("kept").exists() && !files.join("gone").exists());
+            let label = "{{index .Labels \"of\"}}";
+            let said = podman(&["image", "inspect", NAME, "--format", label]);
+            assert_eq!(said.trim(), "ashlar", "{from}");
+            podman(&["image", "umount", NAME]);
+        }
+    });
+}
+
 /// A daemon that is killed at the end.
 struct Daemon(Child);
 

@@ -139,6 +139,8 @@ async fn outputs_push_if_their_attributes_say_so() {
         ("type=image,push=true", true),
         ("type=image,push=true,store=false", false),
         ("type=registry,oci-mediatypes=true", false),
+        ("type=registry,oci-mediatypes=false", false),
+        ("type=registry,oci-mediatypes=false,compression=zstd", false),
         ("type=image,push=true,push-by-digest=true", true),
     ]
     .into_iter()
