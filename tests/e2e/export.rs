@@ -413,6 +413,48 @@ fn entries_of_an_index_are_called_as_buildkit_calls_them() {
 }
 
 #[test]
+fn exports_beside_each_other_do_not_get_in_each_others_way() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let state = llb::scratch().file(mkfile("/file", "text").created(then()));
+        let result = solve(&solver, support::request(&state)).await.result;
+        for round in 0..30 {
+            let out = folder.path().join(format!("out/{round}/deep"));
+            // Into directories whose parents none of them has, and into one of all of them.
+            let exports = (0..6).map(|number| {
+                let (result, out) = (result.clone(), out.clone());
+                tokio::spawn(async move {
+                    let own = Local::new(out.join(format!("own-{number}")));
+                    let exported = own.export(&result, &Cancel::new()).await;
+                    exported.unwrap_or_else(|error| panic!("{}", support::chain(&error)));
+                    let shared = Local::new(out.join("shared"));
+                    let exported = shared.export(&result, &Cancel::new()).await;
+                    exported.unwrap_or_else(|error| panic!("{}", support::chain(&error)));
+                    let layout =
+                        Oci::directory(out.join("layouts/one")).name(format!("a:{number}"));
+                    let exported = layout.export(&result, &Cancel::new()).await;
+                    exported.unwrap_or_else(|error| panic!("{}", support::chain(&error)));
+                })
+            });
+            for export in exports.collect::<Vec<_>>() {
+                export.await.unwrap();
+            }
+            let found = tree(&out);
+            let files = found.keys().filter(|path| path.ends_with("/file"));
+            assert_eq!(files.count(), 7, "{found:?}");
+            assert!(
+                !found.keys().any(|path| path.contains(".partial")),
+                "{found:?}"
+            );
+            let index = fs::read_to_string(out.join("layouts/one/index.json")).unwrap();
+            assert_eq!(index.matches("io.containerd.image.name").count(), 6);
+            fs::remove_dir_all(folder.path().join("out")).unwrap();
+        }
+    });
+}
+
+#[test]
 fn a_failed_export_leaves_what_was_there() {
     support::runtime().block_on(async {
         let folder = temp();

@@ -44,19 +44,35 @@ pub(super) struct Stage {
     pub(super) directory: OwnedFd,
     /// [`NEW`] in it.
     pub(super) tree: Arc<OwnedFd>,
-    /// Directories on the way that were made.
-    made: Vec<PathBuf>,
+    way: Way,
 }
+
+/// How often a place is looked for that somebody else removes.
+const TRIES: usize = 8;
 
 impl Stage {
     pub(super) fn new(destination: &Path) -> Result<Self, ExportError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match Self::try_new(destination) {
+                // Somebody else gave up the way that both go, or took this directory for one that
+                // was left before it was locked.
+                Err(ExportError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound && tries < TRIES => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn try_new(destination: &Path) -> Result<Self, ExportError> {
         let failed = |action| ExportError::io(action, destination);
         let there = match openat(CWD, destination, DIRECTORY, Mode::empty()) {
             Ok(there) => Some(Arc::new(there)),
             Err(Errno::NOENT) => None,
             Err(error) => return Err(failed("open")(error.into())),
         };
-        let mut made = Vec::new();
+        let mut way = Way::default();
         let home = match &there {
             Some(there) => there.try_clone().map_err(failed("open"))?,
             None => {
@@ -64,7 +80,8 @@ impl Stage {
                     Some(parent) if !parent.as_os_str().is_empty() => parent,
                     _ => Path::new("."),
                 };
-                make_all(parent, &mut made).map_err(ExportError::io("make directory", parent))?;
+                let made = way.make_all(parent);
+                made.map_err(ExportError::io("make directory", parent))?;
                 let parent = openat(CWD, parent, DIRECTORY, Mode::empty());
                 parent.map_err(|error| failed("open")(error.into()))?
             }
@@ -95,19 +112,55 @@ impl Stage {
             name,
             directory,
             tree,
-            made,
+            way,
         })
     }
 
     /// Keeps the directories that were made on the way to the destination.
     pub(super) fn keep_way(&mut self) {
-        self.made.clear();
+        self.way.made.clear();
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
         let _gone = remove_tree(self.home.as_fd(), &self.name);
+    }
+}
+
+/// Directories on the way to a destination that were made. Dropping it removes those that nobody
+/// put anything into.
+#[derive(Debug, Default)]
+struct Way {
+    made: Vec<PathBuf>,
+}
+
+impl Way {
+    /// Makes a directory and those above it that are missing.
+    fn make_all(&mut self, path: &Path) -> io::Result<()> {
+        let missing = match self.make(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => error,
+            done => return done,
+        };
+        let parent = path.parent();
+        let parent = parent.filter(|parent| !parent.as_os_str().is_empty());
+        self.make_all(parent.ok_or(missing)?)?;
+        self.make(path)
+    }
+
+    /// Makes a directory, unless somebody else did.
+    fn make(&mut self, path: &Path) -> io::Result<()> {
+        match std::fs::create_dir(path) {
+            Ok(()) => self.made.push(path.to_path_buf()),
+            Err(_) if path.is_dir() => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
         for made in self.made.iter().rev() {
             let _kept = unlinkat(CWD, made, AtFlags::REMOVEDIR);
         }
@@ -118,24 +171,6 @@ impl Drop for Stage {
 pub(super) fn is_stage(name: &OsStr) -> bool {
     let name = name.as_bytes();
     name.starts_with(PREFIX.as_bytes()) && name.ends_with(SUFFIX.as_bytes())
-}
-
-/// Makes a directory and those above it, and notes which.
-fn make_all(path: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
-    match std::fs::create_dir(path) {
-        Ok(()) => made.push(path.to_path_buf()),
-        Err(_) if path.is_dir() => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let parent = path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty());
-            make_all(parent.ok_or(error)?, made)?;
-            std::fs::create_dir(path)?;
-            made.push(path.to_path_buf());
-        }
-        Err(error) => return Err(error),
-    }
-    Ok(())
 }
 
 /// Removes what killed processes left.
