@@ -301,9 +301,14 @@ fn seal(block: &mut [u8; BLOCK]) {
 
 /// Octal digits with leading zeros and a NUL; 0 for what does not fit.
 fn put_number(field: &mut [u8], value: i64) {
-    let digits = field.len() - 1;
-    let value = if fits(value, field.len()) { value } else { 0 };
-    put_text(field, format!("{value:0digits$o}").as_bytes());
+    let mut rest = if fits(value, field.len()) { value } else { 0 };
+    if let [digits @ .., end] = field {
+        *end = 0;
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (rest.to_le_bytes()[0] & 7);
+            rest >>= 3;
+        }
+    }
 }
 
 fn put_text(field: &mut [u8], text: &[u8]) {
