@@ -359,6 +359,58 @@ fn a_layout_of_others_is_added_to_and_keeps_what_they_said() {
 }
 
 #[test]
+fn class_12_a_layout_whose_index_is_none_is_left_alone() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let layout = folder.path().join("images");
+        let state = llb::scratch().file(mkfile("/x", ""));
+        let solved = solve(&solver, support::request(&state)).await;
+        let image = || Oci::directory(&layout).name("example.com/a:v1");
+        image()
+            .export(&solved.result, &Cancel::new())
+            .await
+            .unwrap();
+        let index = layout.join("index.json");
+        let good = fs::read(&index).unwrap();
+        let deep = "[".repeat(200_000);
+        let long = format!("{{\"manifests\":[],\"x\":\"{}\"}}", "y".repeat(9 << 20));
+        for bad in [
+            "{",
+            "null",
+            "[]",
+            "\"text\"",
+            r#"{"manifests":{}}"#,
+            r#"{"manifests":[{}]}"#,
+            r#"{"manifests":[null]}"#,
+            r#"{"manifests":[{"digest":1}]}"#,
+            r#"{"manifests":[{"digest":"sha256:0","annotations":[]}]}"#,
+            "{\"manifests\":[]} more",
+            &deep,
+            &long,
+        ] {
+            fs::write(&index, bad).unwrap();
+            let named = image().name("example.com/b:v1");
+            let exported = named.export(&solved.result, &Cancel::new()).await;
+            let start: String = bad.chars().take(60).collect();
+            let error = exported.expect_err(&start);
+            assert!(
+                matches!(error, ExportError::Io { action: "read", .. }),
+                "{start}: {error:?}"
+            );
+            assert!(fs::read(&index).unwrap() == bad.as_bytes(), "{start}");
+        }
+        // Whoever removes it gets a new one.
+        fs::remove_file(&index).unwrap();
+        image()
+            .export(&solved.result, &Cancel::new())
+            .await
+            .unwrap();
+        assert_eq!(fs::read(&index).unwrap(), good);
+    });
+}
+
+#[test]
 fn entries_of_an_index_are_called_as_buildkit_calls_them() {
     const REF_NAME: &str = "org.opencontainers.image.ref.name";
     support::runtime().block_on(async {
