@@ -347,13 +347,20 @@ async fn a_push_through_a_connection_that_breaks_arrives() {
     let solver = yard.solver_of(config, nobody());
     // Blobs of several MiB.
     let solved = solve(&solver, fixed_context(yard.path())).await;
-    let (port, broken) = breaking(registry.port(), 1_500_000, 4);
-    let exported = good(pushed(&solver, &solved, &format!("localhost:{port}/app:v1")).await);
-    assert!(broken.load(Ordering::SeqCst) >= 4, "it broke");
-    let reference = format!("{}/app:v1", registry.host());
-    let found = inspect(&reference, &[]);
-    assert_eq!(found["Digest"], exported.digest.unwrap().to_string());
-    copied(&reference, yard.path());
+    // At the first bytes, and in the middle of a blob.
+    for (after, times) in [(0, 3), (1_500_000, 4)] {
+        let (port, broken) = breaking(registry.port(), after, times);
+        let name = format!("app{times}:v1");
+        let exported = good(pushed(&solver, &solved, &format!("localhost:{port}/{name}")).await);
+        assert!(broken.load(Ordering::SeqCst) >= times, "it broke");
+        let reference = format!("{}/{name}", registry.host());
+        let found = inspect(&reference, &[]);
+        assert_eq!(found["Digest"], exported.digest.unwrap().to_string());
+        copied(
+            &reference,
+            &tempfile::tempdir_in(yard.path()).unwrap().keep(),
+        );
+    }
 }
 
 /// Passes connections on to a registry, and tells how many there were at the same time at most.
