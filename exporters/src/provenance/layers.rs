@@ -111,10 +111,47 @@ fn blob_of(layer: LayerId, store: &Store) -> Result<Option<LayerBlob>, Failure> 
 
 impl From<LayerBlob> for LayerDescriptor {
     fn from(blob: LayerBlob) -> Self {
+        // As in BuildKit, without the mark that others may not distribute it.
+        let media_type = blob.media_type.replace(".nondistributable.", ".");
         Self {
-            media_type: blob.media_type,
+            media_type: media_type.replace(".foreign.", "."),
             digest: blob.digest.to_string(),
             size: blob.size,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ashlar_llb::{BlobDigest, DiffId};
+
+    use super::*;
+
+    #[test]
+    fn layers_are_told_as_anyone_may_have_them() {
+        for (of_blob, told) in [
+            (
+                "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+            ),
+            (
+                "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+                "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            ),
+            (
+                "application/vnd.oci.image.layer.v1.tar",
+                "application/vnd.oci.image.layer.v1.tar",
+            ),
+        ] {
+            let blob = LayerBlob {
+                compression: SOURCE_BLOB.to_owned(),
+                digest: BlobDigest::of(b""),
+                diff_id: DiffId::of(b""),
+                size: 0,
+                media_type: of_blob.to_owned(),
+                annotations: BTreeMap::new(),
+            };
+            assert_eq!(LayerDescriptor::from(blob).media_type, told);
         }
     }
 }
