@@ -10,7 +10,7 @@ use ashlar_solver::cancel::Cancel;
 use ashlar_solver::result::BuildResult;
 use ashlar_solver::solver::Durability;
 use ashlar_solver::tree::tar::{Header, TarFormat, TarKind, TarWriter};
-use ashlar_solver::tree::{Entry, Kind, Node, TreePath};
+use ashlar_solver::tree::{Entry, Kind, Node, Opener, TreePath};
 use async_trait::async_trait;
 
 use crate::ExportError;
@@ -198,6 +198,7 @@ fn check(parts: &[Part], file: &mut File, cancel: &Cancel) -> Result<(), ExportE
 fn archive(parts: &[Part], take: &mut dyn Take, cancel: &Cancel) -> Result<(), ExportError> {
     for part in parts {
         let mut links: HashMap<_, Vec<u8>> = HashMap::new();
+        let mut opener = Opener::default();
         if let Some(directory) = &part.directory {
             put_header(take, &header(directory, &directory_entry(part), None))?;
         }
@@ -225,7 +226,7 @@ fn archive(parts: &[Part], take: &mut dyn Take, cancel: &Cancel) -> Result<(), E
                     }
                     put_header(take, &header)?;
                     if header.kind == TarKind::File && header.size > 0 {
-                        content(take, &path, node, cancel)?;
+                        content(take, &path, node, &mut opener, cancel)?;
                     }
                 }
             }
@@ -235,10 +236,11 @@ fn archive(parts: &[Part], take: &mut dyn Take, cancel: &Cancel) -> Result<(), E
 }
 
 /// Writes the bytes of a regular file.
-fn content(
+fn content<'a>(
     take: &mut dyn Take,
     path: &TreePath,
-    node: &Node,
+    node: &'a Node,
+    opener: &mut Opener<'a>,
     cancel: &Cancel,
 ) -> Result<(), ExportError> {
     let failed = |error| ExportError::io("read", path.as_relative())(error);
@@ -246,7 +248,7 @@ fn content(
         path: path.to_string(),
         reason: "its bytes are nowhere",
     })?;
-    let mut file = files.open(path).map_err(failed)?;
+    let mut file = opener.open(&**files, path).map_err(failed)?;
     let size = node.entry().size;
     take.file(&mut file, size, cancel)?.map_err(failed)?;
     take.bytes(padding(size))

@@ -29,7 +29,7 @@ pub mod writer;
 
 pub use crate::clock::{ParseTimestampError, Timestamp};
 pub use entry::{Attributes, Entry, Kind, Xattrs};
-pub use files::Files;
+pub use files::{Files, Opener};
 pub use index::Index;
 pub use path::TreePath;
 pub use room::{Lent, Room};

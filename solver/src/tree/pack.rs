@@ -12,10 +12,11 @@
 //! - of the extended attributes `security.capability` alone, unless more is asked for.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
 use std::io::{self, Read};
 
 use super::tar::{Header, TarFormat, TarKind, TarWriter};
-use super::{Entry, Files, Index, Kind, Room, Timestamp, TreePath};
+use super::{Entry, Files, Index, Kind, Opener, Room, Timestamp, TreePath};
 use crate::cancel::{Cancel, Cancelled};
 use crate::error::{Blame, Fault};
 
@@ -118,6 +119,7 @@ pub fn pack(
     let mut tar = TarWriter::new(out);
     let mut entries = 0;
     let mut links: HashMap<u32, Vec<u8>> = HashMap::new();
+    let mut opener = Opener::default();
     let write = |path: &TreePath, source: io::Error| {
         if source.kind() == io::ErrorKind::InvalidInput {
             PackError::Inexpressible {
@@ -149,7 +151,8 @@ pub fn pack(
                 .map_err(|error| write(path, error))?;
             entries += 1;
             if header.size > 0 {
-                copy(path, header.size, files, &mut tar, cancel)?;
+                let file = opener.open(files, path);
+                copy(path, header.size, file, &mut tar, cancel)?;
             }
         }
         if entry.is_directory() && options.opaque.contains(path) {
@@ -248,7 +251,7 @@ fn header(
 fn copy(
     path: &TreePath,
     size: u64,
-    files: &dyn Files,
+    file: io::Result<File>,
     tar: &mut TarWriter<&mut dyn Room>,
     cancel: &Cancel,
 ) -> Result<(), PackError> {
@@ -257,7 +260,7 @@ fn copy(
         source,
     };
     let full = |source| PackError::Write { source };
-    let mut file = files.open(path).map_err(failed)?;
+    let mut file = file.map_err(failed)?;
     let mut found = 0;
     loop {
         cancel.check()?;
