@@ -174,9 +174,9 @@ fn attributes_of_images_are_typed_options() {
         }
     };
     oci("name=a", |o| o.names = vec!["a".to_owned()]);
-    oci("\"name=a:1, b,,*\"", |o| {
-        o.names = ["a:1", "b", "*"].map(str::to_owned).to_vec();
-    });
+    // Several are taken apart, and refused, when the image is named.
+    oci("\"name=a:1,b,*\"", |o| o.names = vec!["a:1,b,*".to_owned()]);
+    oci("name=", |_| {});
     for (level, value) in [(0, "0"), (9, "9"), (5, "5")] {
         let same_level = |name: &str, compression: Compression| {
             let text = format!("type=oci,dest=x,compression={name},compression-level={value}");
