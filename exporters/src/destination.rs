@@ -7,7 +7,6 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Write};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,7 +20,7 @@ use crate::durable::{WriteOut, sync_name};
 use crate::exporter::{Exported, Prepared, blocking};
 use crate::layer::Packed;
 use crate::target::Target;
-use behind::{PIECE, WriteBehind};
+use behind::{PIECE, WriteBehind, write_at};
 use pipe::Pipe;
 
 /// Bytes that are read at once.
@@ -259,7 +258,7 @@ impl<'a> Sink<'a> {
                     *behind = WriteBehind::new(file, *at).ok();
                 }
                 match behind {
-                    None => file.write_all_at(&self.piece[..length], *at)?,
+                    None => write_at(file, &self.piece[..length], *at)?,
                     Some(behind) => {
                         let mut piece = std::mem::take(&mut self.piece);
                         piece.truncate(length);

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
+use ashlar_solver::content::WRITE_SIZE;
 use rustix::fs::{FallocateFlags, fallocate, fstatfs};
 
 /// Bytes of a piece: where pieces begin, pages of the file do.
@@ -19,6 +20,15 @@ const AHEAD: u64 = 64 << 20;
 
 /// What `statfs` tells of ext4.
 const EXT4: u64 = 0xef53;
+
+/// Writes bytes of a file at their place.
+pub(super) fn write_at(file: &File, bytes: &[u8], mut at: u64) -> io::Result<()> {
+    for part in bytes.chunks(WRITE_SIZE) {
+        file.write_all_at(part, at)?;
+        at += part.len() as u64;
+    }
+    Ok(())
+}
 
 /// Writes a file on a thread of its own, in pieces, so that what comes next can be read meanwhile.
 /// The thread lives no longer than this.
@@ -95,7 +105,7 @@ impl Out {
         for piece in waiting {
             let end = self.at + piece.len() as u64;
             self.reserved.reach(&self.file, end);
-            self.file.write_all_at(&piece, self.at)?;
+            write_at(&self.file, &piece, self.at)?;
             self.at = end;
             // Nobody may want it any more.
             let _unused = written.send(piece);

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::store::file_name;
-use super::{Blob, BlobStore, ContentError};
+use super::{Blob, BlobStore, ContentError, WRITE_SIZE};
 
 /// Writes a blob and hashes it on the way. The blob has no name until [`BlobWriter::finish`]; a
 /// writer that is dropped leaves nothing.
@@ -120,7 +120,10 @@ fn named(store: &BlobStore) -> Result<(rustix::fd::OwnedFd, String), Errno> {
 
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = self.file.write(bytes)?;
+        let size = usize::try_from(self.size).unwrap_or(0);
+        // Up to where the next piece begins.
+        let room = WRITE_SIZE - size % WRITE_SIZE;
+        let length = self.file.write(&bytes[..bytes.len().min(room)])?;
         self.hash.update(&bytes[..length]);
         self.size += length as u64;
         Ok(length)

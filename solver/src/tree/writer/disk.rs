@@ -14,6 +14,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::content::WRITE_SIZE;
 use crate::dir;
 use crate::tree::entry::{Attributes, open_mode};
 use crate::tree::index::is_overlay_xattr;
@@ -284,7 +285,8 @@ pub(super) fn write_block(
     sparse: bool,
 ) -> io::Result<()> {
     if !sparse {
-        return file.write_all(block);
+        let mut parts = block.chunks(WRITE_SIZE);
+        return parts.try_for_each(|part| file.write_all(part));
     }
     if block.iter().all(|&byte| byte == 0) {
         return Ok(());
