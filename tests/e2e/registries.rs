@@ -248,6 +248,16 @@ pub fn tls(folder: &Path) -> String {
     )
 }
 
+/// What a request says before its body, byte by byte: what follows is not ours.
+pub(super) fn request_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
+        head.push(byte[0]);
+    }
+    String::from_utf8_lossy(&head).into_owned()
+}
+
 /// A token server, as the Docker Hub has one: gives `me`, with the password `hunter2`, tokens that
 /// docker-registry takes. Ends with the process.
 fn token_server(folder: &Path) -> u16 {
@@ -257,12 +267,7 @@ fn token_server(folder: &Path) -> u16 {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
-            let mut head = Vec::new();
-            let mut byte = [0];
-            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
-                head.push(byte[0]);
-            }
-            let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+            let head = request_head(&mut stream).to_ascii_lowercase();
             // `me:hunter2`.
             let known = head.contains("authorization: basic bwu6ahvudgvymg==");
             let asked = head.contains("service=here&scope=repository%3aapp%3apull");

@@ -1,7 +1,7 @@
 //! Images from docker-registry: open, with passwords, with certificates of one's own, with tokens.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
@@ -15,7 +15,9 @@ use ashlar_solver::registry::{
 };
 use ashlar_solver::solver::{SolveError, Solved};
 
-use super::registries::{Registry, Yard, copied, me, nobody, passwords, push, tls, tokens};
+use super::registries::{
+    Registry, Yard, copied, me, nobody, passwords, push, request_head, tls, tokens,
+};
 use super::support::{self, Need, PATH, file, files, run, skipped};
 
 /// A place where the directory `store` has the image `app:v1`, whose `/hello` says `hi`; none if a
@@ -224,12 +226,7 @@ fn tunnel() -> (u16, Arc<Mutex<String>>) {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
-            let mut head = Vec::new();
-            let mut byte = [0];
-            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
-                head.push(byte[0]);
-            }
-            let head = String::from_utf8_lossy(&head).into_owned();
+            let head = request_head(&mut stream);
             log.lock().unwrap().push_str(&head);
             let place = head
                 .strip_prefix("CONNECT ")
