@@ -38,12 +38,12 @@ use crate::sbom::ScanError;
 use release::Release;
 
 /// Reads one file that was found by its name.
-type Reader = fn(&Tree<'_>, &TreePath, &mut Findings) -> Result<(), ScanError>;
+type Reader = fn(&Tree<'_>, &TreePath, &mut Findings<'_>) -> Result<(), ScanError>;
 
 /// Finds all packages. Blocks.
-pub(crate) fn packages(tree: &Tree<'_>) -> Result<Findings, ScanError> {
+pub(crate) fn packages<'a>(tree: &'a Tree<'a>) -> Result<Findings<'a>, ScanError> {
     let release = Release::of(tree)?;
-    let mut findings = Findings::new(tree.limits().clone());
+    let mut findings = Findings::new(tree);
     dpkg::scan(tree, &release, &mut findings)?;
     apk::scan(tree, &release, &mut findings)?;
     rpm::scan(tree, &release, &mut findings)?;

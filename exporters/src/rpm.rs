@@ -8,7 +8,8 @@
 //! Invariants:
 //! - every offset and length is checked against the file before it is used;
 //! - no page is visited twice on one way, and all that is read of one database together is at most
-//!   twice its size, so that entries which share pages cannot multiply the work;
+//!   twice its size, so that entries which share pages cannot multiply the work; those of one page
+//!   do not overlap;
 //! - a header is at most [`HEADER`] bytes.
 //!
 //! Leaves to others: what the headers mean for an SBOM (`packages`).

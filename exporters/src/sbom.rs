@@ -21,6 +21,7 @@ mod package_scanner;
 mod scanner;
 mod supplement;
 
+pub(crate) use error::DOCUMENT;
 pub use error::ScanError;
 pub(crate) use supplement::{LayerFinder, SupplementError, supplement};
 

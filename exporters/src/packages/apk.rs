@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use ashlar_solver::tree::{Kind as EntryKind, TreePath};
+use ashlar_solver::tree::TreePath;
 
 use super::findings::Party;
 use super::release::Release;
@@ -19,7 +19,7 @@ const INSTALLED: [&str; 2] = ["/lib/apk/db/installed", "/usr/lib/apk/db/installe
 pub(super) fn scan(
     tree: &Tree<'_>,
     release: &Release,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<(), ScanError> {
     let mut seen = BTreeSet::new();
     for place in INSTALLED {
@@ -34,17 +34,16 @@ pub(super) fn scan(
         let Some(bytes) = tree.bytes(&path, ceiling, findings)? else {
             continue;
         };
-        read(tree, release, &path, &bytes, findings)?;
+        read(release, &path, &bytes, findings)?;
     }
     Ok(())
 }
 
 fn read(
-    tree: &Tree<'_>,
     release: &Release,
     found: &TreePath,
     bytes: &[u8],
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<(), ScanError> {
     let mut record = Record::default();
     // One more empty line ends the last record.
@@ -70,11 +69,7 @@ fn read(
             b'F' => record.directory = value,
             b'R' => {
                 let file = [record.directory, value].join(&b'/');
-                if let Ok((at, node)) = tree.view().resolve(&file, false)
-                    && node.entry().kind == EntryKind::File
-                {
-                    record.files.insert(at);
-                }
+                findings.own(&file, &mut record.files)?;
             }
             _ => {}
         }

@@ -10,7 +10,7 @@ use crate::sbom::ScanError;
 pub(super) fn lock(
     tree: &Tree<'_>,
     path: &TreePath,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<(), ScanError> {
     for locked in toml_lock::read(tree, path, findings)? {
         let name = text(locked.name.as_bytes(), FIELD);

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use ashlar_solver::tree::{Kind as EntryKind, TreePath};
+use ashlar_solver::tree::TreePath;
 
 use super::findings::Party;
 use super::release::Release;
@@ -29,7 +29,7 @@ const LICENSES: usize = 200;
 pub(super) fn scan(
     tree: &Tree<'_>,
     release: &Release,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<(), ScanError> {
     let mut database = Database {
         tree,
@@ -61,15 +61,15 @@ pub(super) fn scan(
     Ok(())
 }
 
-struct Database<'a, 'b> {
+struct Database<'a, 'b, 'c> {
     tree: &'a Tree<'a>,
     release: &'a Release,
     /// By path: where the files of all packages but one are, and which that one is.
     diversions: HashMap<Vec<u8>, (Vec<u8>, Vec<u8>)>,
-    findings: &'b mut Findings,
+    findings: &'b mut Findings<'c>,
 }
 
-impl Database<'_, '_> {
+impl Database<'_, '_, '_> {
     fn read_diversions(&mut self) -> Result<(), ScanError> {
         let Some((path, _)) = self.tree.file(DIVERSIONS) else {
             return Ok(());
@@ -141,7 +141,7 @@ impl Database<'_, '_> {
         let ceiling = self.tree.limits().text_bytes;
         if let Some(bytes) = self.tree.bytes(&path, ceiling, self.findings)? {
             for line in bytes.split(|&byte| byte == b'\n') {
-                self.own(line, package);
+                self.own(line, package)?;
             }
         }
         package.found.insert(path);
@@ -157,7 +157,7 @@ impl Database<'_, '_> {
             for line in bytes.split(|&byte| byte == b'\n') {
                 // A digest, two spaces, a path without a leading slash.
                 let file = line.iter().position(|&byte| byte == b' ');
-                self.own(file.map_or(&[][..], |at| line[at..].trim_ascii()), package);
+                self.own(file.map_or(&[][..], |at| line[at..].trim_ascii()), package)?;
             }
         }
         package.found.insert(path);
@@ -165,19 +165,15 @@ impl Database<'_, '_> {
     }
 
     /// Notes that a file belongs to a package, if it is a regular file of the tree.
-    fn own(&self, path: &[u8], package: &mut Package) {
+    fn own(&mut self, path: &[u8], package: &mut Package) -> Result<(), ScanError> {
         let diverted = self.diversions.get(path);
         let path = match diverted {
             Some((to, by)) if by != package.name.as_bytes() => to,
             _ => path,
         };
-        if path.is_empty() {
-            return;
-        }
-        if let Ok((at, node)) = self.tree.view().resolve(path, false)
-            && node.entry().kind == EntryKind::File
-        {
-            package.files.insert(at);
+        match path.is_empty() {
+            true => Ok(()),
+            false => self.findings.own(path, &mut package.files),
         }
     }
 

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use ashlar_solver::tree::TreePath;
+use ashlar_solver::tree::{Kind as EntryKind, TreePath};
 
-use super::License;
-use crate::sbom::{ScanError, ScanLimits};
+use super::tree::text;
+use super::{License, Tree};
+use crate::sbom::{DOCUMENT, ScanError};
 
 /// What kind of package it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +52,14 @@ pub(crate) enum Party {
     Organization(String),
 }
 
+impl Party {
+    fn text(&self) -> &String {
+        match self {
+            Self::Person(text) | Self::Organization(text) => text,
+        }
+    }
+}
+
 /// A package that was found.
 #[derive(Debug, Clone)]
 pub(crate) struct Package {
@@ -92,6 +101,17 @@ impl Package {
         }
     }
 
+    /// Bytes of what is said of it.
+    fn text_bytes(&self) -> usize {
+        let optional = [&self.homepage, &self.description, &self.download];
+        let texts = [&self.name, &self.version, &self.purl].into_iter();
+        let texts = texts.chain(optional.into_iter().flatten());
+        let texts = texts.chain(self.originator.as_ref().map(Party::text));
+        let texts = texts.chain(self.checksums.iter().map(|(_, value)| value));
+        let license = self.license.expression().len();
+        texts.map(String::len).sum::<usize>() + license
+    }
+
     /// Takes over what `other`, the same package found elsewhere, has more.
     fn merge(&mut self, other: Self) {
         self.found.extend(other.found);
@@ -117,56 +137,95 @@ pub(crate) struct Remark {
 /// Remarks that are kept; further ones are counted.
 const MOST_REMARKS: usize = 50;
 
+/// Longest reason of a remark. Parsers repeat what they could not read.
+const REASON: usize = 256;
+
 /// What was found so far.
 #[derive(Debug)]
-pub(crate) struct Findings {
-    limits: ScanLimits,
+pub(crate) struct Findings<'a> {
+    tree: &'a Tree<'a>,
     packages: Vec<Package>,
     /// Where the package of a URL is in `packages`.
     known: HashMap<String, usize>,
-    /// Files that belong to packages.
+    /// Files that packages list.
     files: usize,
+    /// Bytes of the paths of those that are there.
+    paths: u64,
+    /// Bytes of what is said of packages.
+    texts: usize,
     remarks: Vec<Remark>,
     more_remarks: usize,
 }
 
-impl Findings {
-    pub(crate) fn new(limits: ScanLimits) -> Self {
+impl<'a> Findings<'a> {
+    pub(crate) fn new(tree: &'a Tree<'a>) -> Self {
         Self {
-            limits,
+            tree,
             packages: Vec::new(),
             known: HashMap::new(),
             files: 0,
+            paths: 0,
+            texts: 0,
             remarks: Vec::new(),
             more_remarks: 0,
         }
     }
 
+    /// Notes that a file belongs to a package, if it is a regular file of the tree.
+    ///
+    /// # Errors
+    /// The scan was cancelled, or packages list more than a scan takes.
+    pub(crate) fn own(
+        &mut self,
+        path: &[u8],
+        files: &mut BTreeSet<TreePath>,
+    ) -> Result<(), ScanError> {
+        self.tree.check()?;
+        // What is not there is counted, too: looking for it takes time.
+        self.count_files(1)?;
+        if let Ok((at, node)) = self.tree.view().resolve(path, false)
+            && node.entry().kind == EntryKind::File
+        {
+            // A short name that leads through links can have a long path.
+            self.paths += at.as_bytes().len() as u64;
+            let limit = self.tree.limits().path_bytes;
+            if self.paths > limit {
+                let what = "bytes of paths of files of packages";
+                return Err(ScanError::Limit { what, limit });
+            }
+            files.insert(at);
+        }
+        Ok(())
+    }
+
+    fn count_files(&mut self, more: usize) -> Result<(), ScanError> {
+        self.files += more;
+        let limit = self.tree.limits().files;
+        within("files of packages", self.files, limit)
+    }
+
     /// Adds a package, or what is said of it to the one that is known.
     ///
     /// # Errors
-    /// There are more packages, or files of them, than a scan may find.
+    /// The scan was cancelled, or there are more packages than a scan may find, or more is said of
+    /// them than a document may have.
     pub(crate) fn add(&mut self, package: Package) -> Result<(), ScanError> {
-        self.files += package.files.len() + package.found.len();
-        if self.files > self.limits.files {
-            return Err(ScanError::Limit {
-                what: "files of packages",
-                limit: self.limits.files as u64,
-            });
-        }
+        self.tree.check()?;
+        self.count_files(package.found.len())?;
+        let limits = self.tree.limits();
         if let Some(&at) = self.known.get(&package.purl) {
-            self.packages[at].merge(package);
-            return Ok(());
+            let known = &mut self.packages[at];
+            let before = known.text_bytes();
+            known.merge(package);
+            self.texts += known.text_bytes().saturating_sub(before);
+        } else {
+            within("packages", self.packages.len() + 1, limits.packages)?;
+            self.texts += package.text_bytes();
+            self.known.insert(package.purl.clone(), self.packages.len());
+            self.packages.push(package);
         }
-        if self.packages.len() >= self.limits.packages {
-            return Err(ScanError::Limit {
-                what: "packages",
-                limit: self.limits.packages as u64,
-            });
-        }
-        self.known.insert(package.purl.clone(), self.packages.len());
-        self.packages.push(package);
-        Ok(())
+        let most = usize::try_from(limits.document_bytes).unwrap_or(usize::MAX);
+        within(DOCUMENT, self.texts, most)
     }
 
     /// Notes that something was left out.
@@ -175,7 +234,8 @@ impl Findings {
             self.more_remarks += 1;
             return;
         }
-        let (path, reason) = (path.to_string(), reason.into());
+        let reason = text(reason.into().as_bytes(), REASON);
+        let path = path.to_string();
         self.remarks.push(Remark { path, reason });
     }
 
@@ -197,5 +257,16 @@ impl Findings {
             ));
         }
         (self.packages, remarks)
+    }
+}
+
+/// Nothing may be found that is more than `limit`.
+fn within(what: &'static str, found: usize, limit: usize) -> Result<(), ScanError> {
+    match found <= limit {
+        true => Ok(()),
+        false => Err(ScanError::Limit {
+            what,
+            limit: limit as u64,
+        }),
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct License {
 impl License {
     /// Reads what a package says of its license.
     pub(crate) fn parse(text: &str) -> Self {
-        let text = text.trim();
+        let text = &crate::redact::text(text.trim())[..];
         if text.is_empty() || text.eq_ignore_ascii_case("unknown") {
             return Self::default();
         }

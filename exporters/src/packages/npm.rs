@@ -40,7 +40,7 @@ pub(super) fn is_installed(path: &TreePath) -> bool {
 pub(super) fn manifest(
     tree: &Tree<'_>,
     path: &TreePath,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<(), ScanError> {
     #[derive(serde::Deserialize)]
     struct Manifest {
@@ -85,7 +85,7 @@ pub(super) fn manifest(
 pub(super) fn lock(
     tree: &Tree<'_>,
     path: &TreePath,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<(), ScanError> {
     #[derive(serde::Deserialize)]
     struct Lock {
@@ -120,7 +120,7 @@ pub(super) fn lock(
 fn nested(
     dependencies: Entries<Dependency>,
     path: &TreePath,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<(), ScanError> {
     // JSON of 128 levels is not read in the first place.
     for (name, dependency) in dependencies.0 {
@@ -136,7 +136,7 @@ fn add(
     name: &str,
     locked: Locked,
     path: &TreePath,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<(), ScanError> {
     if locked.link {
         return Ok(());
@@ -244,7 +244,7 @@ fn author(value: &Value) -> Option<Party> {
 pub(super) fn json<T: DeserializeOwned>(
     bytes: &[u8],
     path: &TreePath,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Option<T> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     match serde_json::from_slice(bytes) {

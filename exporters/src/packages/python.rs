@@ -16,7 +16,7 @@ const METADATA: u64 = 4 << 20;
 pub(super) fn toml_lock(
     tree: &Tree<'_>,
     path: &TreePath,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<(), ScanError> {
     for locked in toml_lock::read(tree, path, findings)? {
         // In a lock file of uv the project itself is there, too.
@@ -39,7 +39,7 @@ pub(super) fn toml_lock(
 pub(super) fn pipfile_lock(
     tree: &Tree<'_>,
     path: &TreePath,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<(), ScanError> {
     #[derive(serde::Deserialize)]
     struct Locked {
@@ -79,7 +79,7 @@ pub(super) fn is_requirements(name: &[u8]) -> bool {
 pub(super) fn requirements(
     tree: &Tree<'_>,
     path: &TreePath,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<(), ScanError> {
     let ceiling = tree.limits().lock_file_bytes;
     let Some(bytes) = tree.bytes(path, ceiling, findings)? else {
@@ -124,7 +124,7 @@ pub(super) fn is_installed(path: &TreePath) -> bool {
 pub(super) fn metadata(
     tree: &Tree<'_>,
     path: &TreePath,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<(), ScanError> {
     let Some(bytes) = tree.bytes(path, METADATA, findings)? else {
         return Ok(());
@@ -190,7 +190,7 @@ fn record(
     tree: &Tree<'_>,
     metadata: &TreePath,
     package: &mut Package,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<(), ScanError> {
     let Some(directory) = metadata.parent() else {
         return Ok(());
@@ -221,11 +221,7 @@ fn record(
             true => path.to_vec(),
             false => [site.as_bytes(), path].join(&b'/'),
         };
-        if let Ok((at, node)) = tree.view().resolve(&full, false)
-            && node.entry().kind == EntryKind::File
-        {
-            package.files.insert(at);
-        }
+        findings.own(&full, &mut package.files)?;
     }
     Ok(())
 }

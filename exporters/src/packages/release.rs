@@ -1,5 +1,6 @@
 //! Which distribution a tree is of, by `os-release`.
 
+use super::tree::text;
 use super::{Findings, Tree};
 use crate::purl::Purl;
 use crate::sbom::ScanError;
@@ -7,19 +8,20 @@ use crate::sbom::ScanError;
 /// Largest `os-release` that is read. Real ones have some hundred bytes.
 const CEILING: u64 = 64 << 10;
 
+/// Longest id or version of a distribution, which stand in each of its packages.
+const LONGEST: usize = 128;
+
 /// What `os-release` says; empty where it says nothing.
 #[derive(Debug, Default)]
 pub(super) struct Release {
     /// `debian`, `fedora`.
     pub(super) id: String,
-    /// Distributions that it is made from.
-    pub(super) like: Vec<String>,
     version: String,
 }
 
 impl Release {
     pub(super) fn of(tree: &Tree<'_>) -> Result<Self, ScanError> {
-        let mut unused = Findings::new(tree.limits().clone());
+        let mut unused = Findings::new(tree);
         for place in ["/etc/os-release", "/usr/lib/os-release"] {
             if let Some((path, _)) = tree.file(place)
                 && let Some(bytes) = tree.bytes(&path, CEILING, &mut unused)?
@@ -30,19 +32,16 @@ impl Release {
         Ok(Self::default())
     }
 
-    fn parse(text: &str) -> Self {
+    fn parse(file: &str) -> Self {
         let mut release = Self::default();
-        for line in text.lines() {
+        for line in file.lines() {
             let Some((key, value)) = line.trim().split_once('=') else {
                 continue;
             };
             let value = unquoted(value);
             match key {
-                "ID" => release.id = value.to_lowercase(),
-                "ID_LIKE" => {
-                    release.like = value.split_whitespace().map(str::to_lowercase).collect();
-                }
-                "VERSION_ID" => release.version = value,
+                "ID" => release.id = text(value.to_lowercase().as_bytes(), LONGEST),
+                "VERSION_ID" => release.version = text(value.as_bytes(), LONGEST),
                 _ => {}
             }
         }
@@ -82,11 +81,9 @@ mod tests {
 
     #[test]
     fn the_forms_that_distributions_use() {
-        let release = Release::parse(
-            "# comment\nID=\"centos\"\nVERSION_ID='9'\nID_LIKE=\"rhel fedora\"\nNAME=\"a \\\"b\\\"\"\n",
-        );
+        let release =
+            Release::parse("# comment\nID=\"CentOS\"\nVERSION_ID='9'\nNAME=\"a \\\"b\\\"\"\n");
         assert_eq!((&release.id[..], &release.version[..]), ("centos", "9"));
-        assert_eq!(release.like, ["rhel", "fedora"]);
         assert_eq!(unquoted("\"a \\\"b\\\"\""), "a \"b\"");
         assert_eq!(unquoted("plain"), "plain");
         assert_eq!(unquoted("\""), "\"");

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use ashlar_solver::tree::{Kind as EntryKind, TreePath};
+use ashlar_solver::tree::TreePath;
 
 use super::findings::Party;
 use super::release::Release;
@@ -25,7 +25,7 @@ const FILES: [(&str, Format); 3] = [
 pub(super) fn scan(
     tree: &Tree<'_>,
     release: &Release,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<(), ScanError> {
     let mut seen: Vec<TreePath> = Vec::new();
     for place in PLACES {
@@ -52,10 +52,8 @@ pub(super) fn scan(
             let read = headers(format, file, log, &mut |bytes| {
                 tree.check().map_err(Box::new)?;
                 let header = Header::parse(bytes)?;
-                if let Some(package) = package(tree, release, &path, &header) {
-                    findings.add(package).map_err(Box::new)?;
-                }
-                Ok(())
+                let added = add(release, &path, &header, findings);
+                Ok(added.map_err(Box::new)?)
             });
             match read {
                 Ok(()) => {}
@@ -89,12 +87,13 @@ fn log(tree: &Tree<'_>, path: &TreePath, format: Format) -> Result<Option<File>,
     tree.open(&log).map(Some)
 }
 
-fn package(
-    tree: &Tree<'_>,
+/// Adds the package of a header.
+fn add(
     release: &Release,
     found: &TreePath,
     header: &Header<'_>,
-) -> Option<Package> {
+    findings: &mut Findings<'_>,
+) -> Result<(), ScanError> {
     let name = text(header.name, FIELD);
     let version = format!(
         "{}-{}",
@@ -103,7 +102,7 @@ fn package(
     );
     // Keys that rpm trusts are kept as packages; they are none.
     if name.is_empty() || name == "gpg-pubkey" {
-        return None;
+        return Ok(());
     }
     let mut purl = Purl::new("rpm", &name, &version).namespace(match &release.id[..] {
         "rhel" => "redhat",
@@ -128,11 +127,7 @@ fn package(
     package.homepage = some(header.address, FIELD);
     package.description = some(header.summary, DESCRIPTION);
     for file in header.files() {
-        if let Ok((at, node)) = tree.view().resolve(&file, false)
-            && node.entry().kind == EntryKind::File
-        {
-            package.files.insert(at);
-        }
+        findings.own(&file, &mut package.files)?;
     }
-    Some(package)
+    findings.add(package)
 }

@@ -10,7 +10,8 @@ use ashlar_solver::tree::{Attributes, Entry, Files, Kind, Node, TreePath, View};
 use proptest::prelude::*;
 use rustix::fs::MemfdFlags;
 
-use super::{Tree, packages};
+use super::tree::text;
+use super::{Package, Tree, packages};
 use crate::sbom::{ScanError, ScanLimits};
 
 /// Files in memory.
@@ -58,10 +59,23 @@ fn view(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> View {
 
 /// The package URLs found in such files.
 fn found(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<Vec<String>, ScanError> {
-    let (view, limits, cancel) = (view(files), ScanLimits::default(), Cancel::new());
-    let findings = packages(&Tree::new(&view, &limits, &cancel))?;
-    let (packages, _) = findings.into_parts();
+    let (packages, _) = scan(files, &ScanLimits::default())?;
     Ok(packages.into_iter().map(|package| package.purl).collect())
+}
+
+/// What is found in such files, and what is remarked.
+fn scan(
+    files: impl IntoIterator<Item = (String, Vec<u8>)>,
+    limits: &ScanLimits,
+) -> Result<(Vec<Package>, Vec<String>), ScanError> {
+    let (view, cancel) = (view(files), Cancel::new());
+    let tree = Tree::new(&view, limits, &cancel);
+    Ok(packages(&tree)?.into_parts())
+}
+
+/// A text file.
+fn file(path: &str, text: impl Into<String>) -> (String, Vec<u8>) {
+    (path.to_owned(), text.into().into_bytes())
 }
 
 /// A header of rpm with a name and a version.
@@ -261,6 +275,138 @@ fn each_kind_of_file_is_read() {
             );
         }
     }
+}
+
+/// The limit that is kept by refusing these files.
+fn beyond(files: impl IntoIterator<Item = (String, Vec<u8>)>, limits: &ScanLimits) -> &'static str {
+    match scan(files, limits).map(|(packages, _)| packages.len()) {
+        Err(ScanError::Limit { what, .. }) => what,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A database of dpkg with so many packages.
+fn debian(packages: usize) -> String {
+    let paragraph = |number| format!("Package: p{number}\nVersion: 1\n\n");
+    (0..packages).map(paragraph).collect()
+}
+
+#[test]
+fn class_12_what_all_packages_share_is_short() {
+    let long = "+".repeat(30_000);
+    let files = [
+        file("etc/os-release", format!("ID={long}\nVERSION_ID={long}\n")),
+        file("var/lib/dpkg/status", debian(100)),
+    ];
+    let found = found(files).unwrap();
+    assert_eq!(found.len(), 100);
+    assert!(found.iter().all(|purl| purl.len() < 2000));
+}
+
+#[test]
+fn class_12_more_than_a_document_may_have_is_not_collected() {
+    let mut limits = ScanLimits::default();
+    let files = || [file("var/lib/dpkg/status", debian(1000))];
+    assert_eq!(scan(files(), &limits).unwrap().0.len(), 1000);
+    limits.document_bytes = 10_000;
+    assert_eq!(beyond(files(), &limits), "bytes of documents about it");
+    // Nor of one package, of which many files tell.
+    let lock = |number: u32| {
+        let sum = format!("{number:064}");
+        let lock = format!("[[package]]\nname=\"a\"\nversion=\"1\"\nchecksum=\"{sum}\"\n");
+        file(&format!("{number}/Cargo.lock"), lock)
+    };
+    assert_eq!(scan((0..100).map(lock), &limits).unwrap().0.len(), 1);
+    let many = beyond((0..1000).map(lock), &limits);
+    assert_eq!(many, "bytes of documents about it");
+}
+
+#[test]
+fn class_12_lists_of_files_are_bounded() {
+    let mut limits = ScanLimits::default();
+    let deep = format!("{}x", "directory/".repeat(100));
+    let files = |list: String| {
+        [
+            file("var/lib/dpkg/status", debian(1)),
+            file("var/lib/dpkg/info/p0.list", list),
+            file(&deep, ""),
+        ]
+    };
+    let (found, _) = scan(files(format!("/{deep}\n")), &limits).unwrap();
+    assert_eq!(found[0].files.len(), 1);
+    // Of files that are not there, too.
+    limits.files = 1000;
+    let missing = |count: usize| files("/missing\n".repeat(count));
+    assert!(scan(missing(900), &limits).is_ok());
+    assert_eq!(beyond(missing(1001), &limits), "files of packages");
+    limits.path_bytes = 1000;
+    let paths = beyond(files(format!("/{deep}\n")), &limits);
+    assert_eq!(paths, "bytes of paths of files of packages");
+}
+
+#[test]
+fn class_12_entries_of_a_page_do_not_share_it() {
+    // Each time the same entry of a hash table.
+    let mut table = berkeley(&[header(&"x".repeat(100))]);
+    let pair: [u8; 4] = *table[512 + 26..].first_chunk().unwrap();
+    table[512 + 20..512 + 22].copy_from_slice(&120_u16.to_le_bytes());
+    for at in 0..60 {
+        let at = 512 + 26 + 4 * at;
+        table[at..at + 4].copy_from_slice(&pair);
+    }
+    // And the same row of a table.
+    let mut database = sqlite(&[header(&"x".repeat(100))]);
+    let page = database
+        .chunks_exact_mut(512)
+        .find(|page| page[0] == 13 && page.windows(4).any(|part| part == b"xxxx"))
+        .unwrap();
+    let place: [u8; 2] = *page[8..].first_chunk().unwrap();
+    page[3..5].copy_from_slice(&60_u16.to_be_bytes());
+    for at in 0..60 {
+        page[8 + 2 * at..10 + 2 * at].copy_from_slice(&place);
+    }
+    for (name, bytes, reason) in [
+        ("Packages", table, "its entries overlap"),
+        ("rpmdb.sqlite", database, "its rows overlap"),
+    ] {
+        let files = [(format!("var/lib/rpm/{name}"), bytes)];
+        let (_, remarks) = scan(files, &ScanLimits::default()).unwrap();
+        assert!(remarks[0].ends_with(reason), "{remarks:?}");
+    }
+}
+
+#[test]
+fn class_8_remarks_and_licenses_have_no_credentials_and_an_end() {
+    let address = "https://me:hunter2@host/x";
+    let long = format!("{address} {}", "y".repeat(100_000));
+    let license = format!(
+        r#"{{"packages":{{"node_modules/a":{{"version":"1","license":"see {address}"}}}}}}"#
+    );
+    let files = [
+        file("Pipfile.lock", format!(r#"{{"default":"{long}"}}"#)),
+        file("package-lock.json", license),
+    ];
+    let (found, remarks) = scan(files, &ScanLimits::default()).unwrap();
+    assert!(
+        remarks[0].contains("https://xxxxx:xxxxx@host"),
+        "{remarks:?}"
+    );
+    assert!(remarks[0].len() < 400, "{remarks:?}");
+    let references = found[0].license.references();
+    let told = references.values().next().unwrap();
+    assert_eq!(told, "see https://xxxxx:xxxxx@host/x");
+}
+
+#[test]
+fn class_8_an_address_that_is_cut_has_no_credentials() {
+    let address = b"see https://me:hunter2@host/x";
+    for most in 0..=address.len() {
+        let shown = text(address, most);
+        assert!(shown.len() <= most && !shown.contains("hunt"), "{shown}");
+    }
+    assert_eq!(text("ää".as_bytes(), 3), "ä");
+    assert_eq!(text(b" a b ", 2), "a");
+    assert_eq!(text(b"\xff\xff", 4), "\u{fffd}");
 }
 
 /// One change of a file.

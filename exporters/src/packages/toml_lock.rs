@@ -35,7 +35,7 @@ struct File {
 pub(super) fn read(
     tree: &Tree<'_>,
     path: &TreePath,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<Vec<Locked>, ScanError> {
     let ceiling = tree.limits().lock_file_bytes.min(CEILING);
     let Some(bytes) = tree.bytes(path, ceiling, findings)? else {

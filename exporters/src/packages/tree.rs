@@ -82,7 +82,7 @@ impl<'a> Tree<'a> {
         &self,
         path: &TreePath,
         ceiling: u64,
-        findings: &mut Findings,
+        findings: &mut Findings<'_>,
     ) -> Result<Option<Vec<u8>>, ScanError> {
         self.check()?;
         let size = self.view.lookup(path).map_or(0, |node| node.entry().size);
@@ -119,8 +119,16 @@ impl<'a> Tree<'a> {
 /// Bytes as text, at most `most` of them; what is no UTF-8 is replaced, and credentials in addresses
 /// are masked.
 pub(super) fn text(bytes: &[u8], most: usize) -> String {
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(most)]);
-    crate::redact::text(text.trim()).into_owned()
+    // An address that is cut is masked before: what tells a password stands behind it.
+    let seen = String::from_utf8_lossy(&bytes[..bytes.len().min(most + FIELD)]);
+    let mut text = crate::redact::text(seen.trim()).into_owned();
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text.truncate(text.trim_end().len());
+    text
 }
 
 /// Longest name, version, license or address that is kept: far above what any package has.

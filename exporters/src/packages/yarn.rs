@@ -13,7 +13,7 @@ use crate::sbom::ScanError;
 pub(super) fn lock(
     tree: &Tree<'_>,
     path: &TreePath,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
 ) -> Result<(), ScanError> {
     let ceiling = tree.limits().lock_file_bytes;
     let Some(bytes) = tree.bytes(path, ceiling, findings)? else {

@@ -34,6 +34,7 @@ pub(super) fn headers(
             continue;
         }
         let entries = usize::from(table.u16(&page, 20)?);
+        let mut used = 0;
         // Keys have even places.
         for entry in (1..entries).step_by(2) {
             let key = usize::from(table.u16(&page, PAGE + 2 * (entry - 1))?);
@@ -42,6 +43,10 @@ pub(super) fn headers(
                 DATA => {
                     // It ends where its key begins.
                     let value = page.get(at + 1..key).ok_or(SHORT)?;
+                    used += value.len();
+                    if used > page.len() {
+                        return Err(DatabaseError::Malformed("its entries overlap"));
+                    }
                     // The entry of the key 0 is the highest number in use.
                     if value.len() > 4 {
                         each(value)?;

@@ -3,6 +3,8 @@
 //! All numbers are big-endian. Two of them tell how many fields there are and how many bytes they
 //! take; each field has a number, a type, an offset and a count.
 
+use std::collections::HashSet;
+
 use super::DatabaseError;
 use super::pages::{big_u16, big_u32};
 
@@ -49,6 +51,7 @@ impl<'a> Header<'a> {
         let data = bytes.get(start..).ok_or(SHORT)?;
         let data = data.get(..length as usize).ok_or(SHORT)?;
         let mut header = Self::default();
+        let mut seen = HashSet::new();
         for field in bytes[8..start].chunks_exact(16) {
             let word = |at| big_u32(field, at).unwrap_or_default();
             let (tag, kind, count) = (word(0), word(4), word(12));
@@ -56,6 +59,10 @@ impl<'a> Header<'a> {
             let Some(data) = data.get(word(8) as usize..) else {
                 continue;
             };
+            // The first of a tag counts: lists that overlap cannot be read over and over.
+            if !seen.insert(tag) {
+                continue;
+            }
             let text = || string(data, kind);
             match tag {
                 1000 => header.name = text()?,
@@ -172,6 +179,20 @@ mod tests {
         assert_eq!(header.summary, b"first");
         let files: Vec<_> = header.files().collect();
         assert_eq!(files, [b"/usr/bin/bash".to_vec(), b"/etc/bashrc".to_vec()]);
+    }
+
+    #[test]
+    fn class_12_lists_are_read_once() {
+        let names = b"a\0b\0";
+        let bytes = header(&[
+            (1000, STRING, 1, b"first\0"),
+            (1000, STRING, 1, b"second\0"),
+            (1117, STRINGS, 2, names),
+            (1117, STRINGS, 1, names),
+        ]);
+        let header = Header::parse(&bytes).unwrap();
+        assert_eq!(header.name, b"first");
+        assert_eq!(header.names, [b"a", b"b"]);
     }
 
     #[test]

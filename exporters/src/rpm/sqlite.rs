@@ -133,12 +133,18 @@ impl Database {
                 _ => return Err(DatabaseError::Malformed("a page is none of a table")),
             };
             let mut children = Vec::new();
+            let mut used = 0;
             for cell in 0..cells {
                 let at = usize::from(big_u16(&page, first + 2 * cell).ok_or(SHORT)?);
                 if interior {
                     children.push(big_u32(&page, at).ok_or(SHORT)?);
                 } else {
-                    each(&self.row(&page, at, most)?)?;
+                    let (row, here) = self.row(&page, at, most)?;
+                    used += here;
+                    if used > page.len() {
+                        return Err(DatabaseError::Malformed("its rows overlap"));
+                    }
+                    each(&row)?;
                 }
             }
             if interior {
@@ -152,8 +158,13 @@ impl Database {
         Ok(())
     }
 
-    /// The row whose cell is at `at` of a page.
-    fn row(&mut self, page: &[u8], at: usize, most: u64) -> Result<Vec<u8>, DatabaseError> {
+    /// The row whose cell is at `at` of a page, and how much of it is in the page.
+    fn row(
+        &mut self,
+        page: &[u8],
+        at: usize,
+        most: u64,
+    ) -> Result<(Vec<u8>, usize), DatabaseError> {
         let (length, used) = varint(page.get(at..).ok_or(SHORT)?).ok_or(SHORT)?;
         let at = at + used;
         let (_row_id, used) = varint(page.get(at..).ok_or(SHORT)?).ok_or(SHORT)?;
@@ -182,7 +193,7 @@ impl Database {
             row.extend_from_slice(page.get(4..4 + part).ok_or(SHORT)?);
             next = big_u32(&page, 0).ok_or(SHORT)?;
         }
-        Ok(row)
+        Ok((row, here))
     }
 }
 

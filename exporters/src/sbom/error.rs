@@ -67,7 +67,9 @@ impl Blame for ScanError {
     fn remedy(&self) -> Option<String> {
         match self {
             Self::Limit { what, .. } if *what == DOCUMENT => {
-                Some("leave the files of packages out: PackageScanner::files(false)".to_owned())
+                let remedy = "leave the files of packages out (PackageScanner::files(false)) or \
+                              raise the limit (PackageScanner::limits)";
+                Some(remedy.to_owned())
             }
             Self::Limit { .. } => Some("raise the limit: PackageScanner::limits".to_owned()),
             Self::Store(failure) => failure.remedy(),
@@ -77,4 +79,4 @@ impl Blame for ScanError {
 }
 
 /// What a document that became too large has too much of.
-pub(super) const DOCUMENT: &str = "bytes of documents about it";
+pub(crate) const DOCUMENT: &str = "bytes of documents about it";

@@ -101,10 +101,12 @@ fn one(
     let mut first = true;
     loop {
         cancel.check()?;
-        let length = file.read(block).map_err(failed)?;
-        if length == 0 {
-            break;
-        }
+        let length = match file.read(block) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(failed(error)),
+        };
         if std::mem::take(&mut first) {
             types = types_of(&block[..length.min(512)]);
         }

@@ -23,8 +23,10 @@ pub struct ScanLimits {
     pub total_bytes: u64,
     /// Packages. 200,000; more is an error.
     pub packages: usize,
-    /// Files of packages. 2 million; more is an error.
+    /// Files that packages list, whether they are there or not. 2 million; more is an error.
     pub files: usize,
+    /// Bytes of the paths of these files. 256 MiB; more is an error.
+    pub path_bytes: u64,
     /// Bytes of the document. 40 MiB, which is what BuildKit attaches at most; more is an error.
     pub document_bytes: u64,
 }
@@ -38,6 +40,7 @@ impl Default for ScanLimits {
             total_bytes: 4 << 30,
             packages: 200_000,
             files: 2_000_000,
+            path_bytes: 256 << 20,
             document_bytes: 40 << 20,
         }
     }
