@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! - **No secret.** Values of secrets are never known here. Passwords in addresses are masked
-//!   wherever text is written down: in materials, arguments, variables and source files.
+//!   wherever text is written down: in materials, arguments, variables, source files, and files that
+//!   the definition has.
 //! - The predicate depends on the result, the options and the blobs in the store alone.
 //!
 //! Leaves to others: statements and their subjects (`attest` and the exporters).

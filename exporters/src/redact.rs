@@ -45,7 +45,7 @@ pub(crate) fn text(text: &str) -> Cow<'_, str> {
         // As far as an address without a path can go. A password may contain other marks.
         let end = after
             .find(|letter: char| {
-                matches!(letter, '/' | '?' | '#' | '"' | '<' | '>') || letter.is_whitespace()
+                matches!(letter, '/' | '?' | '#' | '"' | '<' | '>') || letter.is_ascii_whitespace()
             })
             .unwrap_or(after.len());
         let of_scheme =
@@ -69,9 +69,45 @@ pub(crate) fn text(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// The same for bytes that need not be UTF-8.
+pub(crate) fn bytes(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if let Ok(valid) = std::str::from_utf8(bytes) {
+        return match text(valid) {
+            Cow::Borrowed(same) => Cow::Borrowed(same.as_bytes()),
+            Cow::Owned(masked) => Cow::Owned(masked.into_bytes()),
+        };
+    }
+    // A letter for each byte, and back.
+    let letters: String = bytes.iter().map(|byte| char::from(*byte)).collect();
+    let masked = text(&letters)
+        .chars()
+        .filter_map(|letter| u8::try_from(letter).ok())
+        .collect();
+    Cow::Owned(masked)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{credentials, text};
+    use super::{bytes, credentials, text};
+
+    #[test]
+    fn class_8_addresses_among_bytes_that_are_no_text_are_masked() {
+        for (given, expected) in [
+            (
+                &b"\xff https://u:p@h/\xe9"[..],
+                &b"\xff https://xxxxx:xxxxx@h/\xe9"[..],
+            ),
+            (b"https://u:p\xa0\x85\xff@h", b"https://xxxxx:xxxxx@h"),
+            (
+                "é https://u:p@h".as_bytes(),
+                "é https://xxxxx:xxxxx@h".as_bytes(),
+            ),
+            (b"\xffplain\0", b"\xffplain\0"),
+            (b"", b""),
+        ] {
+            assert_eq!(bytes(given), expected);
+        }
+    }
 
     #[test]
     fn class_8_addresses_inside_of_text_are_masked() {

@@ -405,13 +405,15 @@ fn materials_are_what_sources_led_to() {
 }
 
 /// What must be in no output, by what it is part of.
-const CANARIES: [&str; 6] = [
+const CANARIES: [&str; 8] = [
     "canary-secret",
     "canary-variable",
     "canary-url",
     "canary-proxy",
     "canary-comment",
     "canary-argument",
+    "canary-file",
+    "canary-latin",
 ];
 
 #[test]
@@ -426,6 +428,9 @@ fn class_8_no_secret_and_no_credential_gets_into_attestations() {
         let solver = support::solver(folder.path().join("state"));
         let file = "FROM base\n# https://user:canary-comment@host/x\nRUN true\n";
         let map = SourceMap::new("Dockerfile", "Dockerfile", file);
+        // One that is no UTF-8.
+        let latin = b"# \xe9 https://user:canary-latin@host/x\n".to_vec();
+        let latin = SourceMap::new("Dockerfile.latin", "Dockerfile", latin);
         let proxy = llb::pb::ProxyEnv {
             http_proxy: "http://user:canary-proxy@proxy:3128".to_owned(),
             ..Default::default()
@@ -436,8 +441,13 @@ fn class_8_no_secret_and_no_credential_gets_into_attestations() {
             .proxy(proxy)
             .secret(llb::Secret::new("file"))
             .secret(llb::Secret::env("variable", "TOKEN"))
-            .location(&map, [llb::SourceRange::new((3, 0), (4, 0))]);
-        let request = support::request(&step.root())
+            .location(&map, [llb::SourceRange::new((3, 0), (4, 0))])
+            .location(&latin, [llb::SourceRange::new((1, 0), (2, 0))]);
+        let written = step.root().file(mkfile(
+            "/pip.conf",
+            "index-url = https://user:canary-file@host/",
+        ));
+        let request = support::request(&written)
             .local("base", folder.path().join("base"))
             .secret(MemorySecret::new("file", "canary-secret"))
             .secret(MemorySecret::new("variable", "canary-variable"));
@@ -478,6 +488,7 @@ fn class_8_no_secret_and_no_credential_gets_into_attestations() {
             "\"id\": \"variable\"",
             "\"usageNanos\"",
             "\"Dockerfile\"",
+            "\"Dockerfile.latin\"",
         ] {
             assert!(provenance.contains(part), "{part} is not in {provenance}");
         }
@@ -489,7 +500,7 @@ fn decoded(value: &Value, out: &mut Vec<String>) {
     match value {
         Value::String(text) => {
             let bytes = base64::engine::general_purpose::STANDARD.decode(text);
-            out.extend(bytes.ok().and_then(|bytes| String::from_utf8(bytes).ok()));
+            out.extend(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()));
         }
         Value::Array(values) => values.iter().for_each(|value| decoded(value, out)),
         Value::Object(members) => members.values().for_each(|value| decoded(value, out)),

@@ -1,5 +1,6 @@
 //! The definition as steps.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ashlar_llb::{Definition, Dump, LoadError, OpDigest, pb};
@@ -133,10 +134,14 @@ impl BuildConfig {
                 )
             });
             let inputs = inputs.collect();
-            if let Some(pb::op::Op::Source(source)) = &mut op.op {
-                // They say nothing about what was built.
-                source.attrs.remove("local.session");
-                source.attrs.remove("local.unique");
+            match &mut op.op {
+                Some(pb::op::Op::Source(source)) => {
+                    // They say nothing about what was built.
+                    source.attrs.remove("local.session");
+                    source.attrs.remove("local.unique");
+                }
+                Some(pb::op::Op::File(file)) => mask_files(file),
+                _ => {}
             }
             steps.push(BuildStep {
                 id: format!("step{number}"),
@@ -170,6 +175,17 @@ impl BuildConfig {
         Self::new(&provenance.definition, |digest| {
             used.borrow_mut().remove(digest)
         })
+    }
+}
+
+/// Masks credentials in files that an op makes, as they are masked in the source that told it to.
+fn mask_files(op: &mut pb::FileOp) {
+    for action in &mut op.actions {
+        if let Some(pb::file_action::Action::Mkfile(file)) = &mut action.action
+            && let Cow::Owned(masked) = redact::bytes(&file.data)
+        {
+            file.data = masked.into();
+        }
     }
 }
 
@@ -219,12 +235,9 @@ impl Source {
                 Some(inner) => BuildConfig::new(&inner, |_| None)?,
                 None => BuildConfig::default(),
             };
-            let data = match std::str::from_utf8(&info.data) {
-                Ok(text) => redact::text(text).into_owned().into_bytes(),
-                Err(_) => info.data.to_vec(),
-            };
+            let data = redact::bytes(&info.data);
             infos.push(SourceInfo {
-                filename: info.filename.clone(),
+                filename: redact::text(&info.filename).into_owned(),
                 language: info.language.clone(),
                 data: base64::engine::general_purpose::STANDARD.encode(data),
                 definition,
