@@ -58,27 +58,31 @@ pub(crate) fn squeeze(text: &str) -> String {
     out
 }
 
-/// Spreads compact JSON over lines, with two spaces of indentation; as Go's `json.Indent`.
-pub(crate) fn indent(compact: &str) -> String {
-    let mut out = String::with_capacity(compact.len() * 2);
+/// Spreads compact JSON over lines, with two spaces of indentation; as Go's `json.Indent`. `None` if
+/// that makes more than `most` bytes: indentation multiplies what is deep.
+pub(crate) fn indent(compact: &[u8], most: usize) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(most.min(compact.len() * 2));
     let mut depth = 0_usize;
     let (mut in_string, mut escaped) = (false, false);
-    let line = |out: &mut String, depth: usize| {
-        out.push('\n');
-        (0..depth).for_each(|_| out.push_str("  "));
+    let line = |out: &mut Vec<u8>, depth: usize| {
+        out.push(b'\n');
+        out.resize(out.len() + 2 * depth, b' ');
     };
-    let mut letters = compact.chars().peekable();
-    while let Some(letter) = letters.next() {
+    let mut bytes = compact.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        if out.len() + 2 * depth > most {
+            return None;
+        }
         if in_string {
-            out.push(letter);
-            in_string = escaped || letter != '"';
-            escaped = !escaped && letter == '\\';
+            out.push(byte);
+            in_string = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
             continue;
         }
-        match letter {
-            '{' | '[' => {
-                out.push(letter);
-                let end = letters.next_if(|next| matches!(next, '}' | ']'));
+        match byte {
+            b'{' | b'[' => {
+                out.push(byte);
+                let end = bytes.next_if(|next| matches!(next, b'}' | b']'));
                 match end {
                     Some(end) => out.push(end),
                     None => {
@@ -87,52 +91,65 @@ pub(crate) fn indent(compact: &str) -> String {
                     }
                 }
             }
-            '}' | ']' => {
+            b'}' | b']' => {
                 depth = depth.saturating_sub(1);
                 line(&mut out, depth);
-                out.push(letter);
+                out.push(byte);
             }
-            ',' => {
-                out.push(letter);
+            b',' => {
+                out.push(byte);
                 line(&mut out, depth);
             }
-            ':' => out.push_str(": "),
+            b':' => out.extend(b": "),
             _ => {
-                in_string = letter == '"';
-                out.push(letter);
+                in_string = byte == b'"';
+                out.push(byte);
             }
         }
     }
-    out
+    (out.len() <= most).then_some(out)
 }
 
 /// Writes a value as Go does that was read into an `any`: members sorted, numbers as 64-bit
 /// floating point.
 pub(crate) fn go_value(value: &Value) -> String {
+    let mut out = String::new();
+    write_go_value(&mut out, value);
+    out
+}
+
+fn write_go_value(out: &mut String, value: &Value) {
+    let separate = |out: &mut String, position| {
+        if position > 0 {
+            out.push(',');
+        }
+    };
     match value {
-        Value::Number(number) => go_number(number.as_f64().unwrap_or(0.0)),
+        Value::Number(number) => *out += &go_number(number.as_f64().unwrap_or(0.0)),
         Value::Array(values) => {
-            let values: Vec<String> = values.iter().map(go_value).collect();
-            format!("[{}]", values.join(","))
+            out.push('[');
+            for (position, value) in values.iter().enumerate() {
+                separate(out, position);
+                write_go_value(out, value);
+            }
+            out.push(']');
         }
         Value::Object(members) => {
             let mut members: Vec<_> = members.iter().collect();
             members.sort_by_key(|(name, _)| *name);
-            let members: Vec<String> = members
-                .into_iter()
-                .map(|(name, value)| {
-                    let name = Value::String(name.clone());
-                    format!("{}:{}", go_value(&name), go_value(value))
-                })
-                .collect();
-            format!("{{{}}}", members.join(","))
+            out.push('{');
+            for (position, (name, value)) in members.into_iter().enumerate() {
+                separate(out, position);
+                ashlar_llb::go_json::string(out, name);
+                out.push(':');
+                write_go_value(out, value);
+            }
+            out.push('}');
         }
-        Value::String(text) => {
-            let mut out = String::new();
-            ashlar_llb::go_json::string(&mut out, text);
-            out
-        }
-        Value::Null | Value::Bool(_) => value.to_string(),
+        Value::String(text) => ashlar_llb::go_json::string(out, text),
+        Value::Null => *out += "null",
+        Value::Bool(true) => *out += "true",
+        Value::Bool(false) => *out += "false",
     }
 }
 
@@ -229,7 +246,9 @@ mod tests {
     fn indentation_is_gos() {
         let text = r#"{"a":[],"b":{"c":[1,"x:{,"],"d":{}}}"#;
         let spread = "{\n  \"a\": [],\n  \"b\": {\n    \"c\": [\n      1,\n      \"x:{,\"\n    ],\n    \"d\": {}\n  }\n}";
-        assert_eq!(indent(text), spread);
+        let (bytes, most) = (text.as_bytes(), spread.len());
+        assert_eq!(indent(bytes, most).as_deref(), Some(spread.as_bytes()));
+        assert_eq!(indent(bytes, most - 1), None);
         assert_eq!(squeeze(spread), text);
     }
 
@@ -252,5 +271,11 @@ mod tests {
             let value: Value = serde_json::from_str(text).unwrap();
             assert_eq!(go_value(&value), written, "{text}");
         }
+    }
+
+    #[test]
+    fn class_12_what_is_deep_is_not_indented_without_end() {
+        let deep = format!("{}{}", "[".repeat(1_000_000), "]".repeat(1_000_000));
+        assert_eq!(indent(deep.as_bytes(), 1 << 20), None);
     }
 }

@@ -32,6 +32,9 @@ const PROVENANCE: &str = "https://slsa.dev/provenance/";
 /// Bytes that the content of an attestation may have, as in BuildKit.
 const LIMIT: u64 = 40 << 20;
 
+/// Bytes that a statement for people may have.
+const INDENTED: usize = 256 << 20;
+
 /// A statement without subjects, its content read.
 #[derive(Debug, Clone)]
 pub(crate) struct Predicate {
@@ -174,18 +177,17 @@ fn read(attestation: &Attestation, view: &View, path: &[u8]) -> Result<Vec<u8>, 
 impl Predicate {
     /// The statement as compact JSON. `exported` is what it is about unless it says otherwise.
     pub(crate) fn compact(&self, exported: &[StatementSubject]) -> Result<Vec<u8>, ExportError> {
-        let text = json::compact(&self.statement(exported, &self.raw()?)).map_err(Self::bug)?;
-        Ok(text)
+        json::compact(&self.statement(exported, &self.raw()?)).map_err(ExportError::json)
     }
 
     /// The statement as JSON for people.
     pub(crate) fn indented(&self, exported: &[StatementSubject]) -> Result<Vec<u8>, ExportError> {
         let compact = self.compact(exported)?;
-        Ok(json::indent(&String::from_utf8_lossy(&compact)).into_bytes())
-    }
-
-    fn bug(error: serde_json::Error) -> ExportError {
-        ExportError::json(error)
+        let indented = json::indent(&compact, INDENTED);
+        indented.ok_or_else(|| ExportError::Attestation {
+            path: self.path.clone(),
+            reason: format!("it is nested so deeply that its text has more than {INDENTED} bytes"),
+        })
     }
 
     /// The predicate without white space.

@@ -36,6 +36,16 @@ fn a_predicate_keeps_its_numbers_and_order() {
 }
 
 #[test]
+fn class_12_a_predicate_that_is_deep_is_refused_where_it_is_indented() {
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let error = text(attested(&deep), &[]).unwrap_err().to_string();
+    assert!(
+        error.contains("p.json") && error.contains("nested"),
+        "{error}"
+    );
+}
+
+#[test]
 fn subjects_are_what_is_exported_or_what_is_named() {
     let exported = [
         StatementSubject::new("pkg:docker/app@v1", &BlobDigest::of(b"image")),
