@@ -10,9 +10,11 @@ use std::path::Path;
 
 use ashlar_llb::BlobDigest;
 use ashlar_solver::cancel::Cancel;
+use ashlar_solver::dir::open_file;
 use ashlar_solver::oci::Descriptor;
 use ashlar_solver::solver::Durability;
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::retry_on_intr;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -97,14 +99,14 @@ pub(crate) fn add(
     durability: Durability,
 ) -> Result<(), ExportError> {
     let directory = File::open(path).map_err(ExportError::io("open", path))?;
-    flock(&directory, FlockOperation::LockExclusive)
+    retry_on_intr(|| flock(&directory, FlockOperation::LockExclusive))
         .map_err(|error| ExportError::io("lock", path)(error.into()))?;
     let layout = path.join("oci-layout");
-    if !layout.exists() {
+    if !std::fs::symlink_metadata(&layout).is_ok_and(|there| there.is_file()) {
         Target::write(&layout, LAYOUT, durability)?;
     }
     let index = path.join("index.json");
-    merge_index(&index, entries, durability)?;
+    merge_index(&directory, &index, entries, durability)?;
     if durability == Durability::Synced {
         sync_bytes(&layout)?;
         sync_bytes(&index)?;
@@ -156,6 +158,7 @@ struct Merged {
 /// Adds entries to an index; they replace those of the same name, and without a name those of the
 /// same digest. All else in it stays.
 fn merge_index(
+    directory: &File,
     path: &Path,
     entries: Vec<Descriptor>,
     durability: Durability,
@@ -165,12 +168,17 @@ fn merge_index(
     };
     let mut all = Vec::new();
     let mut others: BTreeMap<String, Box<RawValue>> = BTreeMap::new();
-    let old = match File::open(path) {
+    let old = match open_file(directory, b"index.json") {
         Ok(file) => {
             let mut text = Vec::new();
-            file.take(INDEX_LIMIT)
+            file.take(INDEX_LIMIT + 1)
                 .read_to_end(&mut text)
                 .map_err(ExportError::io("read", path))?;
+            if text.len() as u64 > INDEX_LIMIT {
+                let reason = format!("it has more than {INDEX_LIMIT} bytes");
+                let error = io::Error::new(io::ErrorKind::FileTooLarge, reason);
+                return Err(ExportError::io("read", path)(error));
+            }
             text
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),

@@ -10,8 +10,9 @@ use std::process::Command;
 use ashlar_exporters::{Compression, ExportError, Exporter, Image, Local, Oci};
 use ashlar_llb::{self as llb, State, copy, mkdir, mkfile};
 use ashlar_solver::cancel::Cancel;
-use ashlar_solver::solver::{SolveRequest, Solver};
+use ashlar_solver::solver::{Durability, SolveRequest, Solver};
 
+use super::export_streams::pipe;
 use super::support::{self, Need, file, run, skipped, solve, temp, then, tree};
 
 /// Layers of some MiB, whose times are all fixed.
@@ -400,12 +401,29 @@ fn class_12_a_layout_whose_index_is_none_is_left_alone() {
             );
             assert!(fs::read(&index).unwrap() == bad.as_bytes(), "{start}");
         }
-        // Whoever removes it gets a new one.
+        // Nothing waits for who writes into a pipe, or follows a link.
         fs::remove_file(&index).unwrap();
-        image()
-            .export(&solved.result, &Cancel::new())
-            .await
-            .unwrap();
+        let other = folder.path().join("other.json");
+        fs::write(&other, &good).unwrap();
+        for is_link in [false, true] {
+            match is_link {
+                true => symlink(&other, &index).unwrap(),
+                false => pipe(&index),
+            }
+            let exported = image().export(&solved.result, &Cancel::new()).await;
+            let error = exported.unwrap_err();
+            assert!(
+                matches!(error, ExportError::Io { action: "read", .. }),
+                "{error:?}"
+            );
+            // Whoever removes it gets a new one.
+            fs::remove_file(&index).unwrap();
+        }
+        fs::remove_file(layout.join("oci-layout")).unwrap();
+        pipe(&layout.join("oci-layout"));
+        let synced = image().durability(Durability::Synced);
+        synced.export(&solved.result, &Cancel::new()).await.unwrap();
+        assert!(layout.join("oci-layout").is_file());
         assert_eq!(fs::read(&index).unwrap(), good);
     });
 }

@@ -34,7 +34,8 @@ fn exporters(path: &Path) -> [Box<dyn Exporter>; 3] {
     ]
 }
 
-fn pipe(path: &Path) {
+/// Makes a named pipe.
+pub fn pipe(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
 }
 
