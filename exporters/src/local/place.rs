@@ -17,7 +17,7 @@ use rustix::fs::{
     AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, Timespec,
     Timestamps, fchmod, flock, fstat, futimens, openat, renameat, renameat_with, statat,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::LocalMode;
 use super::beneath::Beneath;
@@ -40,7 +40,7 @@ pub(super) fn place(
             Some(there) => there,
         },
     };
-    flock(&*there, FlockOperation::LockExclusive)
+    retry_on_intr(|| flock(&*there, FlockOperation::LockExclusive))
         .map_err(|error| ExportError::io("lock", &stage.destination)(error.into()))?;
     let mut placing = Placing {
         stage: &stage,

@@ -11,7 +11,7 @@ use ashlar_solver::root::remove_tree;
 use rustix::fs::{
     AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, mkdirat, openat, unlinkat,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::ExportError;
 use crate::target::random;
@@ -94,7 +94,7 @@ impl Stage {
         let make = || {
             mkdirat(&home, &name, Mode::RWXU)?;
             let directory = openat(&home, &name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
-            flock(&directory, FlockOperation::LockExclusive)?;
+            retry_on_intr(|| flock(&directory, FlockOperation::LockExclusive))?;
             // What becomes the destination itself has the mode of any new directory.
             mkdirat(&directory, NEW, Mode::from_raw_mode(0o777))?;
             mkdirat(&directory, OLD, Mode::RWXU)?;

@@ -120,10 +120,12 @@ pub(super) fn write(
     }
     let (links, directories) = walked?;
     for (path, first) in links {
+        cancel.check()?;
         link(stage, &path, &first)?;
     }
     // Deepest first, for what is written into a directory changes its time.
     for (path, entry, time) in directories.into_iter().rev() {
+        cancel.check()?;
         let failed = |error| stage.failed("set the attributes of", &path, error);
         let directory = open_directory(stage.tree.as_fd(), path.as_bytes()).map_err(failed)?;
         set_attributes(directory.as_fd(), &entry, time).map_err(failed)?;
