@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use ashlar_solver::cancel::Cancel;
 
@@ -62,9 +62,10 @@ fn traces() -> BTreeSet<String> {
     traces
 }
 
-/// The processes that know of `directory`.
+/// The processes that know of `directory`, by its name: what is mounted of a file system is told
+/// from the root of that.
 fn processes(directory: &Path) -> Vec<String> {
-    let directory = directory.to_str().unwrap();
+    let directory = directory.file_name().unwrap().to_str().unwrap();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let read = |name: &str| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
@@ -75,13 +76,23 @@ fn processes(directory: &Path) -> Vec<String> {
     found
 }
 
+/// A process that ends with the test, even one that fails.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _waited = self.0.wait();
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "the test binary runs itself")]
 fn kill_nine(name: &str) {
     // Fails here, not in the other process, if the executor is not there.
     drop(subject(name));
     let temp = tempfile::tempdir().unwrap();
     let before = traces();
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    let child = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
             "killed::runs_steps_until_it_is_killed",
@@ -91,13 +102,13 @@ fn kill_nine(name: &str) {
         .env(HOST, temp.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+        .spawn();
+    let mut child = Ended(child.unwrap());
     let steps: Vec<_> = (0..3)
         .map(|number| temp.path().join(format!("step{number}")))
         .collect();
     until("the start", || {
-        assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
+        assert_eq!(child.0.try_wait().unwrap(), None, "it ended by itself");
         steps
             .iter()
             .all(|step| (1..=3).all(|it| step.join(it.to_string()).exists()))
@@ -106,8 +117,8 @@ fn kill_nine(name: &str) {
         processes(temp.path()).len() > 9,
         "the steps are not found by what they know"
     );
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.0.kill().unwrap();
+    child.0.wait().unwrap();
     until("the end of all steps", || processes(temp.path()).is_empty());
     for step in &steps {
         assert_still(step);
