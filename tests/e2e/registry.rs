@@ -276,15 +276,7 @@ async fn tokens_of_a_token_server() {
     let registry = yard.registry("store", &tokens(yard.path()));
     let pull = |known| pull(&yard, &registry, RegistryConfig::default(), known);
     says_hi(pull(me(&registry, "hunter2")).await).await;
-    let refused = |e: &RegistryError| {
-        matches!(
-            e,
-            RegistryError::Token {
-                retryable: false,
-                ..
-            }
-        )
-    };
+    let refused = |e: &RegistryError| matches!(e, RegistryError::Token { refused: true, .. });
     failure(pull(me(&registry, "hunter3")).await, refused);
     failure(pull(nobody()).await, refused);
 }

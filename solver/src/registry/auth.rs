@@ -22,23 +22,43 @@ const MAX_TOKENS: usize = 256;
 
 /// What a token is to be good for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Scope(String);
+pub struct Scope {
+    repository: String,
+    write: bool,
+}
 
 impl Scope {
     /// Reading a repository.
     pub fn pull(repository: &str) -> Self {
-        Self(format!("repository:{repository}:pull"))
+        Self {
+            repository: repository.to_owned(),
+            write: false,
+        }
     }
 
     /// Reading and writing a repository.
     pub fn push(repository: &str) -> Self {
-        Self(format!("repository:{repository}:pull,push"))
+        Self {
+            repository: repository.to_owned(),
+            write: true,
+        }
+    }
+
+    /// Some in words, for messages: `push to app and pull from base`.
+    pub(super) fn words(scopes: &[Self]) -> String {
+        let words = scopes.iter().map(|scope| match scope.write {
+            true => format!("push to {}", scope.repository),
+            false => format!("pull from {}", scope.repository),
+        });
+        words.collect::<Vec<_>>().join(" and ")
     }
 }
 
+/// As token servers are asked for it.
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        let actions = if self.write { "pull,push" } else { "pull" };
+        write!(f, "repository:{}:{actions}", self.repository)
     }
 }
 
@@ -150,7 +170,12 @@ impl Auth {
         let mut answer = None;
         if let Some(refresh) = refresh {
             let request = request(Some(Credential::IdentityToken(refresh)));
-            answer = token::fetch(transport, endpoint, &request).await.ok();
+            answer = match token::fetch(transport, endpoint, &request).await {
+                Ok(answer) => Some(answer),
+                // It may be good still.
+                Err(error) if error.again().is_some() => return Err(error),
+                Err(_) => None,
+            };
         }
         let answer = match answer {
             Some(answer) => answer,

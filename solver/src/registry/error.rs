@@ -88,12 +88,12 @@ pub enum RegistryError {
         source: Option<reqwest::Error>,
     },
     /// The registry wants another credential, or one at all.
-    #[error("{host} demands a login for {repository}{}", said(message))]
+    #[error("{host} {} to {access}{}", login(*shown), said(message))]
     Unauthorized {
         /// Which host.
         host: String,
-        /// What was asked for.
-        repository: String,
+        /// What was to be done, such as `push to app`.
+        access: String,
         /// What it said.
         message: String,
         /// Whether a credential was shown.
@@ -136,14 +136,16 @@ pub enum RegistryError {
         retry_after: Option<Duration>,
     },
     /// The token server gave no token.
-    #[error("{realm} gave no token: {problem}")]
+    #[error("{realm} gave no token to {access}: {problem}")]
     Token {
         /// The token server.
         realm: String,
+        /// What was to be done with it, such as `push to app`.
+        access: String,
         /// What happened.
         problem: String,
-        /// Whether asking again may help.
-        retryable: bool,
+        /// Whether the login may not do that, as the server sees it.
+        refused: bool,
     },
     /// A redirect is not followed.
     #[error("{url} leads to another place, which is not followed: {problem}")]
@@ -193,6 +195,13 @@ fn said(message: &str) -> String {
     }
 }
 
+fn login(shown: bool) -> &'static str {
+    match shown {
+        true => "does not accept the login that it was shown",
+        false => "demands a login",
+    }
+}
+
 fn wait(retry_after: Option<Duration>) -> String {
     match retry_after {
         Some(time) => format!(" for {} s", time.as_secs()),
@@ -218,10 +227,7 @@ impl RegistryError {
             | Self::Timeout { .. }
             | Self::Stalled { .. }
             | Self::Stuck { .. }
-            | Self::BrokeOff { .. }
-            | Self::Token {
-                retryable: true, ..
-            } => Some(None),
+            | Self::BrokeOff { .. } => Some(None),
             Self::TooManyRequests { retry_after, .. } => Some(*retry_after),
             Self::Status {
                 status: 408 | 500 | 502 | 503 | 504,
@@ -239,6 +245,7 @@ impl Blame for RegistryError {
             Self::Config { .. }
             | Self::Unauthorized { .. }
             | Self::Denied { .. }
+            | Self::Token { refused: true, .. }
             | Self::NotFound { .. } => Fault::Input,
             Self::Credentials { source, .. } => source.fault(),
             Self::Interrupted { .. } | Self::Payload { .. } => Fault::Environment,
@@ -254,10 +261,22 @@ impl Blame for RegistryError {
 
     fn remedy(&self) -> Option<String> {
         match self {
-            Self::Unauthorized { host, shown, .. } => Some(match shown {
-                true => format!("check the credential for {host}"),
-                false => format!("provide a credential for {host}, for example by docker login"),
+            Self::Unauthorized {
+                host,
+                access,
+                shown,
+                ..
+            } => Some(match shown {
+                true => format!("check the credential for {host}, and that it may {access}"),
+                false => format!(
+                    "provide a credential for {host} that may {access}, for example by docker login"
+                ),
             }),
+            Self::Token {
+                access,
+                refused: true,
+                ..
+            } => Some(format!("check the credential, and that it may {access}")),
             Self::TooLarge { .. } => {
                 Some("raise Limits::manifest_bytes if the image is wanted".to_owned())
             }

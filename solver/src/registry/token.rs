@@ -10,7 +10,6 @@ use super::auth::basic_header;
 use super::endpoint::Endpoint;
 use super::error::shown;
 use super::payload::Payload;
-use super::retry::retrying;
 use super::transport::{Sent, Transport};
 use super::{Credential, Password, RegistryError, Scope};
 
@@ -70,14 +69,14 @@ impl<'de> Deserialize<'de> for Password {
     }
 }
 
-/// Asks for a token, and again where that may help.
+/// Asks for a token, once: who needs it for a request tries both again where that may help.
 pub(super) async fn fetch(
     transport: &Transport,
     endpoint: &Endpoint,
     request: &Request<'_>,
 ) -> Result<Given, RegistryError> {
     check_realm(transport, endpoint, request)?;
-    retrying(transport.config().retry, || ask(transport, request)).await
+    ask(transport, request).await
 }
 
 /// A registry that speaks TLS must not have credentials sent in plain text.
@@ -96,11 +95,17 @@ fn check_realm(
     } else {
         return Ok(());
     };
-    Err(RegistryError::Token {
-        realm: shown(realm),
-        problem: problem.to_owned(),
-        retryable: false,
-    })
+    Err(failed(request, problem, false))
+}
+
+/// Why there is no token. `refused`: because the login may not have it.
+fn failed(request: &Request<'_>, problem: impl Into<String>, refused: bool) -> RegistryError {
+    RegistryError::Token {
+        realm: shown(&request.realm),
+        access: Scope::words(request.scopes),
+        problem: problem.into(),
+        refused,
+    }
 }
 
 async fn ask(transport: &Transport, request: &Request<'_>) -> Result<Given, RegistryError> {
@@ -203,14 +208,10 @@ async fn read(
     request: &Request<'_>,
     sent: Sent,
 ) -> Result<Given, RegistryError> {
-    let failed = |problem: String, retryable| RegistryError::Token {
-        realm: shown(&request.realm),
-        problem,
-        retryable,
-    };
+    let failed = |problem: &str, refused| failed(request, problem, refused);
     let status = sent.response.status();
     if status.is_redirection() {
-        return Err(failed("it leads to another place".to_owned(), false));
+        return Err(failed("it leads to another place", false));
     }
     if !status.is_success() {
         let error = transport.failed(sent).await;
@@ -219,15 +220,15 @@ async fn read(
             error if error.again().is_some() => error,
             // What it says may repeat what it was sent.
             _ if login && request.credential.is_some() => {
-                failed(format!("it refused the credential ({status})"), false)
+                failed(&format!("it refused the credential ({status})"), true)
             }
-            _ => failed(format!("it answered {status}"), false),
+            _ => failed(&format!("it answered {status}"), login),
         });
     }
     let bytes = transport.body(sent).all(ANSWER_BYTES).await?;
     // The decoder's message could repeat parts of the token.
-    let answer: Answer = serde_json::from_slice(&bytes)
-        .map_err(|_| failed("its answer is malformed".to_owned(), false))?;
+    let answer: Answer =
+        serde_json::from_slice(&bytes).map_err(|_| failed("its answer is malformed", false))?;
     let given = |token: Option<Password>| token.filter(|token| !token.reveal().is_empty());
     let text = given(answer.token)
         .or_else(|| given(answer.access_token))
@@ -237,7 +238,7 @@ async fn read(
                 .bytes()
                 .all(|byte| (0x21..0x7f).contains(&byte))
         })
-        .ok_or_else(|| failed("its answer has no token".to_owned(), false))?;
+        .ok_or_else(|| failed("its answer has no token", false))?;
     let lifetime = match answer.expires_in {
         None | Some(0) => DEFAULT_LIFETIME,
         Some(seconds) => Duration::from_secs(seconds).min(LONGEST_LIFETIME),

@@ -197,10 +197,19 @@ impl Transport {
                     demanded = Some(scope);
                     continue;
                 }
+                if !self.is_registry(call.endpoint, &sent.at) {
+                    let host = &call.endpoint.name;
+                    return Err(RegistryError::Denied {
+                        url: sent.url,
+                        message: format!(
+                            "it demands a login, and what is shown to {host} is shown to nobody else"
+                        ),
+                    });
+                }
                 let message = self.message(sent).await;
                 return Err(RegistryError::Unauthorized {
                     host: call.endpoint.name.clone(),
-                    repository: call.endpoint.repository.clone(),
+                    access: Scope::words(call.scopes),
                     message,
                     shown: auth.is_some_and(|shown| shown.named),
                 });

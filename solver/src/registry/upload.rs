@@ -173,28 +173,32 @@ impl Repository {
         let mut tries = Tries::new(self.config().retry);
         let mut best = 0;
         loop {
-            let sent = self.upload(endpoint, blob, &mut session).await;
-            let Err(error) = sent else {
+            let begun = match &mut session {
+                Some(begun) => begun,
+                None => {
+                    let begin = || self.begin(endpoint, "blobs/uploads/");
+                    match retrying(self.config().retry, begin).await? {
+                        // Nothing was asked for that could be there.
+                        Begun::Mounted => return Ok(Pushed::Sent),
+                        Begun::Session(new) => session.insert(new),
+                    }
+                }
+            };
+            let Err(error) = self.upload(endpoint, blob, begun).await else {
                 return Ok(Pushed::Sent);
             };
-            let lost = session.is_some() && is_lost(&error);
-            let offset = session.as_ref().map_or(0, |begun| begun.offset);
-            if offset >= best + self.least_step() {
-                best = offset;
+            if begun.offset >= best + self.least_step() {
+                best = begun.offset;
                 tries.reset();
             }
+            let lost = is_lost(&error);
             tries.after(error, lost).await?;
-            if let Some(begun) = &mut session {
-                let asked = match lost {
-                    true => None,
-                    false => self.look(endpoint, blob, begun).await.ok(),
-                };
-                if asked.is_none() {
-                    session = None;
-                    // The answer to the last request may be all that was lost.
-                    if self.contains(&blob.digest).await? {
-                        return Ok(Pushed::Sent);
-                    }
+            let known = !lost && self.look(endpoint, blob, begun).await?;
+            if !known {
+                session = None;
+                // The answer to the last request may be all that was lost.
+                if self.contains(&blob.digest).await? {
+                    return Ok(Pushed::Sent);
                 }
             }
         }
@@ -281,15 +285,15 @@ impl Repository {
     ) -> Result<Option<Begun>, RegistryError> {
         let path = format!("blobs/uploads/?mount={digest}&from={from}");
         let both = self.with_scope(Scope::pull(from));
-        match both.begin(self.own()?, &path).await {
+        let endpoint = self.own()?;
+        let begun = retrying(self.config().retry, || both.begin(endpoint, &path));
+        match begun.await {
             Ok(begun) => Ok(Some(begun)),
             Err(
                 RegistryError::Unauthorized { .. }
                 | RegistryError::Denied { .. }
                 | RegistryError::NotFound { .. }
-                | RegistryError::Token {
-                    retryable: false, ..
-                }
+                | RegistryError::Token { .. }
                 | RegistryError::Status {
                     status: 400 | 405, ..
                 },
@@ -299,11 +303,10 @@ impl Repository {
     }
 
     async fn begin(&self, endpoint: &Endpoint, path: &str) -> Result<Begun, RegistryError> {
-        let post = || {
-            let (to, headers) = (To::Path(path), nothing());
-            self.send(endpoint, Method::POST, to, headers, Payload::None, false)
-        };
-        let sent = retrying(self.config().retry, post).await?;
+        let (to, headers) = (To::Path(path), nothing());
+        let sent = self
+            .send(endpoint, Method::POST, to, headers, Payload::None, false)
+            .await?;
         if sent.response.status() == StatusCode::CREATED {
             return Ok(Begun::Mounted);
         }
@@ -317,21 +320,13 @@ impl Repository {
         }))
     }
 
-    /// Uploads all that is missing; `session` tells how far it came.
+    /// Uploads all that is missing; `begun` tells how far it came. Each request is sent once.
     async fn upload(
         &self,
         endpoint: &Endpoint,
         blob: &Upload,
-        session: &mut Option<Session>,
+        begun: &mut Session,
     ) -> Result<(), RegistryError> {
-        let begun = match session {
-            Some(begun) => begun,
-            None => match self.begin(endpoint, "blobs/uploads/").await? {
-                // Nothing was asked for that could be there.
-                Begun::Mounted => return Ok(()),
-                Begun::Session(new) => session.insert(new),
-            },
-        };
         let in_one = begun.offset == 0 && blob.size <= begun.chunk;
         while !in_one && begun.offset < blob.size {
             self.chunk(endpoint, blob, begun).await?;
@@ -376,22 +371,27 @@ impl Repository {
         }
     }
 
-    /// Asks how far an upload is.
+    /// Asks how far an upload is; false if the registry does not tell.
     async fn look(
         &self,
         endpoint: &Endpoint,
         blob: &Upload,
         session: &mut Session,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<bool, RegistryError> {
         let sent = {
             let to = To::Address(&session.address);
             let get = || {
                 let (headers, payload) = (HeaderMap::new(), Payload::None);
                 self.send(endpoint, Method::GET, to, headers, payload, false)
             };
-            retrying(self.config().retry, get).await?
+            retrying(self.config().retry, get).await
         };
-        session.take(&sent, blob, None)
+        match sent {
+            Ok(sent) => Ok(session.take(&sent, blob, None).is_ok()),
+            // Nor would it answer to anything else.
+            Err(error) if error.again().is_some() => Err(error),
+            Err(_) => Ok(false),
+        }
     }
 }
 

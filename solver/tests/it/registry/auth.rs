@@ -350,7 +350,14 @@ async fn class_08_a_token_server_that_fails_repeats_nothing() {
             RegistryError::Token { .. } | RegistryError::TooLarge { .. }
         );
         assert!(typed, "{error:?}");
-        assert_eq!(error.fault(), Fault::Remote { retryable: false });
+        match &error {
+            RegistryError::Token { refused: true, .. } => {
+                assert_eq!(error.fault(), Fault::Input);
+                assert!(error.to_string().contains("pull from app"), "{error}");
+                assert!(error.remedy().unwrap().contains("pull from app"));
+            }
+            _ => assert_eq!(error.fault(), Fault::Remote { retryable: false }),
+        }
         assert!(!format!("{error} {error:?}").contains(CANARY), "{error:?}");
     }
     // One that is down for a moment is waited for.
@@ -363,4 +370,13 @@ async fn class_08_a_token_server_that_fails_repeats_nothing() {
         .resolve("v1", LIMIT)
         .await
         .unwrap();
+    // One that is down for long is given up on, by all who wait for it.
+    let fake = guarded(9, |_, _| Reply::new(503)).await;
+    let from = app_as(quick(), &fake.host, secret());
+    let all = (0..3).map(|_| from.resolve("v1", LIMIT));
+    for found in futures::future::join_all(all).await {
+        let error = found.unwrap_err();
+        assert!(matches!(error, RegistryError::Status { status: 503, .. }));
+    }
+    assert_eq!(fake.count("/token"), 15);
 }

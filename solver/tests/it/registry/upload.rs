@@ -200,6 +200,45 @@ async fn busy_and_failing_registries_are_asked_again() {
         .unwrap_err();
     assert!(matches!(error, RegistryError::Status { status: 500, .. }));
     assert_eq!(fake.seen().len(), 5);
+    // So is one that fails at one kind of request alone, and no kind is tried more often in turn.
+    for (failing, expected) in [
+        ("POST", "HEAD POST POST POST POST POST"),
+        (
+            "PATCH",
+            "HEAD POST PATCH GET PATCH GET PATCH GET PATCH GET PATCH",
+        ),
+        ("PATCH GET", "HEAD POST PATCH GET GET GET GET GET"),
+    ] {
+        let change = move |seen: &Seen, _: &Sink, _| {
+            let fails = failing.split(' ').any(|method| method == seen.method);
+            fails.then(|| Reply::new(503))
+        };
+        let (fake, _) = registry(change, |_| Taken::Whole).await;
+        let pushed = writable(&fake.host).push_blob(&file(&bytes), None).await;
+        assert!(pushed.is_err());
+        assert_eq!(methods(&fake), expected);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_cannot_be_asked_about_begins_anew() {
+    let bytes = noise(250_000);
+    for status in [401, 403, 404, 405, 418] {
+        let broken = AtomicUsize::new(0);
+        let change = move |seen: &Seen, _: &Sink, _| match &seen.method[..] {
+            "PATCH" if broken.fetch_add(1, Ordering::SeqCst) == 1 => Some(Reply::new(503)),
+            "GET" => Some(Reply::new(status)),
+            _ => None,
+        };
+        let (fake, sink) = registry(change, |_| Taken::Whole).await;
+        writable(&fake.host)
+            .push_blob(&file(&bytes), None)
+            .await
+            .unwrap();
+        assert!(sink.blob("app", &bytes).unwrap() == bytes);
+        let expected = "HEAD POST PATCH PATCH GET HEAD POST PATCH PATCH PATCH PUT";
+        assert_eq!(methods(&fake), expected, "{status}");
+    }
 }
 
 /// A manifest whose config and only layer is this blob.
@@ -437,9 +476,11 @@ async fn class_08_nobody_else_says_where_credentials_are_shown() {
     let known = Counted::new(Credential::password("me", CANARY));
     let to = app_as(settings(), &fake.host, known.clone()).writable();
     let error = to.push_blob(&file(&noise(10)), None).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Denied { .. }), "{error:?}");
+    let text = error.to_string();
     assert!(
-        matches!(error, RegistryError::Unauthorized { .. }),
-        "{error:?}"
+        text.contains(&thief.host) && text.contains(&fake.host),
+        "{text}"
     );
     assert!(!format!("{error} {error:?}").contains("canary"));
     assert_eq!(known.asked(), 0);
