@@ -163,6 +163,15 @@ pub enum RegistryError {
         /// What is wrong.
         problem: String,
     },
+    /// The registry, or what stands before it, takes no request as large. Blobs are sent in smaller
+    /// chunks then, down to 64 KiB; this is what else is refused.
+    #[error("{url} does not take {bytes} bytes at once")]
+    Oversized {
+        /// Where something was sent to.
+        url: String,
+        /// How many bytes the request had.
+        bytes: u64,
+    },
     /// An answer is larger than the limit.
     #[error("the answer of {url} has more than {limit} bytes")]
     TooLarge {
@@ -277,6 +286,10 @@ impl Blame for RegistryError {
                 refused: true,
                 ..
             } => Some(format!("check the credential, and that it may {access}")),
+            Self::Oversized { bytes, .. } => Some(format!(
+                "let the registry, and what stands before it, take requests of {bytes} bytes \
+                 (`client_max_body_size` of nginx)"
+            )),
             Self::TooLarge { .. } => {
                 Some("raise Limits::manifest_bytes if the image is wanted".to_owned())
             }

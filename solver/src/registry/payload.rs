@@ -42,6 +42,17 @@ pub(super) enum Payload {
 }
 
 impl Payload {
+    /// How many bytes it has.
+    pub(super) fn size(&self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Text(text) => text.len() as u64,
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File { length, .. } => *length,
+        }
+    }
+
+    /// How many bytes of it are sent piece by piece.
     fn length(&self) -> u64 {
         match self {
             Self::File { length, .. } => *length,

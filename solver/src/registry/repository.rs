@@ -10,7 +10,7 @@ use super::client::Registry;
 use super::endpoint::Endpoint;
 use super::payload::Payload;
 use super::retry::retrying;
-use super::transport::{Body, Call, Sent, To};
+use super::transport::{Body, Call, Sent, To, Transport};
 use super::{RegistryConfig, RegistryError, Scope};
 use crate::content::ContentError;
 use crate::oci::{Descriptor, media_type};
@@ -246,7 +246,11 @@ impl Repository {
     }
 
     pub(super) fn config(&self) -> &RegistryConfig {
-        self.0.registry.0.transport.config()
+        self.transport().config()
+    }
+
+    pub(super) fn transport(&self) -> &Transport {
+        &self.0.registry.0.transport
     }
 
     pub(super) fn endpoints(&self) -> &[Endpoint] {
@@ -289,11 +293,11 @@ impl Repository {
             payload,
             commits,
         };
-        self.0.registry.0.transport.call(&call).await
+        self.transport().call(&call).await
     }
 
     pub(super) fn body(&self, sent: Sent) -> Body {
-        self.0.registry.0.transport.body(sent)
+        self.transport().body(sent)
     }
 }
 

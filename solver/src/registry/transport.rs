@@ -73,6 +73,8 @@ pub(super) struct Transport {
     permits: Mutex<HashMap<String, Arc<Semaphore>>>,
     /// The schemes that hosts were found to speak.
     schemes: Mutex<HashMap<String, &'static str>>,
+    /// The largest chunks that hosts are sent which refused larger ones.
+    chunks: Mutex<HashMap<String, u64>>,
 }
 
 impl Transport {
@@ -85,6 +87,7 @@ impl Transport {
             clients: Mutex::default(),
             permits: Mutex::default(),
             schemes: Mutex::default(),
+            chunks: Mutex::default(),
         }
     }
 
@@ -139,6 +142,20 @@ impl Transport {
         let own = self.config.hosts.get(&endpoint.name);
         let scheme = own.map(|host| host.scheme).unwrap_or_default();
         schemes(scheme, &endpoint.authority).to_vec()
+    }
+
+    /// Bytes of the chunks in which blobs are sent to a host.
+    pub(super) fn chunk(&self, authority: &str) -> u64 {
+        let chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = chunks.get(authority).copied().unwrap_or(u64::MAX);
+        self.config.upload_chunk_bytes.min(known)
+    }
+
+    /// Learns that a host takes no larger chunks.
+    pub(super) fn smaller_chunks(&self, authority: &str, bytes: u64) {
+        let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = chunks.entry(authority.to_owned()).or_insert(bytes);
+        *known = bytes.min(*known);
     }
 
     /// Whether a registry is spoken to in plain text.
@@ -212,6 +229,12 @@ impl Transport {
                     access: Scope::words(call.scopes),
                     message,
                     shown: auth.is_some_and(|shown| shown.named),
+                });
+            }
+            if status == StatusCode::PAYLOAD_TOO_LARGE {
+                return Err(RegistryError::Oversized {
+                    url: sent.url,
+                    bytes: call.payload.size(),
                 });
             }
             if !status.is_success() {

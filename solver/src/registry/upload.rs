@@ -19,6 +19,10 @@ use crate::content::ContentError;
 /// What a registry may ask for as the least size of a chunk. What wants more is not believed.
 const LARGEST_MINIMUM: u64 = 1 << 30;
 
+/// The least bytes of a chunk that a registry gets which refuses larger ones. Who takes no request
+/// of so many takes no manifests either.
+const SMALLEST_CHUNK: u64 = 64 << 10;
+
 /// A blob to be pushed. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Upload {
@@ -94,6 +98,8 @@ struct Session {
     offset: u64,
     /// Bytes of a chunk.
     chunk: u64,
+    /// The least that the registry takes.
+    least: u64,
 }
 
 /// What a registry answers to the wish to upload.
@@ -187,6 +193,13 @@ impl Repository {
             let Err(error) = self.upload(endpoint, blob, begun).await else {
                 return Ok(Pushed::Sent);
             };
+            if let RegistryError::Oversized { bytes, .. } = &error
+                && begun.shrink(*bytes)
+            {
+                let transport = self.transport();
+                transport.smaller_chunks(&endpoint.authority, begun.chunk);
+                continue;
+            }
             if begun.offset >= best + self.least_step() {
                 best = begun.offset;
                 tries.reset();
@@ -316,7 +329,12 @@ impl Repository {
         Ok(Begun::Session(Session {
             address: next_address(&sent)?,
             offset: 0,
-            chunk: self.config().upload_chunk_bytes.max(least).max(1),
+            chunk: self
+                .transport()
+                .chunk(&endpoint.authority)
+                .max(least)
+                .max(1),
+            least,
         }))
     }
 
@@ -420,6 +438,19 @@ impl Session {
         }
         self.offset = offset;
         Ok(())
+    }
+
+    /// Makes chunks smaller than what was refused; false if they cannot be.
+    fn shrink(&mut self, refused: u64) -> bool {
+        let mut chunk = SMALLEST_CHUNK;
+        while chunk.saturating_mul(4) < refused {
+            chunk *= 4;
+        }
+        let is_smaller = chunk < refused && chunk >= self.least;
+        if is_smaller {
+            self.chunk = chunk;
+        }
+        is_smaller
     }
 }
 

@@ -221,6 +221,74 @@ async fn busy_and_failing_registries_are_asked_again() {
 }
 
 #[tokio::test]
+async fn chunks_that_are_too_large_are_followed_by_smaller_ones() {
+    let bytes = noise(3_000_000);
+    let mut config = quick();
+    config.upload_chunk_bytes = 2 << 20;
+    let limited = |limit: usize| {
+        let change = move |seen: &Seen, _: &Sink, _| {
+            let length = seen
+                .header("content-length")
+                .map_or(0, |text| text.parse().unwrap());
+            (length > limit).then(|| Reply::new(413))
+        };
+        registry(change, |_| Taken::Whole)
+    };
+    for (limit, patches) in [(1 << 20, 3), (300_000, 12), (64 << 10, 46)] {
+        let (fake, sink) = limited(limit).await;
+        let to = app(config.clone(), &fake.host).writable();
+        to.push_blob(&file(&bytes), None).await.unwrap();
+        assert!(sink.blob("app", &bytes).unwrap() == bytes);
+        let refused = fake
+            .seen()
+            .iter()
+            .filter(|seen| seen.body.len() > limit)
+            .count();
+        let all = fake
+            .seen()
+            .iter()
+            .filter(|seen| seen.method == "PATCH")
+            .count();
+        assert_eq!(all - refused, patches, "{limit}");
+        // What was learnt holds for other blobs, those that were to be sent at once too.
+        let before = fake.seen().len();
+        let other = noise(2_000_000);
+        to.push_blob(&file(&other), None).await.unwrap();
+        assert!(sink.blob("app", &other).unwrap() == other);
+        let seen = fake.seen();
+        assert!(seen[before..].iter().all(|seen| seen.body.len() <= limit));
+    }
+    // One that takes next to nothing, or wants what it does not take.
+    let (fake, _) = limited((64 << 10) - 1).await;
+    let error = app(config.clone(), &fake.host).writable();
+    let error = error.push_blob(&file(&bytes), None).await.unwrap_err();
+    let RegistryError::Oversized {
+        url,
+        bytes: refused,
+    } = &error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!(*refused, 64 << 10);
+    assert!(url.contains(&fake.host) && error.remedy().unwrap().contains("65536"));
+    let least = |seen: &Seen, sink: &Sink, _| match &seen.method[..] {
+        "POST" => Some(sink.reply(seen).header("oci-chunk-min-length", "1000000")),
+        "PATCH" if seen.body.len() >= 1_000_000 => Some(Reply::new(413)),
+        _ => None,
+    };
+    let (fake, _) = registry(least, |_| Taken::Whole).await;
+    let error = writable(&fake.host).push_blob(&file(&bytes), None).await;
+    assert!(matches!(
+        error,
+        Err(RegistryError::Oversized {
+            bytes: 1_000_000,
+            ..
+        })
+    ));
+    assert_eq!(methods(&fake), "HEAD POST PATCH");
+}
+
+#[tokio::test]
 async fn an_upload_that_cannot_be_asked_about_begins_anew() {
     let bytes = noise(250_000);
     for status in [401, 403, 404, 405, 418] {
