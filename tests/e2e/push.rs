@@ -22,24 +22,41 @@ use super::export::fixed_context;
 use super::registries::{Yard, copied, inspect, me, nobody, passwords, tls, tokens};
 use super::support::{self, files, solve, then};
 
-async fn app(solver: &Solver, text: &str) -> Solved {
+pub async fn app(solver: &Solver, text: &str) -> Solved {
     let state = llb::scratch()
         .file(mkfile("/hello", text.to_owned()).created(then()))
         .file(mkfile("/more", "more\n".repeat(10_000)).created(then()));
     solve(solver, support::request(&state)).await
 }
 
-async fn pushed(solver: &Solver, solved: &Solved, name: &str) -> Result<Exported, ExportError> {
+/// An image of three layers of 300,000 bytes that cannot be compressed.
+pub async fn noise(solver: &Solver) -> Solved {
+    let mut word = 88_172_645_463_325_252_u64;
+    let mut state = llb::scratch();
+    for number in 0..3 {
+        let mut bytes = Vec::new();
+        while bytes.len() < 300_000 {
+            word ^= word << 13;
+            word ^= word >> 7;
+            word ^= word << 17;
+            bytes.extend(word.to_le_bytes());
+        }
+        state = state.file(mkfile(format!("/noise{number}"), bytes).created(then()));
+    }
+    solve(solver, support::request(&state)).await
+}
+
+pub async fn pushed(solver: &Solver, solved: &Solved, name: &str) -> Result<Exported, ExportError> {
     let push = Push::new(solver.registry()).name(name);
     push.export(&solved.result, &Cancel::new()).await
 }
 
-fn good(exported: Result<Exported, ExportError>) -> Exported {
+pub fn good(exported: Result<Exported, ExportError>) -> Exported {
     exported.unwrap_or_else(|error| panic!("{}", support::chain(&error)))
 }
 
 /// What is built on an image says what the image said.
-async fn says(yard: &Yard, reference: &str, text: &str) {
+pub async fn says(yard: &Yard, reference: &str, text: &str) {
     let solver = yard.solver();
     let state = State::from(llb::image(reference));
     let solved = solve(&solver, support::request(&state)).await;
@@ -195,14 +212,14 @@ async fn pushes_show_passwords_and_tokens_where_they_are_demanded() {
         let registry = yard.registry("store", &settings);
         let reference = format!("{}/app:v1", registry.host());
         let as_user = |known| yard.solver_of(RegistryConfig::default(), known);
-        let known = as_user(me(&registry, "hunter2"));
+        let known = as_user(me(&registry.host(), "hunter2"));
         let solved = app(&known, "guarded").await;
         let exported = good(pushed(&known, &solved, &reference).await);
         // The registry has it under its digest.
         let back = State::from(llb::image(exported.references[0].to_string()));
         let back = solve(&known, support::request(&back)).await;
         assert!(files(&back).await.contains_key("hello"));
-        for unknown in [nobody(), me(&registry, "hunter3")] {
+        for unknown in [nobody(), me(&registry.host(), "hunter3")] {
             let unknown = as_user(unknown);
             let solved = app(&unknown, "refused").await;
             let error = pushed(&unknown, &solved, &reference).await.unwrap_err();

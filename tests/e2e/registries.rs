@@ -2,20 +2,20 @@
 //! want to see, and what skopeo says of them.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ashlar_solver::registry::{Credential, Credentials, RegistryConfig, StaticCredentials};
 use ashlar_solver::solver::Solver;
-use base64::Engine as _;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::support::{Need, run, skipped, temp};
+use super::token_server::TokenServer;
 
 pub const TOOLS: [Need; 3] = [
     Need::Tool("docker-registry"),
@@ -191,8 +191,8 @@ pub fn nobody() -> StaticCredentials {
     StaticCredentials::new()
 }
 
-pub fn me(registry: &Registry, password: &str) -> StaticCredentials {
-    nobody().with(registry.host(), Credential::password("me", password))
+pub fn me(host: &str, password: &str) -> StaticCredentials {
+    nobody().with(host, Credential::password("me", password))
 }
 
 /// Settings of a registry that wants a password: of `me`, `hunter2`.
@@ -205,18 +205,22 @@ pub fn passwords(folder: &Path) -> String {
 }
 
 /// Runs openssl in `folder`.
-fn openssl(folder: &Path, arguments: &str) {
+pub fn openssl(folder: &Path, arguments: &str) {
     run(Command::new("openssl")
         .current_dir(folder)
         .args(arguments.split(' ')));
 }
 
+/// An authority `ca.pem`, with its key, of a kind in the words of openssl.
+pub fn authority(folder: &Path, key: &str) {
+    let own = "-nodes -keyout ca.key -out ca.pem -subj /CN=ca -days 2";
+    openssl(folder, &format!("req -x509 -newkey {key} {own}"));
+}
+
 /// An authority `ca.pem`, and what it signed: `server.pem` for localhost, `client.pem`.
 pub fn certificates(folder: &Path) {
-    openssl(
-        folder,
-        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=ca -days 2",
-    );
+    let key = "ec -pkeyopt ec_paramgen_curve:prime256v1";
+    authority(folder, key);
     for (name, extension) in [
         ("server", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
         ("client", "extendedKeyUsage=clientAuth"),
@@ -225,7 +229,7 @@ pub fn certificates(folder: &Path) {
         openssl(
             folder,
             &format!(
-                "req -newkey rsa:2048 -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"
+                "req -newkey {key} -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"
             ),
         );
         openssl(
@@ -249,7 +253,7 @@ pub fn tls(folder: &Path) -> String {
 }
 
 /// What a request says before its body, byte by byte: what follows is not ours.
-pub(super) fn request_head(stream: &mut TcpStream) -> String {
+pub(super) fn request_head(mut stream: impl Read) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
@@ -258,74 +262,7 @@ pub(super) fn request_head(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&head).into_owned()
 }
 
-/// A token server, as the Docker Hub has one: gives `me`, with the password `hunter2`, tokens that
-/// docker-registry takes. Ends with the process.
-fn token_server(folder: &Path) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let folder = folder.to_path_buf();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            let head = request_head(&mut stream).to_ascii_lowercase();
-            // `me:hunter2`.
-            let known = head.contains("authorization: basic bwu6ahvudgvymg==");
-            let asked = head.contains("service=here&scope=repository%3aapp%3apull");
-            let actions = match head.contains("%3apull%2cpush") {
-                true => &["pull", "push"][..],
-                false => &["pull"],
-            };
-            let answer = match known && asked {
-                true => json!({"token": token(&folder, actions), "expires_in": 300}).to_string(),
-                false => String::new(),
-            };
-            let status = if known && asked { "200 OK" } else { "401 No" };
-            let length = answer.len();
-            let _gone = stream.write_all(
-                format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{answer}")
-                    .as_bytes(),
-            );
-        }
-    });
-    port
-}
-
-/// A token as docker-registry wants it: signed by `ca.key`, whose certificate is in it.
-fn token(folder: &Path, actions: &[&str]) -> String {
-    let coded = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
-    let pem = fs::read_to_string(folder.join("ca.pem")).unwrap();
-    let der: String = pem
-        .lines()
-        .filter(|line| !line.starts_with("---"))
-        .collect();
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap()
-        .as_secs();
-    let head = json!({"typ": "JWT", "alg": "RS256", "x5c": [der]});
-    let claims = json!({"iss": "issuer", "sub": "me", "aud": "here", "jti": "1",
-        "iat": now - 10, "nbf": now - 10, "exp": now + 300,
-        "access": [{"type": "repository", "name": "app", "actions": actions}]});
-    let text = format!(
-        "{}.{}",
-        coded(head.to_string().as_bytes()),
-        coded(claims.to_string().as_bytes())
-    );
-    fs::write(folder.join("claims"), &text).unwrap();
-    openssl(folder, "dgst -sha256 -sign ca.key -out signature claims");
-    format!(
-        "{text}.{}",
-        coded(&fs::read(folder.join("signature")).unwrap())
-    )
-}
-
-/// Settings of a registry that wants tokens of [`token_server`].
+/// Settings of a registry that wants tokens: `me`, with the password `hunter2`, may push to `app`.
 pub fn tokens(folder: &Path) -> String {
-    certificates(folder);
-    let port = token_server(folder);
-    format!(
-        "auth:\n  token:\n    realm: http://127.0.0.1:{port}/token\n    service: here\n    issuer: \
-         issuer\n    rootcertbundle: {}\n",
-        folder.join("ca.pem").display()
-    )
+    TokenServer::start(folder, &[("app", "pull,push")]).settings()
 }

@@ -147,11 +147,11 @@ async fn passwords_are_shown_where_they_are_demanded() {
     };
     let registry = yard.registry("store", &passwords(yard.path()));
     let pull = |known| pull(&yard, &registry, RegistryConfig::default(), known);
-    says_hi(pull(me(&registry, "hunter2")).await).await;
+    says_hi(pull(me(&registry.host(), "hunter2")).await).await;
     failure(pull(nobody()).await, |e| {
         matches!(e, RegistryError::Unauthorized { shown: false, .. })
     });
-    failure(pull(me(&registry, "hunter3")).await, |e| {
+    failure(pull(me(&registry.host(), "hunter3")).await, |e| {
         matches!(e, RegistryError::Unauthorized { shown: true, .. })
     });
 }
@@ -254,7 +254,7 @@ async fn a_proxy_hears_where_to_and_nothing_else() {
     let mut host = HostConfig::default().root(fs::read(yard.at("ca.pem")).unwrap());
     host.proxy = Some(Password::new(format!("http://127.0.0.1:{port}")));
     let config = RegistryConfig::default().host(registry.host(), host);
-    let known = me(&registry, "hunter2");
+    let known = me(&registry.host(), "hunter2");
     says_hi(pull(&yard, &registry, config, known).await).await;
     let heard = heard.lock().unwrap().clone();
     assert!(
@@ -275,8 +275,8 @@ async fn tokens_of_a_token_server() {
     };
     let registry = yard.registry("store", &tokens(yard.path()));
     let pull = |known| pull(&yard, &registry, RegistryConfig::default(), known);
-    says_hi(pull(me(&registry, "hunter2")).await).await;
+    says_hi(pull(me(&registry.host(), "hunter2")).await).await;
     let refused = |e: &RegistryError| matches!(e, RegistryError::Token { refused: true, .. });
-    failure(pull(me(&registry, "hunter3")).await, refused);
+    failure(pull(me(&registry.host(), "hunter3")).await, refused);
     failure(pull(nobody()).await, refused);
 }
