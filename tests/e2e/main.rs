@@ -49,6 +49,7 @@ mod nested;
 mod network;
 mod nginx;
 mod oci_rules;
+mod overlay_root;
 mod push;
 mod push_proxied;
 mod push_restarted;

@@ -1,10 +1,19 @@
 //! The mark by which a layer directory removes something of the layers below.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{FileType, Mode, XattrFlags, fsetxattr, mknodat};
 use rustix::io::Errno;
 use rustix::path::Arg;
+
+/// Why there can be no whiteouts.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the file system of the state root cannot hold removals: put the state root on ext4, xfs, \
+     btrfs or tmpfs, not on an overlay (inside a container: on a volume)"
+)]
+struct NoWhiteouts;
 
 /// Makes a whiteout in a directory of a layer.
 ///
@@ -15,10 +24,16 @@ pub(crate) fn make_whiteout(
     directory: BorrowedFd<'_>,
     name: impl Arg,
     privileged: bool,
-) -> Result<(), Errno> {
-    // Linux lets everybody make this one device.
-    mknodat(directory, name, FileType::CharacterDevice, Mode::empty(), 0)?;
-    mark(directory, privileged)
+) -> io::Result<()> {
+    // Linux lets everybody make this one device, but not where it would be one of its own.
+    match mknodat(directory, name, FileType::CharacterDevice, Mode::empty(), 0) {
+        Err(Errno::PERM) => {
+            let kind = io::ErrorKind::PermissionDenied;
+            return Err(io::Error::new(kind, NoWhiteouts));
+        }
+        made => made?,
+    }
+    Ok(mark(directory, privileged)?)
 }
 
 /// Marks a directory that has whiteouts in it.

@@ -259,7 +259,7 @@ impl<'a> Disk<'a> {
     }
 
     /// The mark that hides something of the layers below.
-    pub(super) fn whiteout(&mut self, tree: &Staged, parent: Id, name: &[u8]) -> Result<(), Errno> {
+    pub(super) fn whiteout(&mut self, tree: &Staged, parent: Id, name: &[u8]) -> io::Result<()> {
         let privileged = self.options.privileged;
         make_whiteout(self.directory(tree, parent)?, name, privileged)
     }

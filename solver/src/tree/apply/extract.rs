@@ -6,8 +6,6 @@ use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::FileExt as _;
 
-use rustix::io::Errno;
-
 use super::disk::{Disk, allocated};
 use super::staging::{Id, ROOT, Staged, implied_directory};
 use super::{ApplyError, ApplyOptions, RawLayer};
@@ -480,7 +478,7 @@ impl Extract<'_> {
                 let child_node = self.tree.node(child);
                 if child_node.entry.is_none() && child_node.removed {
                     let made = self.disk.whiteout(&self.tree, id, name);
-                    made.map_err(|errno| self.failed("make whiteout", id, name, errno))?;
+                    made.map_err(|error| self.failed("make whiteout", id, name, error))?;
                 } else if child_node.is_directory() {
                     todo.push(child);
                 }
@@ -502,11 +500,17 @@ impl Extract<'_> {
         parent.join(name).unwrap_or(parent)
     }
 
-    fn failed(&self, action: &'static str, parent: Id, name: &[u8], errno: Errno) -> ApplyError {
+    fn failed(
+        &self,
+        action: &'static str,
+        parent: Id,
+        name: &[u8],
+        error: impl Into<io::Error>,
+    ) -> ApplyError {
         ApplyError::Disk {
             action,
             path: self.join(parent, name),
-            source: errno.into(),
+            source: error.into(),
         }
     }
 }

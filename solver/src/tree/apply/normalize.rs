@@ -1,10 +1,9 @@
 //! Normal form: what a layer removes, said against the base it stands on.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-
-use rustix::io::Errno;
 
 use super::disk::Disk;
 use super::staging::{Id, ROOT};
@@ -79,10 +78,10 @@ impl RawLayer {
         } = at;
         let failed = |action, path: &TreePath| {
             let path = path.clone();
-            move |errno: Errno| ApplyError::Disk {
+            move |source: io::Error| ApplyError::Disk {
                 action,
                 path,
-                source: errno.into(),
+                source,
             }
         };
         let node = self.tree.node_mut(id);
@@ -112,7 +111,8 @@ impl RawLayer {
         }
         let entry = entry.clone();
         if replaces {
-            disk.opaque(&self.tree, id).map_err(failed("mark", &path))?;
+            let marked = disk.opaque(&self.tree, id).map_err(io::Error::from);
+            marked.map_err(failed("mark", &path))?;
         }
         let node = self.tree.node(id);
         for (name, &child) in &node.children {
@@ -148,6 +148,7 @@ impl RawLayer {
         if id != ROOT {
             if changed {
                 let dressed = disk.dress_directory(&self.tree, id, &entry.attributes);
+                let dressed = dressed.map_err(io::Error::from);
                 dressed.map_err(failed("set attributes of", &path))?;
             }
             entries.push((path, entry));
