@@ -21,11 +21,13 @@
 //! - A removal of something that the same archive contains is about the layers below alone.
 //! - The entry of the root directory (`./`) is read over, as containerd does; so is what aufs kept
 //!   in the root (`.wh..wh.*` but for the opaque mark).
-//! - A hard link leads to an earlier entry of the same archive and has the attributes of that.
+//! - A hard link leads to an earlier entry of the same archive. What the link's entry says of
+//!   attributes counts for all names of the file.
 //!
 //! Leaves to others: reading and inflating blobs (`content`), and committing the layer
 //! (`snapshot`).
 
+mod attributes;
 mod disk;
 mod error;
 mod extract;

@@ -8,11 +8,13 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod,
-    fchown, fsetxattr, futimens, linkat, mkdirat, mknodat, openat, symlinkat, unlinkat, utimensat,
+    fchown, fremovexattr, fsetxattr, futimens, linkat, mkdirat, mknodat, openat, symlinkat,
+    unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
 use super::ApplyOptions;
+use super::attributes::CAPABILITY;
 use super::staging::{Id, ROOT, Staged};
 use crate::tree::entry::{Device, open_mode};
 use crate::tree::whiteout::make_whiteout;
@@ -188,11 +190,7 @@ impl<'a> Disk<'a> {
         };
         if !self.options.privileged && kind != Kind::Fifo {
             let file = self.create(tree, parent, name)?;
-            let plain = Attributes {
-                xattrs: Default::default(),
-                ..attributes.clone()
-            };
-            return self.dress(file.as_fd(), &plain, false);
+            return self.dress(file.as_fd(), &without_xattrs(attributes), false);
         }
         let number = rustix::fs::makedev(device.major, device.minor);
         let directory = self.directory(tree, parent)?;
@@ -203,8 +201,20 @@ impl<'a> Disk<'a> {
             Mode::from_raw_mode(0o600),
             number,
         )?;
-        // The name was made just now in a directory that nobody else writes to: no link is there.
+        self.dress_node(tree, parent, name, attributes)
+    }
+
+    /// Mode, owner, extended attributes and time of a device or pipe.
+    fn dress_node(
+        &mut self,
+        tree: &Staged,
+        parent: Id,
+        name: &[u8],
+        attributes: &Attributes,
+    ) -> Result<(), Errno> {
+        // The node was made here, in a directory that nobody else writes to: no link is there.
         let mode = Mode::from_raw_mode(attributes.mode);
+        let directory = self.directory(tree, parent)?;
         rustix::fs::chmodat(directory, os(name), mode, AtFlags::empty())?;
         self.dress_name(tree, parent, name, attributes)?;
         // A change of owner takes setuid and setgid away.
@@ -235,15 +245,48 @@ impl<'a> Disk<'a> {
             let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
             path.extend_from_slice(name);
             for (name, value) in attributes.xattrs.iter() {
-                // Links and nodes have no user attributes; those live in the index alone.
-                if !name.starts_with(b"user.") {
-                    let set =
-                        rustix::fs::lsetxattr(os(&path), os(name), value, XattrFlags::empty());
-                    ignore_unsupported(set)?;
-                }
+                let set = rustix::fs::lsetxattr(os(&path), os(name), value, XattrFlags::empty());
+                ignore_unsupported(set)?;
             }
         }
         utimensat(directory, os(name), &times(attributes), nofollow)
+    }
+
+    /// Sets attributes of something that had others before; opens it if it is a file on disk.
+    pub(super) fn redress(
+        &mut self,
+        tree: &Staged,
+        parent: Id,
+        name: &[u8],
+        kind: Kind,
+        attributes: &Attributes,
+    ) -> Result<Option<File>, Errno> {
+        let device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
+        if kind != Kind::File && (self.options.privileged || !device) {
+            match kind {
+                Kind::Symlink => self.dress_name(tree, parent, name, attributes)?,
+                _ => self.dress_node(tree, parent, name, attributes)?,
+            }
+            return Ok(None);
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(
+            self.directory(tree, parent)?,
+            os(name),
+            flags,
+            Mode::empty(),
+        )?;
+        if self.options.privileged {
+            match fremovexattr(&file, os(CAPABILITY)) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        match device {
+            true => self.dress(file.as_fd(), &without_xattrs(attributes), false)?,
+            false => self.dress(file.as_fd(), attributes, false)?,
+        }
+        Ok(Some(file.into()))
     }
 
     pub(super) fn hard_link(
@@ -305,6 +348,13 @@ fn ignore_unsupported(result: Result<(), Errno>) -> Result<(), Errno> {
     match result {
         Err(Errno::OPNOTSUPP) => Ok(()),
         other => other,
+    }
+}
+
+fn without_xattrs(attributes: &Attributes) -> Attributes {
+    Attributes {
+        xattrs: Default::default(),
+        ..attributes.clone()
     }
 }
 

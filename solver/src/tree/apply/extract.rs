@@ -6,15 +6,16 @@ use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::FileExt as _;
 
+use super::attributes::{attributes, linked};
 use super::disk::{Disk, allocated};
 use super::staging::{Id, ROOT, Staged, implied_directory};
 use super::{ApplyError, ApplyOptions, RawLayer};
 use crate::cancel::Cancel;
 use crate::limits::Limits;
 use crate::tree::checksum::FileHasher;
-use crate::tree::index::{MAX_PATH, is_overlay_xattr};
+use crate::tree::index::MAX_PATH;
 use crate::tree::tar::{Header, TarKind, TarReader};
-use crate::tree::{Attributes, Entry, Kind, TreePath, Xattrs};
+use crate::tree::{Attributes, Entry, Kind, TreePath};
 
 /// Links that are followed on the way to one entry, as in Linux and BuildKit.
 const MAX_LINKS: usize = 255;
@@ -59,7 +60,7 @@ pub fn apply(
         entries: 0,
         bytes: 0,
         metadata: 0,
-        link_groups: 0,
+        links: Vec::new(),
         last: None,
     };
     while let Some(header) = reader.next_entry()? {
@@ -84,7 +85,8 @@ struct Extract<'a> {
     entries: u64,
     bytes: u64,
     metadata: u64,
-    link_groups: u32,
+    /// The names of each file that has several, by the number of its group less one.
+    links: Vec<Vec<Id>>,
     /// The parent of the last entry and its path as the archive wrote it: most entries are beside
     /// the one before them.
     last: Option<(TreePath, Id)>,
@@ -159,7 +161,8 @@ impl Extract<'_> {
         if let (Some(old), false) = (old, merge) {
             self.remove(old)?;
         }
-        let mut entry = Entry::new(kind(header.kind), attributes(&header));
+        let kind = kind(header.kind);
+        let mut entry = Entry::new(kind, attributes(&header, kind));
         match header.kind {
             TarKind::Directory if merge => {}
             TarKind::Directory => {
@@ -346,17 +349,73 @@ impl Extract<'_> {
             Some(entry) if !entry.is_directory() => {}
             _ => return Err(refused()),
         }
-        let linked = self
+        let made = self
             .disk
             .hard_link(&self.tree, (target_parent, target_name), (parent, name));
-        linked.map_err(|errno| self.failed("link", parent, name, errno))?;
-        let groups = self.link_groups;
+        made.map_err(|errno| self.failed("link", parent, name, errno))?;
+        let new = self.tree.child_or_new(parent, name);
         let entry = self.tree.node_mut(id).entry.as_mut().ok_or_else(refused)?;
         if entry.link_group == 0 {
-            entry.link_group = groups + 1;
-            self.link_groups += 1;
+            self.links.push(vec![id]);
+            entry.link_group = u32::try_from(self.links.len()).map_err(|_| refused())?;
         }
-        Ok(entry.clone())
+        let mut entry = entry.clone();
+        let wanted = linked(&entry, header);
+        if wanted != entry.attributes {
+            self.redress(&mut entry, wanted, parent, name)?;
+        }
+        if let Some(names) = self.group(&entry) {
+            names.push(new);
+        }
+        Ok(entry)
+    }
+
+    /// All names of the file.
+    fn group(&mut self, entry: &Entry) -> Option<&mut Vec<Id>> {
+        let at = usize::try_from(entry.link_group).ok()?.checked_sub(1)?;
+        self.links.get_mut(at)
+    }
+
+    /// Gives other attributes to a file that has several names, the one in `parent` among them.
+    fn redress(
+        &mut self,
+        entry: &mut Entry,
+        wanted: Attributes,
+        parent: Id,
+        name: &[u8],
+    ) -> Result<(), ApplyError> {
+        entry.attributes = wanted;
+        let dressed = self
+            .disk
+            .redress(&self.tree, parent, name, entry.kind, &entry.attributes);
+        let file = dressed
+            .map_err(|errno| self.failed("set attributes of", parent, name, errno))?
+            .filter(|_| entry.kind == Kind::File);
+        // Attributes are part of the digest.
+        let mut hasher = FileHasher::new(entry);
+        let mut buffer = vec![0; if file.is_some() { ZEROS.len() } else { 0 }];
+        if let Some(mut file) = file {
+            loop {
+                self.cancel.check()?;
+                let read = file.read(&mut buffer);
+                let read = read.map_err(|error| self.failed("read", parent, name, error))?;
+                if read == 0 {
+                    break;
+                }
+                hasher.update(&buffer[..read]);
+            }
+        }
+        entry.digest = Some(hasher.finish());
+        let names = self.group(entry).cloned().unwrap_or_default();
+        for id in names {
+            // A later entry may have taken the name.
+            let node = self.tree.node_mut(id).entry.as_mut();
+            if let Some(other) = node.filter(|other| other.link_group == entry.link_group) {
+                other.attributes = entry.attributes.clone();
+                other.digest = entry.digest;
+            }
+        }
+        Ok(())
     }
 
     /// The directory at `path`; links of this layer are followed, missing directories are made.
@@ -544,19 +603,5 @@ fn kind(kind: TarKind) -> Kind {
         TarKind::BlockDevice => Kind::BlockDevice,
         TarKind::Directory => Kind::Directory,
         TarKind::Fifo => Kind::Fifo,
-    }
-}
-
-fn attributes(header: &Header) -> Attributes {
-    let kept = header
-        .xattrs
-        .iter()
-        .filter(|(name, _)| !is_overlay_xattr(name));
-    Attributes {
-        mode: header.mode,
-        uid: header.uid,
-        gid: header.gid,
-        mtime: header.mtime,
-        xattrs: Xattrs::new(kept.map(|(name, value)| (name.clone().into(), value.clone().into()))),
     }
 }

@@ -178,7 +178,7 @@ fn files_are_hashed_and_have_what_the_archive_says() {
     let mut file = header("dir/file", TarKind::File, "");
     file.mode = 0o4751;
     file.mtime = Timestamp {
-        seconds: -5,
+        seconds: 5,
         nanoseconds: 250_000_000,
     };
     file.xattrs = vec![
@@ -191,8 +191,8 @@ fn files_are_hashed_and_have_what_the_archive_says() {
     let entry = at(&index, "dir/file");
     let on_disk = std::fs::symlink_metadata(jail.fs().join("dir/file")).unwrap();
     assert_eq!(on_disk.mode() & 0o7777, 0o4751);
-    assert_eq!((on_disk.mtime(), on_disk.mtime_nsec()), (-5, 250_000_000));
-    assert_eq!(entry.attributes.mtime.seconds, -5);
+    assert_eq!((on_disk.mtime(), on_disk.mtime_nsec()), (5, 250_000_000));
+    assert_eq!(entry.attributes.mtime.seconds, 5);
     assert_eq!(
         entry.attributes.xattrs.value(b"user.b"),
         Some(&b"\n\0="[..])
@@ -206,6 +206,129 @@ fn files_are_hashed_and_have_what_the_archive_says() {
     let dir = std::fs::symlink_metadata(jail.fs().join("dir")).unwrap();
     assert_eq!((dir.mode() & 0o7777, dir.mtime()), (0o1700, T));
 }
+
+#[test]
+fn times_that_containerd_does_not_take_are_0() {
+    let jail = Jail::new();
+    let last = (9_223_372_036, 854_775_807);
+    let times = [(-1, 999_999_999), (0, 1), last, (last.0, last.1 + 1)];
+    let files = times.map(|(seconds, nanoseconds)| {
+        let mut file = header(&format!("{seconds}.{nanoseconds}"), TarKind::File, "");
+        file.mtime = Timestamp {
+            seconds,
+            nanoseconds,
+        };
+        file
+    });
+    let paths = files
+        .clone()
+        .map(|file| String::from_utf8(file.path).unwrap());
+    let index = jail.index(&archive(files.map(|file| (file, ""))));
+    let found = paths.map(|path| {
+        let time = at(&index, &path).attributes.mtime;
+        (time.seconds, time.nanoseconds)
+    });
+    assert_eq!(found, [(0, 0), (0, 1), last, (0, 0)]);
+}
+
+fn xattrs(index: &Index, path: &str) -> Vec<String> {
+    let entry = at(index, path);
+    let names = entry.attributes.xattrs.iter();
+    names
+        .map(|(name, _)| String::from_utf8_lossy(name).into_owned())
+        .collect()
+}
+
+#[test]
+fn attributes_that_are_the_hosts_or_unknown_to_linux_are_dropped() {
+    let jail = Jail::new();
+    let entries = [
+        header("file", TarKind::File, ""),
+        header("link", TarKind::Symlink, "file"),
+        header("pipe", TarKind::Fifo, ""),
+    ];
+    let entries = entries.map(|mut entry| {
+        for name in [
+            "trusted.x",
+            "user.x",
+            "com.apple.provenance",
+            "system.nfs4_acl",
+        ] {
+            entry.xattrs.push((name.into(), b"1".to_vec()));
+        }
+        (entry, "")
+    });
+    let index = jail.index(&archive(entries));
+    assert_eq!(xattrs(&index, "file"), ["user.x"]);
+    assert!(xattrs(&index, "link").is_empty() && xattrs(&index, "pipe").is_empty());
+}
+
+/// As what `tar` writes after a change of mode and owner between two names of a file.
+#[test]
+fn the_entry_of_a_hard_link_sets_the_attributes_of_all_names() {
+    for privileged in [rustix::process::geteuid().is_root(), false] {
+        let jail = Jail {
+            privileged,
+            ..Jail::new()
+        };
+        let mut file = header("a", TarKind::File, "");
+        file.xattrs = vec![
+            (b"security.capability".to_vec(), CAPABILITIES.to_vec()),
+            (b"user.kept".to_vec(), b"1".to_vec()),
+            (b"user.set".to_vec(), b"1".to_vec()),
+        ];
+        let mut link = header("b", TarKind::HardLink, "a");
+        (link.mode, link.uid, link.gid) = (0o4711, 12, 34);
+        link.mtime.seconds = T + 1;
+        link.xattrs = vec![(b"user.set".to_vec(), b"2".to_vec())];
+        // A name that is something else by then, and is left alone.
+        let before = header("x", TarKind::HardLink, "a");
+        let other = header("x", TarKind::File, "");
+        let mut pipe = header("p", TarKind::Fifo, "");
+        pipe.mode = 0o600;
+        let mut second = header("q", TarKind::HardLink, "p");
+        second.mode = 0o622;
+        let index = jail.index(&archive([
+            (file, "hello"),
+            (before, ""),
+            (other, "other"),
+            (link, ""),
+            (header("l", TarKind::Symlink, "a"), ""),
+            (header("m", TarKind::HardLink, "l"), ""),
+            (pipe, ""),
+            (second, ""),
+        ]));
+        let entry = at(&index, "a");
+        assert_eq!(entry, at(&index, "b"));
+        let attributes = &entry.attributes;
+        assert_eq!(
+            (attributes.mode, attributes.uid, attributes.gid),
+            (0o4711, 12, 34)
+        );
+        assert_eq!(attributes.mtime.seconds, T + 1);
+        assert_eq!(xattrs(&index, "a"), ["user.kept", "user.set"]);
+        assert_eq!(attributes.xattrs.value(b"user.set"), Some(&b"2"[..]));
+        let mut data = &b"hello"[..];
+        let digest = file_digest(&entry, Some(&mut data)).unwrap();
+        assert_eq!(entry.digest, Some(digest));
+        assert_eq!(at(&index, "x").attributes.mode, 0o755);
+        assert_eq!(at(&index, "p").attributes.mode, 0o622);
+        assert_eq!(at(&index, "m").attributes.mode, 0o777);
+        let stat = |name: &str| std::fs::symlink_metadata(jail.fs().join(name)).unwrap();
+        assert_eq!(stat("a").ino(), stat("b").ino());
+        assert_eq!(stat("a").mtime(), T + 1);
+        if privileged {
+            assert_eq!((stat("a").mode() & 0o7777, stat("a").uid()), (0o4711, 12));
+            assert_eq!(stat("p").mode() & 0o7777, 0o622);
+            let mut list = [0; 1024];
+            let length = rustix::fs::listxattr(jail.fs().join("a"), &mut list).unwrap();
+            assert!(!String::from_utf8_lossy(&list[..length]).contains("capability"));
+        }
+    }
+}
+
+/// `cap_net_bind_service=ep`.
+const CAPABILITIES: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 #[test]
 fn class_9_names_cannot_leave_the_layer() {
