@@ -16,6 +16,7 @@
 //! Leaves to others: what names mean (`apply`), and which entries a layer has (`pack`).
 
 mod block;
+mod original;
 mod pax;
 mod reader;
 mod rewrite;

@@ -57,6 +57,16 @@ fn records<'a>(
     Ok(())
 }
 
+/// All records; of equal keys the last counts.
+pub(super) fn all(data: &[u8]) -> Result<super::original::AllRecords, &'static str> {
+    let mut found = super::original::AllRecords::new();
+    records(data, |key, value| {
+        found.insert(key.to_vec(), value.to_vec());
+        Ok(())
+    })?;
+    Ok(found)
+}
+
 /// Reads the records that apply to one entry.
 pub(super) fn parse(data: &[u8]) -> Result<Records, &'static str> {
     let mut found = Records::default();
@@ -166,7 +176,7 @@ fn signed(text: &[u8]) -> Option<i64> {
 }
 
 /// Seconds with a fraction; more than nanoseconds are cut off.
-fn time(text: &[u8]) -> Option<Timestamp> {
+pub(super) fn time(text: &[u8]) -> Option<Timestamp> {
     let (whole, fraction) = match text.iter().position(|&byte| byte == b'.') {
         Some(point) => (&text[..point], &text[point + 1..]),
         None => (text, &b""[..]),

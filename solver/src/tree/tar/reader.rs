@@ -3,6 +3,7 @@
 use std::io::{self, Read, Seek, SeekFrom};
 
 use super::block::{Block, Format};
+use super::original::{AllRecords, Formats, Original, original};
 use super::pax::{self, Records};
 use super::sparse::{self, SparseMap};
 use super::{BLOCK, Header, MAX_METADATA, TarError, TarKind};
@@ -35,15 +36,35 @@ pub struct TarReader<R> {
     /// Where the data of the current entry belongs, for a sparse file.
     sparse: Option<SparseMap>,
     finished: bool,
+    /// Whether entries are kept as they are in the archive, and the last one.
+    keeps: bool,
+    original: Option<Original>,
 }
 
 /// What stands before an entry.
-#[derive(Default)]
 struct Pending {
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
     pax: Option<Records>,
     bytes: u64,
+    formats: Formats,
+    /// All PAX records, and global headers, if entries are kept.
+    records: AllRecords,
+    globals: Vec<(Vec<u8>, AllRecords)>,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self {
+            long_name: None,
+            long_link: None,
+            pax: None,
+            bytes: 0,
+            formats: Formats::ALL,
+            records: AllRecords::new(),
+            globals: Vec::new(),
+        }
+    }
 }
 
 impl Pending {
@@ -97,7 +118,20 @@ impl<R: Read> TarReader<R> {
             padding: 0,
             sparse: None,
             finished: false,
+            keeps: false,
+            original: None,
         }
+    }
+
+    /// Keeps each entry as it is in the archive, for [`TarReader::original`].
+    pub(super) fn keeping(mut self) -> Self {
+        self.keeps = true;
+        self
+    }
+
+    /// The entry that was read last as it is in the archive, once.
+    pub(super) fn original(&mut self) -> Option<Original> {
+        self.original.take()
     }
 
     /// The next entry; `None` after the last.
@@ -140,6 +174,9 @@ impl<R: Read> TarReader<R> {
             if matches!(block.kind(), b'x' | b'g' | b'L' | b'K') && !block.tells_format() {
                 return Err(malformed("a header about an entry is in no format"));
             }
+            if self.keeps && block.kind() != b'g' {
+                pending.formats = pending.formats.only(Formats::of(&block));
+            }
             let twice = || Err(malformed("one entry has two headers of the same kind"));
             match block.kind() {
                 b'x' if pending.pax.is_some() => return twice(),
@@ -151,10 +188,18 @@ impl<R: Read> TarReader<R> {
                 b'x' => {
                     let data = self.metadata(size, &mut pending.bytes)?;
                     pending.pax = Some(pax::parse(&data).map_err(malformed)?);
+                    if self.keeps {
+                        pending.records = pax::all(&data).map_err(malformed)?;
+                        pending.formats = pending.formats.only(Formats::PAX);
+                    }
                 }
                 b'g' => {
                     let data = self.metadata(size, &mut 0)?;
                     pax::check_global(&data).map_err(malformed)?;
+                    if self.keeps {
+                        let records = pax::all(&data).map_err(malformed)?;
+                        pending.globals.push((block.name(), records));
+                    }
                 }
                 b'L' | b'K' => {
                     let data = self.metadata(size, &mut pending.bytes)?;
@@ -168,6 +213,7 @@ impl<R: Read> TarReader<R> {
                     } else {
                         pending.long_link = Some(name);
                     }
+                    pending.formats = pending.formats.only(Formats::GNU);
                 }
                 _ => return self.entry(&block, size, pending, offset).map(Some),
             }
@@ -188,6 +234,9 @@ impl<R: Read> TarReader<R> {
             long_name,
             long_link,
             pax,
+            formats,
+            records,
+            globals,
             ..
         } = pending;
         let pax = pax.unwrap_or_default();
@@ -251,6 +300,12 @@ impl<R: Read> TarReader<R> {
             xattrs: pax.xattrs,
             sparse: false,
         };
+        if self.keeps {
+            let link = link.clone();
+            let mut entry = original(block, &header, stored, link, records, formats);
+            entry.globals = globals;
+            self.original = Some(entry);
+        }
         match kind {
             TarKind::File => {
                 self.remaining = stored;

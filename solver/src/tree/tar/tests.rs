@@ -1,4 +1,7 @@
+use ashlar_llb::BlobDigest;
+
 use super::*;
+use crate::cancel::Cancel;
 use crate::tree::entry::Device;
 
 /// A header block as other writers make it; `change` edits it before the checksum.
@@ -394,4 +397,183 @@ fn long_names_are_split_before_they_need_pax() {
         assert_eq!(&out[..6], b"deep/\0");
         assert_eq!(&out[345..446], "y".repeat(101).as_bytes());
     }
+}
+
+fn rewritten(archive: &[u8], latest: i64) -> Vec<u8> {
+    let latest = Timestamp {
+        seconds: latest,
+        nanoseconds: 0,
+    };
+    let mut out = Vec::new();
+    let size = rewrite_times(archive, &mut out, latest, &Cancel::new()).unwrap();
+    assert_eq!(size, out.len() as u64);
+    out
+}
+
+fn put(block: &mut [u8; BLOCK], at: usize, text: &[u8]) {
+    block[at..at + text.len()].copy_from_slice(text);
+}
+
+/// Entries as GNU tar, bsdtar and others write them, in all formats.
+fn archive_of_all_formats() -> Vec<u8> {
+    let time = |block: &mut [u8; BLOCK]| put(block, 136, b"17000000000");
+    let gnu = |block: &mut [u8; BLOCK]| {
+        time(block);
+        put(block, 257, b"ustar  \0");
+        put(block, 265, b"root");
+        put(block, 297, b"wheel");
+    };
+    let owned = |block: &mut [u8; BLOCK]| {
+        time(block);
+        put(block, 100, b"100644 \0");
+        put(block, 265, b"root");
+        put(block, 297, b"root");
+    };
+    let long = "n".repeat(120);
+    let name = [long.as_bytes(), b"\0"].concat();
+    let parts = [
+        block("old/", b'5', 0, gnu),
+        block("accessed", b'0', 2, |block| {
+            gnu(block);
+            put(block, 345, b"14000000000\x0017000000000\0");
+        }),
+        data(b"ab"),
+        block("././@LongLink", b'L', 121, |block| {
+            put(block, 257, b"ustar  \0");
+        }),
+        data(&name),
+        block(&long[..100], b'0', 5, |block| {
+            gnu(block);
+            put(block, 108, &[0x80, 0, 0, 0, 0xee, 0x6b, 0x28, 0]);
+        }),
+        data(b"hello"),
+        block("././@LongLink", b'K', 121, |block| {
+            put(block, 257, b"ustar  \0");
+        }),
+        data(&name),
+        block("hard", b'1', 0, |block| {
+            gnu(block);
+            put(block, 157, &name[..100]);
+        }),
+        pax(&[
+            "comment=kept",
+            "mtime=1700000000.5",
+            "atime=1400000001.25",
+            "ctime=1700000001",
+            "uid=3000000",
+            "uname=somebody",
+            "SCHILY.xattr.user.a=b",
+        ]),
+        block("pax", b'0', 0, owned),
+        pax(&["mtime=1700000000.5"]),
+        block("plain", b'0', 0, owned),
+        block("deep/name", b'0', 0, |block| {
+            owned(block);
+            put(block, 345, "p".repeat(110).as_bytes());
+        }),
+        block("sized", b'1', 7, |block| {
+            owned(block);
+            put(block, 157, b"plain");
+        }),
+        block("spaces", b'5', 0, |block| {
+            owned(block);
+            put(block, 108, b"000000 \0");
+            put(block, 124, b"00000000000 ");
+        }),
+        block("v7", 0, 0, |block| {
+            time(block);
+            put(block, 257, &[0; 8]);
+        }),
+        pax(&["path=./d/../x/é", "linkpath=l"]),
+        block("utf8", b'2', 0, owned),
+        pax(&[
+            "GNU.sparse.major=1",
+            "GNU.sparse.minor=0",
+            "GNU.sparse.name=holes",
+            "GNU.sparse.realsize=1027",
+        ]),
+        block("GNUSparseFile.0/holes", b'0', 512 + 3, owned),
+        data(b"1\n512\n3\n"),
+        data(b"end"),
+        block("device", b'3', 0, |block| {
+            owned(block);
+            put(block, 329, b"000001 \x00000003 \0");
+        }),
+    ];
+    [parts.concat(), vec![0; 20 * BLOCK]].concat()
+}
+
+/// The digests are those of what Go's `archive/tar` makes of the same bytes when BuildKit changes
+/// the times.
+#[test]
+fn rewritten_archives_stay_in_their_formats_as_go_writes_them() {
+    let archive = archive_of_all_formats();
+    let go = [
+        (
+            0,
+            "6ee6c9e635b63bb56de59e353ed82219d4693c4de840b55841864366ed0abf53",
+        ),
+        (
+            1_500_000_000,
+            "19f1820eead04e63d9b8dc148bcc055c690dd2f3ac9e13f2b8c5a70ca1e74f4a",
+        ),
+        (
+            4_000_000_000,
+            "b34a12d7f8e91f101b96a4ab769c0ed81c13687e887403ba428e7d421bac42d1",
+        ),
+    ];
+    for (latest, digest) in go {
+        let out = rewritten(&archive, latest);
+        assert_eq!(BlobDigest::of(&out).to_string(), format!("sha256:{digest}"));
+        assert_eq!(rewritten(&out, latest), out);
+    }
+    // What is read of it is the same, but for times.
+    let late = rewritten(&archive, 4_000_000_000);
+    let (before, after) = (read_bytes(&archive).unwrap(), read_bytes(&late).unwrap());
+    for ((before, _), (after, _)) in before.iter().zip(&after) {
+        assert_eq!((&before.path, before.mtime), (&after.path, after.mtime));
+    }
+    for ((before, _), (after, _)) in before.iter().zip(&after) {
+        let plain = Header {
+            sparse: false,
+            ..before.clone()
+        };
+        assert_eq!(plain, *after);
+    }
+}
+
+#[test]
+fn global_headers_stay_in_rewritten_archives() {
+    let global = raw_pax(
+        b"52 comment=0123456789012345678901234567890123456789\n",
+        b'g',
+    );
+    let archive = [global, file("a", "1"), vec![0; 2 * BLOCK]].concat();
+    let out = rewritten(&archive, 4_000_000_000);
+    assert_eq!(
+        BlobDigest::of(&out).to_string(),
+        "sha256:c5d997dd7f1c5207a783e683e07a51d7b5a81668172eb3ca8378120deaf2e75a"
+    );
+}
+
+#[test]
+fn class_12_holes_of_rewritten_archives_are_bounded() {
+    let entries = [
+        pax(&[
+            "GNU.sparse.major=1",
+            "GNU.sparse.minor=0",
+            "GNU.sparse.name=holes",
+            "GNU.sparse.realsize=8000000000000000000",
+        ]),
+        block("holes", b'0', 512, |_| ()),
+        data(b"0\n"),
+    ];
+    let archive = [entries.concat(), vec![0; 2 * BLOCK]].concat();
+    let mut out = Vec::new();
+    let error = rewrite_times(&archive[..], &mut out, Timestamp::default(), &Cancel::new());
+    assert!(
+        matches!(error, Err(RewriteError::TooLarge { .. })),
+        "{error:?}"
+    );
+    assert!(out.len() < 10 * BLOCK);
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use super::original::USTAR;
 use super::pax::XATTR;
 use super::{BLOCK, Header, MAX_METADATA, TarKind};
 use crate::tree::{Room, Timestamp};
@@ -67,12 +68,7 @@ impl<W: Write> TarWriter<W> {
         self.end_file()?;
         let mut header = header.clone();
         if format == TarFormat::Any {
-            let up = i64::from(header.mtime.nanoseconds >= 500_000_000);
-            let seconds = header.mtime.seconds.saturating_add(up);
-            header.mtime = Timestamp {
-                seconds,
-                nanoseconds: 0,
-            };
+            header.mtime = round(header.mtime);
         }
         let numbers = [
             fits(header.mode.into(), 8),
@@ -99,17 +95,34 @@ impl<W: Write> TarWriter<W> {
             let block = block(&header, name, prefix);
             self.put(&block)?;
         } else {
-            self.extended(&header.path, &records)?;
+            let mut headers = Vec::new();
+            extended(&mut headers, b'x', &extended_name(&header.path), &records)?;
+            self.put(&headers)?;
             let block = block(&header, &header.path, b"");
             self.put(&block)?;
         }
-        self.remaining = if header.kind == TarKind::File {
+        self.begin_file(if header.kind == TarKind::File {
             header.size
         } else {
             0
-        };
-        self.padding = padding(self.remaining);
+        });
         Ok(())
+    }
+
+    /// Starts the next entry with headers as they are, and a file of `size` bytes.
+    ///
+    /// # Errors
+    /// What the output says; [`io::ErrorKind::InvalidInput`] if the entry before lacks bytes.
+    pub(super) fn encoded(&mut self, headers: &[u8], size: u64) -> io::Result<()> {
+        self.end_file()?;
+        self.put(headers)?;
+        self.begin_file(size);
+        Ok(())
+    }
+
+    fn begin_file(&mut self, size: u64) {
+        self.remaining = size;
+        self.padding = padding(size);
     }
 
     /// Writes bytes of the current file.
@@ -154,46 +167,6 @@ impl<W: Write> TarWriter<W> {
         self.written += bytes.len() as u64;
         Ok(())
     }
-
-    fn extended(&mut self, path: &[u8], records: &BTreeMap<Vec<u8>, Vec<u8>>) -> io::Result<()> {
-        let mut data = Vec::new();
-        for (key, value) in records {
-            if key.contains(&b'=') || key.contains(&0) {
-                return Err(invalid(
-                    "the name of an extended attribute does not fit into a tar",
-                ));
-            }
-            put_record(&mut data, key, value);
-        }
-        if data.len() as u64 > MAX_METADATA {
-            return Err(invalid("the metadata of a file is too long for a tar"));
-        }
-        let at = path
-            .iter()
-            .rposition(|&byte| byte == b'/')
-            .map_or(0, |slash| slash + 1);
-        let (folder, file) = path.split_at(at);
-        let folder = folder.strip_suffix(b"/").unwrap_or(folder);
-        let parts = [folder, b"PaxHeaders.0", file];
-        let parts: Vec<&[u8]> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        let mut name = ascii(&parts.join(&b'/'));
-        name.truncate(100);
-        while name.last() == Some(&b'/') {
-            name.pop();
-        }
-        let mut block = [0; BLOCK];
-        put_text(&mut block[..100], &name);
-        for field in [100..108, 108..116, 116..124] {
-            put_number(&mut block[field], 0);
-        }
-        put_number(&mut block[124..136], i64::try_from(data.len()).unwrap_or(0));
-        put_number(&mut block[136..148], 0);
-        block[156] = b'x';
-        seal(&mut block);
-        self.put(&block)?;
-        self.put(&data)?;
-        self.put(&ZEROS[..padding(data.len() as u64)])
-    }
 }
 
 impl<W: Room> TarWriter<W> {
@@ -225,6 +198,77 @@ fn padding(size: u64) -> usize {
     usize::try_from((block - size % block) % block).unwrap_or(0)
 }
 
+/// Whole seconds.
+pub(super) fn round(time: Timestamp) -> Timestamp {
+    let up = i64::from(time.nanoseconds >= 500_000_000);
+    Timestamp {
+        seconds: time.seconds.saturating_add(up),
+        nanoseconds: 0,
+    }
+}
+
+/// What the header with the PAX records of an entry is called, without `.` and `..`.
+pub(super) fn extended_name(path: &[u8]) -> Vec<u8> {
+    let at = path.iter().rposition(|&byte| byte == b'/');
+    let (folder, file) = path.split_at(at.map_or(0, |slash| slash + 1));
+    let whole = [folder, b"PaxHeaders.0/", file].concat();
+    let rooted = whole.starts_with(b"/");
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in whole.split(|&byte| byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." if parts.last().is_some_and(|last| *last != b"..") => _ = parts.pop(),
+            b".." if rooted => {}
+            part => parts.push(part),
+        }
+    }
+    let name = parts.join(&b'/');
+    if rooted {
+        [b"/", &name[..]].concat()
+    } else {
+        name
+    }
+}
+
+/// A header with PAX records, of one entry (`x`) or of all that follow (`g`).
+pub(super) fn extended(
+    out: &mut Vec<u8>,
+    kind: u8,
+    name: &[u8],
+    records: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> io::Result<()> {
+    let mut data = Vec::new();
+    for (key, value) in records {
+        if key.contains(&b'=') || key.contains(&0) {
+            return Err(invalid(
+                "the name of an extended attribute does not fit into a tar",
+            ));
+        }
+        put_record(&mut data, key, value);
+    }
+    if data.len() as u64 > MAX_METADATA {
+        return Err(invalid("the metadata of a file is too long for a tar"));
+    }
+    let mut name = to_ascii(name);
+    name.truncate(100);
+    while name.last() == Some(&b'/') {
+        name.pop();
+    }
+    let mut block = [0; BLOCK];
+    put_text(&mut block[..100], &name);
+    for field in [100..108, 108..116, 116..124] {
+        put_number(&mut block[field], 0);
+    }
+    put_number(&mut block[124..136], i64::try_from(data.len()).unwrap_or(0));
+    put_number(&mut block[136..148], 0);
+    block[156] = kind;
+    seal(&mut block, USTAR);
+    out.extend_from_slice(&block);
+    out.extend_from_slice(&data);
+    out.extend_from_slice(&ZEROS[..padding(data.len() as u64)]);
+    Ok(())
+}
+
 /// What a plain header cannot hold.
 fn records(header: &Header, can_split: bool) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut records = BTreeMap::new();
@@ -252,7 +296,7 @@ fn records(header: &Header, can_split: bool) -> io::Result<BTreeMap<Vec<u8>, Vec
         }
     }
     if header.mtime.nanoseconds != 0 || !fits(header.mtime.seconds, 12) {
-        records.insert(b"mtime".to_vec(), time(header.mtime).into_bytes());
+        records.insert(b"mtime".to_vec(), text_time(header.mtime).into_bytes());
     }
     for (name, value) in &header.xattrs {
         records.insert([XATTR, &name[..]].concat(), value.clone());
@@ -265,7 +309,7 @@ fn records(header: &Header, can_split: bool) -> io::Result<BTreeMap<Vec<u8>, Vec
 
 fn block(header: &Header, name: &[u8], prefix: &[u8]) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
-    put_text(&mut block[..100], &ascii(name));
+    put_text(&mut block[..100], &to_ascii(name));
     put_number(&mut block[100..108], header.mode.into());
     put_number(&mut block[108..116], header.uid.into());
     put_number(&mut block[116..124], header.gid.into());
@@ -283,24 +327,24 @@ fn block(header: &Header, name: &[u8], prefix: &[u8]) -> [u8; BLOCK] {
         TarKind::Directory => b'5',
         TarKind::Fifo => b'6',
     };
-    put_text(&mut block[157..257], &ascii(&header.link));
+    put_text(&mut block[157..257], &to_ascii(&header.link));
     put_number(&mut block[329..337], header.device.major.into());
     put_number(&mut block[337..345], header.device.minor.into());
     put_text(&mut block[345..500], prefix);
-    seal(&mut block);
+    seal(&mut block, USTAR);
     block
 }
 
 /// Puts the magic and the checksum in.
-fn seal(block: &mut [u8; BLOCK]) {
-    block[257..265].copy_from_slice(b"ustar\x0000");
+pub(super) fn seal(block: &mut [u8; BLOCK], magic: &[u8; 8]) {
+    block[257..265].copy_from_slice(magic);
     block[148..156].fill(b' ');
     let sum: i64 = block.iter().map(|&byte| i64::from(byte)).sum();
     put_number(&mut block[148..155], sum);
 }
 
 /// Octal digits with leading zeros and a NUL; 0 for what does not fit.
-fn put_number(field: &mut [u8], value: i64) {
+pub(super) fn put_number(field: &mut [u8], value: i64) {
     let mut rest = if fits(value, field.len()) { value } else { 0 };
     if let [digits @ .., end] = field {
         *end = 0;
@@ -311,7 +355,7 @@ fn put_number(field: &mut [u8], value: i64) {
     }
 }
 
-fn put_text(field: &mut [u8], text: &[u8]) {
+pub(super) fn put_text(field: &mut [u8], text: &[u8]) {
     let length = text.len().min(field.len());
     field[..length].copy_from_slice(&text[..length]);
     if let Some(end) = field.get_mut(length) {
@@ -328,15 +372,15 @@ fn put_text(field: &mut [u8], text: &[u8]) {
     }
 }
 
-fn fits(value: i64, width: usize) -> bool {
+pub(super) fn fits(value: i64, width: usize) -> bool {
     value >= 0 && (width >= 22 || value < 1 << ((width - 1) * 3))
 }
 
-fn is_ascii(text: &[u8]) -> bool {
+pub(super) fn is_ascii(text: &[u8]) -> bool {
     text.iter().all(|&byte| byte < 0x80 && byte != 0)
 }
 
-fn ascii(text: &[u8]) -> Vec<u8> {
+pub(super) fn to_ascii(text: &[u8]) -> Vec<u8> {
     text.iter()
         .copied()
         .filter(|&byte| byte < 0x80 && byte != 0)
@@ -344,7 +388,7 @@ fn ascii(text: &[u8]) -> Vec<u8> {
 }
 
 /// Splits a long name into prefix and name of USTAR.
-fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     if path.len() <= 100 || !is_ascii(path) {
         return None;
     }
@@ -360,7 +404,7 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// A decimal number of seconds, without zeros at its end.
-fn time(time: Timestamp) -> String {
+pub(super) fn text_time(time: Timestamp) -> String {
     let Timestamp {
         seconds,
         nanoseconds,
