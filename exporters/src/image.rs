@@ -37,7 +37,7 @@ use crate::exporter::Exported;
 use crate::layer::Packed;
 use crate::{ExportError, json, spans};
 
-pub(crate) use assemble::{Defaults, assemble};
+pub(crate) use assemble::{Defaults, assemble, layer_annotations};
 pub(crate) use manifest::Index;
 
 /// A complete image.

@@ -431,9 +431,8 @@ impl<'a> Plan<'a> {
     }
 
     fn describe(&self, layer: &LayerBlob) -> Descriptor {
-        let mut annotations = layer.annotations.clone();
         // Without an address nobody could get it: then it is like any other.
-        let urls = annotations.remove(BLOB_URLS);
+        let urls = layer.annotations.get(BLOB_URLS);
         let urls = urls.filter(|_| self.options.prefer_nondistributable);
         let media_type = layer_media_type(&layer.media_type, self.is_oci, urls.is_some());
         let mut descriptor = Descriptor::new(media_type, layer.digest, layer.size);
@@ -441,21 +440,26 @@ impl<'a> Plan<'a> {
             descriptor.urls = urls.split(' ').map(str::to_owned).collect();
         }
         if self.is_oci {
-            if layer.compression == SOURCE_BLOB {
-                annotations.retain(|key, _| is_kept(key));
-            }
-            descriptor.annotations = annotations;
+            descriptor.annotations = layer_annotations(layer);
         }
         descriptor
     }
 }
 
-/// Whether a layer that came with an image keeps this annotation. As in BuildKit, only those that
-/// snapshotters read are kept.
-fn is_kept(annotation: &str) -> bool {
-    annotation == TOC_DIGEST
-        || annotation == UNCOMPRESSED_SIZE
-        || annotation.starts_with("containerd.io/snapshot/overlaybd/")
+/// The annotations with which a layer is told. As in BuildKit, a layer that came with an image keeps
+/// those that snapshotters read.
+pub(crate) fn layer_annotations(layer: &LayerBlob) -> BTreeMap<String, String> {
+    let is_kept = |annotation: &str| {
+        annotation == TOC_DIGEST
+            || annotation == UNCOMPRESSED_SIZE
+            || annotation.starts_with("containerd.io/snapshot/overlaybd/")
+    };
+    let mut annotations = layer.annotations.clone();
+    annotations.remove(BLOB_URLS);
+    if layer.compression == SOURCE_BLOB {
+        annotations.retain(|key, _| is_kept(key));
+    }
+    annotations
 }
 
 /// The layers of one platform.

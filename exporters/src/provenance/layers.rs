@@ -11,6 +11,8 @@ use ashlar_solver::refs::Ref;
 use ashlar_solver::result::{MakeContext, SOURCE_BLOB, Store};
 use serde::Serialize;
 
+use crate::image::layer_annotations;
+
 /// A layer as a blob.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -18,6 +20,8 @@ pub(super) struct LayerDescriptor {
     media_type: String,
     digest: String,
     size: u64,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
 }
 
 /// By step and output: chains of layers, the lowest first.
@@ -117,6 +121,7 @@ impl From<LayerBlob> for LayerDescriptor {
             media_type: media_type.replace(".foreign.", "."),
             digest: blob.digest.to_string(),
             size: blob.size,
+            annotations: layer_annotations(&blob),
         }
     }
 }
@@ -124,6 +129,7 @@ impl From<LayerBlob> for LayerDescriptor {
 #[cfg(test)]
 mod tests {
     use ashlar_llb::{BlobDigest, DiffId};
+    use ashlar_solver::result::BLOB_URLS;
 
     use super::*;
 
@@ -153,5 +159,31 @@ mod tests {
             };
             assert_eq!(LayerDescriptor::from(blob).media_type, told);
         }
+    }
+
+    #[test]
+    fn layers_are_told_with_what_snapshotters_read() {
+        let told = |compression: &str| {
+            let names = [
+                "io.containers.estargz.uncompressed-size",
+                "of.its.maker",
+                BLOB_URLS,
+            ];
+            let annotations = names.map(|name| (name.to_owned(), "1".to_owned()));
+            let blob = LayerBlob {
+                compression: compression.to_owned(),
+                digest: BlobDigest::of(b""),
+                diff_id: DiffId::of(b""),
+                size: 0,
+                media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
+                annotations: annotations.into(),
+            };
+            let told = serde_json::to_value(LayerDescriptor::from(blob)).unwrap();
+            let names = told["annotations"].as_object().unwrap().keys().cloned();
+            names.collect::<Vec<String>>()
+        };
+        let read = "io.containers.estargz.uncompressed-size";
+        assert_eq!(told(SOURCE_BLOB), [read]);
+        assert_eq!(told("estargz"), [read, "of.its.maker"]);
     }
 }
