@@ -294,7 +294,9 @@ async fn uploads_go_where_the_proxy_or_the_registry_says() {
         let (error, text) = failure(&solver, &solved, &format!("{}/{name}:v1", nginx.host())).await;
         let is_expected = match cause(&error) {
             RegistryError::Redirect { .. } => name != "nowhere",
-            RegistryError::Unreachable { url, .. } => {
+            RegistryError::Elsewhere { host, url, .. } => {
+                assert_eq!(*host, nginx.host());
+                assert!(error.remedy().unwrap().contains(host));
                 name == "nowhere" && url.starts_with("http://127.0.0.1:1/v2/nowhere/")
             }
             _ => false,

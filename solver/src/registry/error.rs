@@ -39,6 +39,17 @@ pub enum RegistryError {
         #[source]
         source: reqwest::Error,
     },
+    /// No connection could be made to where the registry leads an upload, or it broke.
+    #[error("{host} leads uploads to {url}, which cannot be reached")]
+    Elsewhere {
+        /// The registry.
+        host: String,
+        /// Where it leads.
+        url: String,
+        /// What the HTTP library said.
+        #[source]
+        source: reqwest::Error,
+    },
     /// The peer did not answer in time.
     #[error("{url} did not answer within {waited:?}")]
     Timeout {
@@ -233,6 +244,7 @@ impl RegistryError {
     pub(super) fn again(&self) -> Option<Option<Duration>> {
         match self {
             Self::Unreachable { .. }
+            | Self::Elsewhere { .. }
             | Self::Timeout { .. }
             | Self::Stalled { .. }
             | Self::Stuck { .. }
@@ -286,6 +298,10 @@ impl Blame for RegistryError {
                 refused: true,
                 ..
             } => Some(format!("check the credential, and that it may {access}")),
+            Self::Elsewhere { host, .. } => Some(format!(
+                "let the registry know that it is reached as {host}, for example by the `Host` \
+                 header that a proxy passes on"
+            )),
             Self::Oversized { bytes, .. } => Some(format!(
                 "let the registry, and what stands before it, take requests of {bytes} bytes \
                  (`client_max_body_size` of nginx)"

@@ -199,7 +199,14 @@ impl Transport {
                 }
             };
             let header = auth.as_ref().map(|shown| shown.header.clone());
-            let mut sent = self.follow(call, header).await?;
+            let followed = self.follow(call, header).await;
+            let mut sent = followed.map_err(|error| match error {
+                RegistryError::Unreachable { url, source } if elsewhere => {
+                    let host = call.endpoint.name.clone();
+                    RegistryError::Elsewhere { host, url, source }
+                }
+                error => error,
+            })?;
             let status = sent.response.status();
             if status == StatusCode::UNAUTHORIZED {
                 let told = sent.response.headers().clone();
