@@ -316,7 +316,7 @@ async fn a_base_of_the_same_registry_is_mounted_without_being_downloaded() {
 
 /// Passes connections on to a registry, and breaks each after so many bytes of what clients send,
 /// `times` times.
-fn breaking(port: u16, after: u64, times: u64) -> (u16, Arc<AtomicU64>) {
+pub fn breaking(port: u16, after: u64, times: u64) -> (u16, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let own = listener.local_addr().unwrap().port();
     let broken = Arc::new(AtomicU64::new(0));

@@ -1,6 +1,7 @@
 //! Pushes to docker-registry through nginx, which refuses, breaks off, limits and leads astray.
 
 use std::fs;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ashlar_exporters::{ExportError, Exporter as _, Push};
@@ -14,7 +15,7 @@ use ashlar_solver::solver::{Solved, Solver};
 
 use super::export::fixed_context;
 use super::nginx::{Nginx, Rules};
-use super::push::{app, good, noise, pushed};
+use super::push::{app, breaking, good, noise, pushed};
 use super::registries::{Registry, Yard, certificates, copied, inspect, me, nobody};
 use super::support::{self, Need, skipped, solve};
 
@@ -87,7 +88,10 @@ async fn what_fails_now_and_then_is_tried_again() {
         };
         let nginx = Nginx::start(yard.path(), registry.port(), &rules);
         let solver = solver(&yard, &nginx, tls, nobody());
-        let solved = solve(&solver, fixed_context(yard.path())).await;
+        let solved = match tls {
+            true => noise(&solver).await,
+            false => solve(&solver, fixed_context(yard.path())).await,
+        };
         let exported = pushed(&solver, &solved, &format!("{}/app:v1", nginx.host())).await;
         has(&yard, &registry, "app:v1", good(exported).digest);
         for status in [503, 429] {
@@ -190,6 +194,28 @@ async fn a_limit_of_bodies_makes_chunks_smaller() {
     let remedy = error.remedy().unwrap();
     assert!(remedy.contains("client_max_body_size"), "{remedy}");
     assert!(remedy.contains(&bytes.to_string()), "{remedy}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_on_which_large_chunks_break_off_is_gone_in_small_ones() {
+    let name = "a_way_on_which_large_chunks_break_off_is_gone_in_small_ones";
+    let Some(yard) = enter(name) else {
+        return;
+    };
+    // The registry sees nothing of a request that nginx does not have as a whole, and each
+    // connection ends after half of a blob.
+    let registry = yard.open();
+    let nginx = Nginx::start(yard.path(), registry.port(), &Rules::default());
+    let (port, broken) = breaking(nginx.port(), 150_000, u64::MAX);
+    let host = format!("localhost:{port}");
+    let mut config = RegistryConfig::default().host(&host, HostConfig::plain_http());
+    config.retry.first = Duration::from_millis(10);
+    let solver = yard.solver_of(config, nobody());
+    let solved = noise(&solver).await;
+    let exported = pushed(&solver, &solved, &format!("{host}/app:v1")).await;
+    has(&yard, &registry, "app:v1", good(exported).digest);
+    // Each of three blobs as a whole, and as a large chunk.
+    assert!(broken.load(Ordering::SeqCst) >= 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]

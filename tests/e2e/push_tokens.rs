@@ -78,7 +78,10 @@ async fn tokens_that_expire_in_the_midst_of_a_push_are_renewed() {
             });
             let config = config.clone().host(gate.host(), HostConfig::plain_http());
             let solver = yard.solver_of(config, me(&gate.host(), "hunter2"));
-            let solved = solve(&solver, fixed_context(yard.path())).await;
+            let solved = match moment {
+                "chunk" => solve(&solver, fixed_context(yard.path())).await,
+                _ => app(&solver, moment).await,
+            };
             server.next_is_short();
             let exported = pushed(&solver, &solved, &format!("{}/app:v1", gate.host())).await;
             let digest = good(exported).digest.unwrap().to_string();

@@ -32,8 +32,9 @@ pub struct RegistryConfig {
     /// Ranges of one blob at the same time. 1 downloads every blob as one stream. Default: 3.
     pub ranges_per_blob: usize,
     /// Blobs of more than this are uploaded in chunks of this many bytes, unless the registry wants
-    /// larger ones, or refuses them for being too large (413), after which it gets smaller ones.
-    /// What is lost when a connection breaks is at most one. Default: 64 MiB.
+    /// larger ones. It gets smaller ones after it refused them for being too large (413), or while
+    /// nothing of them arrives. What is lost when a connection breaks is at most one. Default:
+    /// 64 MiB.
     pub upload_chunk_bytes: u64,
     /// Redirects of one request. Default: 5.
     pub max_redirects: usize,

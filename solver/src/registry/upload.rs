@@ -204,9 +204,14 @@ impl Repository {
                 best = begun.offset;
                 tries.reset();
             }
-            let lost = is_lost(&error);
+            let (lost, broke) = (is_lost(&error), is_broken(&error));
+            let (before, sent) = (begun.offset, begun.chunk.min(blob.size - begun.offset));
             tries.after(error, lost).await?;
             let known = !lost && self.look(endpoint, blob, begun).await?;
+            if known && broke && begun.offset < before + self.least_step() {
+                // Something in between may keep nothing of what does not arrive as a whole.
+                begun.shrink(sent);
+            }
             if !known {
                 session = None;
                 // The answer to the last request may be all that was lost.
@@ -440,13 +445,13 @@ impl Session {
         Ok(())
     }
 
-    /// Makes chunks smaller than what was refused; false if they cannot be.
-    fn shrink(&mut self, refused: u64) -> bool {
+    /// Makes chunks smaller than so many bytes, which did not arrive; false if they cannot be.
+    fn shrink(&mut self, bytes: u64) -> bool {
         let mut chunk = SMALLEST_CHUNK;
-        while chunk.saturating_mul(4) < refused {
+        while chunk.saturating_mul(4) < bytes {
             chunk *= 4;
         }
-        let is_smaller = chunk < refused && chunk >= self.least;
+        let is_smaller = chunk < bytes.min(self.chunk) && chunk >= self.least;
         if is_smaller {
             self.chunk = chunk;
         }
@@ -480,6 +485,17 @@ fn next_address(sent: &Sent) -> Result<Url, RegistryError> {
         url: sent.url.clone(),
         problem: problem.to_owned(),
     })
+}
+
+/// Whether an error means that something was sent in vain because the way broke off.
+fn is_broken(error: &RegistryError) -> bool {
+    matches!(
+        error,
+        RegistryError::Unreachable { .. }
+            | RegistryError::Elsewhere { .. }
+            | RegistryError::Timeout { .. }
+            | RegistryError::Stuck { .. }
+    )
 }
 
 /// Whether an error means that the registry knows nothing of the upload any more, or something else
