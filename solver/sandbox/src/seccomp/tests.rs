@@ -1,7 +1,10 @@
 use super::Ownership;
 use super::profile::{Compare, Verdict, ranges};
 use super::table::{ROWS, X86, X86_64};
-use super::{AUDIT_ARM, AUDIT_X86, AUDIT_X86_64, SeccompProfile, X32_BIT, bpf, sections, table};
+use super::{
+    AUDIT_AARCH64, AUDIT_ARM, AUDIT_X86, AUDIT_X86_64, SeccompProfile, X32_BIT, bpf, sections,
+    table,
+};
 use crate::{Capability, CapabilitySet};
 
 #[expect(
@@ -122,13 +125,17 @@ fn every_row_is_once_in_the_table_and_has_one_number() {
 }
 
 #[test]
-#[cfg(target_arch = "x86_64")]
 fn the_default_profile_decides_like_containerds() {
+    let native = if cfg!(target_arch = "aarch64") {
+        AUDIT_AARCH64
+    } else {
+        AUDIT_X86_64
+    };
     let default = SeccompProfile::containerd_default(CapabilitySet::containerd_default());
     let ask = |number: i64, first: u64| {
         run(
             &default.program(),
-            AUDIT_X86_64,
+            native,
             u32::try_from(number).unwrap(),
             [first, 0, 0, 0, 0, 0],
         )
@@ -163,21 +170,22 @@ fn the_default_profile_decides_like_containerds() {
 }
 
 #[test]
-#[cfg(target_arch = "x86_64")]
 fn other_architectures_are_handled() {
     let default = SeccompProfile::containerd_default(CapabilitySet::containerd_default());
-    let none = [0; 6];
-    // 32-bit x86: read is 3, unshare 310.
-    assert_eq!(run(&default.program(), AUDIT_X86, 3, none), ALLOW);
-    assert_eq!(
-        run(&default.program(), AUDIT_X86, 310, none),
-        refuse(libc::EPERM)
-    );
-    assert_eq!(
-        run(&default.program(), AUDIT_X86_64, X32_BIT, none),
-        refuse(libc::ENOSYS)
-    );
-    assert_eq!(run(&default.program(), AUDIT_ARM, 3, none), KILL);
+    let ask = |architecture, number| run(&default.program(), architecture, number, [0; 6]);
+    // Of the calls of the 32-bit kind, read is 3 on both.
+    if cfg!(target_arch = "aarch64") {
+        assert_eq!(ask(AUDIT_ARM, 3), ALLOW);
+        assert_eq!(ask(AUDIT_ARM, 337), refuse(libc::EPERM), "unshare");
+        assert_eq!(ask(AUDIT_X86, 3), KILL);
+        assert_eq!(ask(AUDIT_X86_64, 0), KILL);
+    } else {
+        assert_eq!(ask(AUDIT_X86, 3), ALLOW);
+        assert_eq!(ask(AUDIT_X86, 310), refuse(libc::EPERM), "unshare");
+        assert_eq!(ask(AUDIT_X86_64, X32_BIT), refuse(libc::ENOSYS));
+        assert_eq!(ask(AUDIT_ARM, 3), KILL);
+        assert_eq!(ask(AUDIT_AARCH64, 63), KILL);
+    }
 }
 
 #[test]
