@@ -18,11 +18,11 @@ use crate::destination::Sink;
 use crate::durable::durability_option;
 #[cfg(feature = "engine")]
 use crate::engine::Engine;
-use crate::exporter::{Exporter, Prepared, blocking};
+use crate::exporter::{self, Exporter, Prepared};
 use crate::image::Image;
 use crate::oci::{Checks, Contents};
 use crate::options::image_options;
-use crate::{ExportError, ImageOptions, json, spans};
+use crate::{ExportError, ImageOptions, json};
 
 /// Exports an image as an archive for `docker load`: an image layout, and beside it what Docker
 /// wants to know (`manifest.json`). [`Docker::engine`] loads it right away.
@@ -117,8 +117,7 @@ impl Exporter for Docker {
         result: &BuildResult,
         cancel: &Cancel,
     ) -> Result<Prepared, ExportError> {
-        let (this, result, cancel) = (self.clone(), result.clone(), cancel.clone());
-        spans::export("docker", blocking(move || this.run(&result, &cancel))).await
+        exporter::prepare("docker", self, result, cancel, Self::run).await
     }
 }
 
@@ -132,16 +131,13 @@ impl Docker {
         }
         let contents = Contents::new(result, &self.options, None, cancel)?;
         let manifest = docker_manifest(&contents.image)?;
-        let (verify, durability) = (self.verify, self.durability);
+        let checks = Checks {
+            verify: self.verify,
+            durability: self.durability,
+        };
         match &self.form {
-            Form::Archive(destination) => {
-                let checks = Checks { verify, durability };
-                contents.write(destination, manifest, checks, cancel)
-            }
-            Form::Directory(path) => {
-                let checks = Checks { verify, durability };
-                contents.write_layout(path, checks, cancel)
-            }
+            Form::Archive(destination) => contents.write(destination, manifest, checks, cancel),
+            Form::Directory(path) => contents.write_layout(path, checks, cancel),
             #[cfg(feature = "engine")]
             Form::Engine(engine) => {
                 let engine = engine.clone();
@@ -155,7 +151,7 @@ impl Docker {
                     archive::write(sink, &written, entries, manifest.as_deref(), cancel)
                 };
                 Ok(Prepared::new(exported, move |cancel| async move {
-                    engine.load(&image, write, verify, &cancel).await
+                    engine.load(&image, write, checks.verify, &cancel).await
                 }))
             }
         }

@@ -12,7 +12,7 @@ use futures::future::{BoxFuture, join_all};
 use tracing::{Instrument as _, Span};
 
 use crate::ExportError;
-use crate::spans::Scope;
+use crate::spans::{self, Scope};
 
 /// Writes a build result somewhere.
 ///
@@ -197,4 +197,17 @@ pub(crate) async fn blocking<T: Send + 'static>(
             Err(_) => Err(ExportError::Cancelled),
         },
     }
+}
+
+/// Prepares the output of an exporter of this kind by `run`, on a thread that may block.
+pub(crate) async fn prepare<E: Clone + Send + 'static>(
+    kind: &'static str,
+    exporter: &E,
+    result: &BuildResult,
+    cancel: &Cancel,
+    run: fn(&E, &BuildResult, &Cancel) -> Result<Prepared, ExportError>,
+) -> Result<Prepared, ExportError> {
+    let (exporter, result, cancel) = (exporter.clone(), result.clone(), cancel.clone());
+    let prepared = blocking(move || run(&exporter, &result, &cancel));
+    spans::export(kind, prepared).await
 }

@@ -18,11 +18,12 @@ mod manifest;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::sync::Arc;
 
 use ashlar_llb::{BlobDigest, DiffId, Reference};
 use ashlar_solver::cancel::Cancel;
+use ashlar_solver::content::{ContentError, Verify};
 use ashlar_solver::error::Failure;
 use ashlar_solver::oci::Descriptor;
 #[cfg(feature = "registry")]
@@ -205,5 +206,27 @@ impl Image {
             references: Vec::new(),
             response,
         })
+    }
+}
+
+/// Reads a blob to its end: whether it has the bytes that its descriptor names.
+pub(crate) fn is_intact(
+    file: File,
+    descriptor: &Descriptor,
+    cancel: &Cancel,
+) -> Result<io::Result<bool>, ExportError> {
+    let mut verified = Verify::new(file, descriptor.digest, descriptor.size);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        cancel.check()?;
+        match verified.read(&mut buffer) {
+            Ok(0) => return Ok(Ok(true)),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.get_ref().is_some_and(|e| e.is::<ContentError>()) => {
+                return Ok(Ok(false));
+            }
+            Err(error) => return Ok(Err(error)),
+        }
     }
 }

@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
-use ashlar_llb::BlobDigest;
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::dir::open_file;
 use ashlar_solver::oci::Descriptor;
@@ -17,10 +16,9 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::retry_on_intr;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use sha2::{Digest as _, Sha256};
 
 use crate::durable::{sync_bytes, sync_name, sync_names};
-use crate::image::{Image, Index};
+use crate::image::{Image, Index, is_intact};
 use crate::oci::{IMAGE_NAME, REF_NAME};
 use crate::target::Target;
 use crate::{ExportError, json};
@@ -68,23 +66,12 @@ pub(crate) fn write_blobs(
 /// Reads the blobs of an image in a layout and compares them with their digests. Those that are
 /// damaged are removed, so that the next export writes them anew.
 pub(crate) fn verify(path: &Path, image: &Image, cancel: &Cancel) -> Result<(), ExportError> {
-    let mut buffer = vec![0; 1 << 20];
     for blob in &image.blobs {
         let text = blob.descriptor.digest.to_string();
         let place = path.join("blobs").join(text.replace(':', "/"));
-        let mut file = File::open(&place).map_err(ExportError::io("open", &place))?;
-        let mut hasher = Sha256::new();
-        loop {
-            cancel.check()?;
-            match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(length) => hasher.update(&buffer[..length]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(ExportError::io("read", &place)(error)),
-            }
-        }
-        let found: [u8; 32] = hasher.finalize().into();
-        if BlobDigest::from_bytes(found) != blob.descriptor.digest {
+        let file = File::open(&place).map_err(ExportError::io("open", &place))?;
+        let intact = is_intact(file, &blob.descriptor, cancel)?;
+        if !intact.map_err(ExportError::io("read", &place))? {
             std::fs::remove_file(&place).map_err(ExportError::io("remove", &place))?;
             return Err(ExportError::Verify { what: text });
         }

@@ -22,9 +22,8 @@ use rustix::io::retry_on_intr;
 
 use crate::ExportError;
 use crate::durable::{WriteOut, durability_option, sync_name};
-use crate::exporter::{Exported, Exporter, Prepared, blocking};
+use crate::exporter::{self, Exported, Exporter, Prepared, blocking};
 use crate::files::{FileOptions, file_options, parts};
-use crate::spans;
 use stage::Stage;
 
 /// What becomes of files that are at the destination and not in the result.
@@ -133,7 +132,6 @@ impl Exporter for Local {
         result: &BuildResult,
         cancel: &Cancel,
     ) -> Result<Prepared, ExportError> {
-        let (this, result, cancel) = (self.clone(), result.clone(), cancel.clone());
-        spans::export("local", blocking(move || this.run(&result, &cancel))).await
+        exporter::prepare("local", self, result, cancel, Self::run).await
     }
 }

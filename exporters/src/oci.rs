@@ -13,10 +13,10 @@ use async_trait::async_trait;
 
 use crate::destination::Destination;
 use crate::durable::durability_option;
-use crate::exporter::{Exported, Exporter, Prepared, blocking};
+use crate::exporter::{self, Exported, Exporter, Prepared, blocking};
 use crate::image::{Defaults, Image, assemble};
 use crate::options::image_options;
-use crate::{ExportError, ImageOptions, MediaTypes, archive, layout, spans};
+use crate::{ExportError, ImageOptions, MediaTypes, archive, layout};
 
 /// Annotation with the creation time of an image.
 const CREATED: &str = "org.opencontainers.image.created";
@@ -95,8 +95,7 @@ impl Exporter for Oci {
         result: &BuildResult,
         cancel: &Cancel,
     ) -> Result<Prepared, ExportError> {
-        let (this, result, cancel) = (self.clone(), result.clone(), cancel.clone());
-        spans::export("oci", blocking(move || this.run(&result, &cancel))).await
+        exporter::prepare("oci", self, result, cancel, Self::run).await
     }
 }
 
@@ -110,19 +109,16 @@ pub(crate) struct Checks {
 }
 
 impl Oci {
-    fn checks(&self) -> Checks {
-        Checks {
-            verify: self.verify,
-            durability: self.durability,
-        }
-    }
-
     fn run(&self, result: &BuildResult, cancel: &Cancel) -> Result<Prepared, ExportError> {
         let media_types = Some(MediaTypes::Oci);
         let contents = Contents::new(result, &self.options, media_types, cancel)?;
+        let checks = Checks {
+            verify: self.verify,
+            durability: self.durability,
+        };
         match &self.form {
-            Form::Archive(destination) => contents.write(destination, None, self.checks(), cancel),
-            Form::Directory(path) => contents.write_layout(path, self.checks(), cancel),
+            Form::Archive(destination) => contents.write(destination, None, checks, cancel),
+            Form::Directory(path) => contents.write_layout(path, checks, cancel),
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use ashlar_llb::BlobDigest;
 use ashlar_solver::cancel::Cancel;
-use ashlar_solver::content::{ContentError, Verify};
 use ashlar_solver::error::Failure;
 #[cfg(feature = "registry")]
 use ashlar_solver::registry::Registry;
@@ -11,12 +10,12 @@ use ashlar_solver::solver::Durability;
 use async_trait::async_trait;
 
 use crate::durable::durability_option;
-use crate::exporter::{Exporter, Prepared, blocking};
-use crate::image::{BlobContent, Defaults, Image as Assembled, assemble};
+use crate::exporter::{self, Exporter, Prepared, blocking};
+use crate::image::{BlobContent, Defaults, Image as Assembled, assemble, is_intact};
 use crate::options::image_options;
 #[cfg(feature = "registry")]
 use crate::push::{self, PushOptions};
-use crate::{ExportError, ImageOptions, spans};
+use crate::{ExportError, ImageOptions};
 
 /// Exports an image into the store of the solver, under its names. `llb::image` finds it there
 /// with `ResolveMode::IfMissing` or `Offline`, by name or by digest, and `Store::images` tells what a
@@ -242,20 +241,10 @@ fn verify(image: &Assembled, cancel: &Cancel) -> Result<(), ExportError> {
     for blob in &image.blobs {
         let digest = blob.descriptor.digest;
         let file = image.open(&digest)?;
-        let mut verified = Verify::new(file, digest, blob.descriptor.size);
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            cancel.check()?;
-            match std::io::Read::read(&mut verified, &mut buffer) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) if error.get_ref().is_some_and(|e| e.is::<ContentError>()) => {
-                    let what = digest.to_string();
-                    return Err(ExportError::Verify { what });
-                }
-                Err(error) => return Err(image.damaged(&digest, error)),
-            }
+        let intact = is_intact(file, &blob.descriptor, cancel)?;
+        if !intact.map_err(|error| image.damaged(&digest, error))? {
+            let what = digest.to_string();
+            return Err(ExportError::Verify { what });
         }
     }
     Ok(())
@@ -268,7 +257,6 @@ impl Exporter for Image {
         result: &BuildResult,
         cancel: &Cancel,
     ) -> Result<Prepared, ExportError> {
-        let (this, result, cancel) = (self.clone(), result.clone(), cancel.clone());
-        spans::export("image", blocking(move || this.run(&result, &cancel))).await
+        exporter::prepare("image", self, result, cancel, Self::run).await
     }
 }

@@ -16,11 +16,10 @@ use async_trait::async_trait;
 use crate::ExportError;
 use crate::destination::{Destination, Sink};
 use crate::durable::durability_option;
-use crate::exporter::{Exported, Exporter, Prepared, blocking};
+use crate::exporter::{self, Exported, Exporter, Prepared};
 use crate::files::{
     FileOptions, Item, Part, directory_entry, file_options, link_group, parts, statement_entry,
 };
-use crate::spans;
 
 /// Exports the files of a result as one tar, as BuildKit writes it: owners, modes, devices and
 /// extended attributes are those of the result, times are rounded to seconds.
@@ -96,8 +95,7 @@ impl Exporter for Tar {
         result: &BuildResult,
         cancel: &Cancel,
     ) -> Result<Prepared, ExportError> {
-        let (this, result, cancel) = (self.clone(), result.clone(), cancel.clone());
-        spans::export("tar", blocking(move || this.run(&result, &cancel))).await
+        exporter::prepare("tar", self, result, cancel, Self::run).await
     }
 }
 
