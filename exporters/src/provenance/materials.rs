@@ -57,46 +57,12 @@ struct Image {
 impl Inputs {
     pub(super) fn of(provenance: &Provenance, graph: &Graph) -> Self {
         let mut inputs = Self::default();
-        let mut images: BTreeMap<Image, (Platform, BlobDigest)> = BTreeMap::new();
-        let mut blobs = BTreeMap::new();
-        let (mut git, mut http) = (BTreeMap::new(), BTreeMap::new());
-        let mut locals = BTreeSet::new();
+        let mut sources = Sources::default();
         let (mut secrets, mut agents) = (BTreeMap::new(), BTreeMap::new());
         for vertex in &provenance.vertices {
             inputs.network |= vertex.network;
-            match &vertex.source {
-                Some(ResolvedSource::Image {
-                    reference,
-                    platform,
-                    digest,
-                    layout,
-                    ..
-                }) => {
-                    let image = Image {
-                        reference: reference.clone(),
-                        layout: *layout,
-                        platform: platform.format(),
-                    };
-                    images.entry(image).or_insert((platform.clone(), *digest));
-                }
-                Some(ResolvedSource::Blob {
-                    reference,
-                    digest,
-                    layout,
-                }) => {
-                    blobs.insert((reference.clone(), *layout), *digest);
-                }
-                Some(ResolvedSource::Git { address, commit }) => {
-                    git.entry(redact::credentials(address))
-                        .or_insert_with(|| commit.clone());
-                }
-                Some(ResolvedSource::Http { address, digest }) => {
-                    http.entry(redact::credentials(address)).or_insert(*digest);
-                }
-                Some(ResolvedSource::Local { name }) => {
-                    locals.insert(name.clone());
-                }
-                _ => {}
+            if let Some(source) = &vertex.source {
+                sources.add(source);
             }
             let op = graph.find(&vertex.digest).map(|at| graph.vertex(at).op());
             match op {
@@ -130,13 +96,79 @@ impl Inputs {
                 _ => {}
             }
         }
-        let tagged: BTreeSet<String> = images
+        for name in std::mem::take(&mut sources.locals) {
+            let reason = format!("local directory `{name}` has no digest");
+            inputs.incomplete.push(reason);
+            inputs.locals.push(LocalSource { name });
+        }
+        inputs.materials = sources.into_materials();
+        inputs.secrets = lent(secrets);
+        inputs.ssh = lent(agents);
+        inputs
+    }
+}
+
+/// What the sources of a result led to, each once and in the order of their names.
+#[derive(Default)]
+struct Sources {
+    images: BTreeMap<Image, (Platform, BlobDigest)>,
+    /// By reference, and whether that leads into a layout.
+    blobs: BTreeMap<(String, bool), BlobDigest>,
+    git: BTreeMap<String, String>,
+    http: BTreeMap<String, BlobDigest>,
+    locals: BTreeSet<String>,
+}
+
+impl Sources {
+    fn add(&mut self, source: &ResolvedSource) {
+        match source {
+            ResolvedSource::Image {
+                reference,
+                platform,
+                digest,
+                layout,
+                ..
+            } => {
+                let image = Image {
+                    reference: reference.clone(),
+                    layout: *layout,
+                    platform: platform.format(),
+                };
+                let known = self.images.entry(image);
+                known.or_insert((platform.clone(), *digest));
+            }
+            ResolvedSource::Blob {
+                reference,
+                digest,
+                layout,
+            } => {
+                self.blobs.insert((reference.clone(), *layout), *digest);
+            }
+            ResolvedSource::Git { address, commit } => {
+                let known = self.git.entry(redact::credentials(address));
+                known.or_insert_with(|| commit.clone());
+            }
+            ResolvedSource::Http { address, digest } => {
+                let known = self.http.entry(redact::credentials(address));
+                known.or_insert(*digest);
+            }
+            ResolvedSource::Local { name } => {
+                self.locals.insert(name.clone());
+            }
+            _ => {}
+        }
+    }
+
+    fn into_materials(self) -> Vec<Material> {
+        let mut materials = Vec::new();
+        let tagged: BTreeSet<String> = self
+            .images
             .keys()
             .filter_map(|image| Reference::parse(&image.reference).ok())
             .filter(|reference| reference.digest().is_none())
             .map(|reference| name_and_tag(&reference))
             .collect();
-        for (image, (platform, digest)) in images {
+        for (image, (platform, digest)) in self.images {
             let reference = Reference::parse(&image.reference);
             // The same image is known by its tag.
             let is_known = reference.as_ref().is_ok_and(|reference| {
@@ -144,33 +176,21 @@ impl Inputs {
             });
             if !is_known {
                 let uri = uri(&image.reference, image.layout, Some(&platform));
-                inputs.materials.push(Material::new(uri, &digest));
+                materials.push(Material::new(uri, &digest));
             }
         }
-        for ((reference, layout), digest) in blobs {
+        for ((reference, layout), digest) in self.blobs {
             let uri = with_qualifier(&uri(&reference, layout, None), "ref_type", "blob");
-            inputs.materials.push(Material::new(uri, &digest));
+            materials.push(Material::new(uri, &digest));
         }
-        for (uri, commit) in git {
+        for (uri, commit) in self.git {
             let algorithm = if commit.len() == 64 { "sha256" } else { "sha1" };
             let digest = BTreeMap::from([(algorithm, commit)]);
-            inputs.materials.push(Material { uri, digest });
+            materials.push(Material { uri, digest });
         }
-        for (uri, digest) in http {
-            inputs.materials.push(Material::new(uri, &digest));
-        }
-        for name in &locals {
-            inputs
-                .incomplete
-                .push(format!("local directory `{name}` has no digest"));
-        }
-        inputs.locals = locals
-            .into_iter()
-            .map(|name| LocalSource { name })
-            .collect();
-        inputs.secrets = lent(secrets);
-        inputs.ssh = lent(agents);
-        inputs
+        let http = self.http.into_iter();
+        materials.extend(http.map(|(uri, digest)| Material::new(uri, &digest)));
+        materials
     }
 }
 
