@@ -263,23 +263,6 @@ async fn pushes_trust_private_authorities_and_insecure_ones_if_told_so() {
     }
 }
 
-/// Counts how many bytes of blobs were sent to a registry, by its access to its files.
-fn uploads(store: &Path) -> usize {
-    let mut found = 0;
-    let mut todo = vec![store.to_path_buf()];
-    while let Some(folder) = todo.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.is_dir() && entry.file_name() == "_uploads" {
-                found += fs::read_dir(&path).unwrap().count();
-            } else if path.is_dir() {
-                todo.push(path);
-            }
-        }
-    }
-    found
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_base_of_the_same_registry_is_mounted_without_being_downloaded() {
     let Some(yard) = Yard::enter("a_base_of_the_same_registry_is_mounted_without_being_downloaded")
@@ -293,25 +276,33 @@ async fn a_base_of_the_same_registry_is_mounted_without_being_downloaded() {
     let solver = yard.solver();
     let image = State::from(llb::image(&base));
     let untouched = solve(&solver, support::request(&image)).await;
-    let copy = format!("{}/copy:v1", registry.host());
-    good(pushed(&solver, &untouched, &copy).await);
-    says(&yard, &copy, "base").await;
+    let name = |name: &str| format!("{}/{name}", registry.host());
+    assert_eq!(registry.sent("base", "v1"), 2, "layer and config");
+    // Under another name in the same repository, which has all of it.
+    good(pushed(&solver, &untouched, &name("base:again")).await);
+    assert_eq!(registry.sent("base", "again"), 2, "nothing more");
+    good(pushed(&solver, &untouched, &name("copy:v1")).await);
+    says(&yard, &name("copy:v1"), "base").await;
+    assert_eq!(registry.sent("copy", "v1"), 1, "the config");
     // Manifest, config, and no layer.
     let blobs = fs::read_dir(solver.root().join("blobs/sha256")).unwrap();
     assert_eq!(blobs.count(), 2, "manifest and config of the base");
-    // To another registry they have to be sent.
+    // To another registry they have to be sent. It is not told where they came from.
     let other = yard.registry("other", "");
     let reference = format!("{}/copy:v1", other.host());
     good(pushed(&solver, &untouched, &reference).await);
     says(&yard, &reference, "base").await;
-    // One that is built on.
+    assert_eq!(other.sent("copy", "v1"), 2);
+    assert_eq!(other.requests("from="), 0);
+    // One that is built on, and what was built on it.
     let built = image.file(mkfile("/own", "own").created(then()));
     let built = solve(&solver, support::request(&built)).await;
-    let reference = format!("{}/built:v1", registry.host());
-    let started = uploads(&yard.at("store"));
-    good(pushed(&solver, &built, &reference).await);
-    assert_eq!(uploads(&yard.at("store")), started);
-    says(&yard, &reference, "base").await;
+    good(pushed(&solver, &built, &name("built:v1")).await);
+    assert_eq!(registry.sent("built", "v1"), 2, "a layer and the config");
+    says(&yard, &name("built:v1"), "base").await;
+    good(pushed(&solver, &built, &name("more:v1")).await);
+    assert_eq!(registry.sent("more", "v1"), 1, "the config");
+    says(&yard, &name("more:v1"), "base").await;
 }
 
 /// Passes connections on to a registry, and breaks each after so many bytes of what clients send,

@@ -91,6 +91,21 @@ impl Registry {
         text.matches(version).count()
     }
 
+    /// How many blobs were sent to a repository until a manifest was put there under this tag: it
+    /// answers before it writes down what it was asked.
+    pub fn sent(&self, repository: &str, tag: &str) -> usize {
+        let manifest = format!("\"PUT /v2/{repository}/manifests/{tag} ");
+        for _ in 0..500 {
+            let text = fs::read_to_string(&self.requests).unwrap();
+            if text.contains(&manifest) {
+                let blob = format!("\"PUT /v2/{repository}/blobs/uploads/");
+                return text.matches(&blob).count();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("no manifest {tag} was put into {repository}");
+    }
+
     /// The names under which manifests were put into it, in their order, once the last one is
     /// `last`: it answers before it writes down what it was asked.
     pub fn manifests(&self, last: &str) -> Vec<String> {
