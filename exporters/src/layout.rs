@@ -104,19 +104,13 @@ pub(crate) fn add(
     Ok(())
 }
 
-/// An entry of an existing index: what is looked at, and all of it.
+/// What an entry of an existing index has to have, and what is looked at of it.
 #[derive(Deserialize)]
 struct Known {
-    digest: String,
+    #[serde(rename = "digest")]
+    _digest: String,
     #[serde(default)]
     annotations: Option<BTreeMap<String, String>>,
-}
-
-impl Known {
-    /// What the image is called.
-    fn name(&self) -> Option<&String> {
-        self.annotations.as_ref().and_then(name)
-    }
 }
 
 /// The name in the annotations of an entry.
@@ -142,8 +136,8 @@ struct Merged {
     others: BTreeMap<String, Box<RawValue>>,
 }
 
-/// Adds entries to an index; they replace those of the same name, and without a name those of the
-/// same digest. All else in it stays.
+/// Adds entries, each of which has a name, to an index; they replace those of the same name. All else
+/// in it stays.
 fn merge_index(
     directory: &File,
     path: &Path,
@@ -183,10 +177,9 @@ fn merge_index(
         };
         for entry in manifests.unwrap_or_default() {
             let known: Known = serde_json::from_str(entry.get()).map_err(invalid)?;
-            let replaced = entries.iter().any(|new| match name(&new.annotations) {
-                Some(name) => known.name() == Some(name),
-                None => known.name().is_none() && known.digest == new.digest.to_string(),
-            });
+            let named = known.annotations.as_ref().and_then(name);
+            let mut new = entries.iter().map(|new| name(&new.annotations));
+            let replaced = named.is_some() && new.any(|new| new == named);
             if !replaced {
                 all.push(IndexEntry::Old(entry));
             }

@@ -466,6 +466,13 @@ fn verification_finds_what_is_damaged() {
         assert!(matches!(error, ExportError::Verify { .. }), "{error:?}");
         export(verified(), &result).await.unwrap();
         oci_rules::check(&layout);
+        // What has another size is seen without being read.
+        let short = fs::File::options()
+            .write(true)
+            .open(largest(&layout.join("blobs/sha256")));
+        short.unwrap().set_len(7).unwrap();
+        export(Oci::directory(&layout), &result).await.unwrap();
+        oci_rules::check(&layout);
 
         // In the store: nothing that was there is replaced.
         let (oci, docker) = (
