@@ -236,3 +236,73 @@ fn uri(reference: &str, layout: bool, platform: Option<&Platform>) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn class_8_addresses_of_sources_have_no_credentials() {
+        let digest = BlobDigest::of(b"");
+        let mut sources = Sources::default();
+        sources.add(&ResolvedSource::Git {
+            address: "https://me:hunter2@host/repo.git#main".to_owned(),
+            commit: "0".repeat(40),
+        });
+        sources.add(&ResolvedSource::Http {
+            address: "https://token@host/file".to_owned(),
+            digest,
+        });
+        let materials = sources.into_materials();
+        let uris: Vec<&str> = materials.iter().map(|each| &each.uri[..]).collect();
+        assert_eq!(
+            uris,
+            [
+                "https://xxxxx:xxxxx@host/repo.git#main",
+                "https://xxxxx@host/file"
+            ]
+        );
+        assert!(materials[0].digest.contains_key("sha1"));
+    }
+
+    #[test]
+    fn an_image_that_is_known_by_its_tag_is_told_once() {
+        let image = |reference: &str| ResolvedSource::Image {
+            reference: reference.to_owned(),
+            platform: Platform::linux_amd64(),
+            digest: BlobDigest::of(b"image"),
+            layout: false,
+            layers: Vec::new(),
+        };
+        let digest = BlobDigest::of(b"image");
+        let mut sources = Sources::default();
+        for reference in [
+            "docker.io/library/a:v1".to_owned(),
+            format!("docker.io/library/a:v1@{digest}"),
+            format!("docker.io/library/b:v1@{digest}"),
+        ] {
+            sources.add(&image(&reference));
+        }
+        let materials = sources.into_materials();
+        let uris: Vec<&str> = materials.iter().map(|each| &each.uri[..]).collect();
+        let platform = "platform=linux%2Famd64";
+        assert_eq!(
+            uris,
+            [
+                format!("pkg:docker/a@v1?{platform}"),
+                format!("pkg:docker/b@v1?digest={digest}&{platform}")
+            ]
+        );
+    }
+
+    #[test]
+    fn what_one_step_cannot_do_without_is_not_optional() {
+        let mut all = BTreeMap::new();
+        for optional in [true, false, true] {
+            lend(&mut all, "id", optional);
+        }
+        lend(&mut all, "other", true);
+        let optional: Vec<bool> = lent(all).iter().map(|each| each.optional).collect();
+        assert_eq!(optional, [false, true]);
+    }
+}
