@@ -224,7 +224,7 @@ fn what_does_not_go_together_is_refused() {
             })
         };
         let oci = || Oci::archive(&out);
-        let refused: [(Box<dyn Exporter>, BuildResult, &str); 8] = [
+        let refused: [(Box<dyn Exporter>, BuildResult, &str); 9] = [
             (
                 Box::new(Docker::archive(&out)),
                 several.clone(),
@@ -239,6 +239,15 @@ fn what_does_not_go_together_is_refused() {
                 Box::new(oci().options(annotated("annotation-index.x"))),
                 single.clone(),
                 "single platform",
+            ),
+            (
+                Box::new(oci().options(options(|options| {
+                    options.media_types = Some(MediaTypes::Docker);
+                    let name = "annotation-manifest-descriptor.x";
+                    options.annotations.parse(name, "x").unwrap();
+                }))),
+                single.clone(),
+                "descriptors need OCI",
             ),
             (
                 Box::new(oci().options(annotated("annotation[linux/s390x].x"))),
@@ -601,8 +610,8 @@ fn several_exporters_share_the_work_and_appear_together() {
         let broken = Oci::archive(out.join("missing/image.tar"));
         let other = Local::new(out.join("other"));
         // Nor does it wait for those that would take long.
-        let error = export_all(&[&other, &Endless, &broken], &solved.result, &Cancel::new());
-        let error = error.await;
+        let cancel = Cancel::new();
+        let error = export_all(&[&other, &Endless, &broken], &solved.result, &cancel).await;
         assert!(matches!(error, Err(ExportError::Io { .. })), "{error:?}");
         assert_eq!(tree(&out), before);
     });

@@ -387,6 +387,32 @@ mod tests {
     }
 
     #[test]
+    fn the_history_of_a_base_keeps_its_times() {
+        let entry = |name: &str| {
+            format!(
+                r#"{{"created":"2023-01-01T00:00:00Z","created_by":"{name}","empty_layer":true}}"#
+            )
+        };
+        let config = |entries: &[String]| {
+            let history = entries.join(",");
+            format!(r#"{{"os":"linux","architecture":"amd64","history":[{history}]}}"#)
+        };
+        let base = BaseConfig::parse(config(&[entry("a"), entry("b")]).as_bytes()).unwrap();
+        let given = config(&[entry("a"), entry("other"), entry("b")]);
+        let platform = Platform::linux_amd64();
+        let epoch = Some(Timestamp {
+            seconds: 1_000_000_000,
+            nanoseconds: 0,
+        });
+        let mut input = input(Some(&given), &platform, &[], epoch);
+        input.base = Some(&base);
+        let text = String::from_utf8(image_config(&input).unwrap().bytes).unwrap();
+        let times: Vec<&str> = text.split("\"created\":\"").skip(2).collect();
+        let years: Vec<&str> = times.iter().map(|time| &time[..4]).collect();
+        assert_eq!(years, ["2023", "2001", "2001"], "{text}");
+    }
+
+    #[test]
     fn a_year_of_five_digits_is_no_epoch() {
         let platform = Platform::linux_amd64();
         let later = Some(Timestamp {

@@ -278,3 +278,33 @@ fn samples(at: Timestamp, usage: Usage) -> Samples {
 fn raw(json: String) -> Box<RawValue> {
     RawValue::from_string(json).expect("BUG: an op is valid JSON")
 }
+
+#[cfg(test)]
+mod tests {
+    use ashlar_llb::{self as llb, Constraints, Platform, copy};
+
+    use super::*;
+
+    #[test]
+    fn what_says_nothing_about_the_build_is_left_out() {
+        let local = llb::local("context").session("canary-session");
+        let other = llb::local("other");
+        let tree = llb::scratch()
+            .file(copy(&local, "/", "/"))
+            .file(copy(&other, "/", "/"));
+        let constraints =
+            Constraints::new(Platform::linux_amd64()).local_unique_id("canary-unique");
+        let definition = tree.marshal(&constraints).unwrap();
+        let dump = Dump::of(&definition).unwrap().json().to_string();
+        assert!(
+            dump.contains("canary-session") && dump.contains("canary-unique"),
+            "{dump}"
+        );
+        let config = BuildConfig::new(&definition, |_| None).unwrap();
+        let text = serde_json::to_string(&config).unwrap();
+        assert!(
+            text.contains("local://other") && !text.contains("canary"),
+            "{text}"
+        );
+    }
+}
