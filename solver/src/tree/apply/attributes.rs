@@ -7,6 +7,8 @@
 //! - An entry for a hard link sets the attributes of the file, for all of its names. As a change of
 //!   owner does in Linux, it takes the capabilities of the file away; the entry may have others.
 
+use std::collections::BTreeMap;
+
 use crate::tree::index::is_overlay_xattr;
 use crate::tree::tar::Header;
 use crate::tree::{Attributes, Entry, Kind, Timestamp, Xattrs};
@@ -22,32 +24,83 @@ pub(super) const CAPABILITY: &[u8] = b"security.capability";
 
 /// The attributes of a new entry.
 pub(super) fn attributes(header: &Header, kind: Kind) -> Attributes {
-    with(header, kind, &Xattrs::default())
-}
-
-/// The attributes of `entry` after an entry for a hard link to it.
-pub(super) fn linked(entry: &Entry, header: &Header) -> Attributes {
-    let before = &entry.attributes;
-    let mut attributes = with(header, entry.kind, &before.xattrs.without(CAPABILITY));
-    if entry.kind == Kind::Symlink {
-        attributes.mode = before.mode;
+    let new = taken(header, kind);
+    Attributes {
+        xattrs: Xattrs::new(new.map(|(name, value)| (name.into(), value.into()))),
+        ..plain(header)
     }
-    attributes
 }
 
-/// The attributes of the header, and of the extended ones `before` those that it does not have.
-fn with(header: &Header, kind: Kind, before: &Xattrs) -> Attributes {
-    let new = header.xattrs.iter();
-    let new = new.map(|(name, value)| (&name[..], &value[..]));
-    let new = new.filter(|(name, _)| is_taken(name, kind));
-    let all = before.iter().chain(new);
+/// The attributes of a file while entries for hard links to it set them, one after the other.
+#[derive(Debug)]
+pub(super) struct Linked {
+    kind: Kind,
+    /// Without extended ones.
+    attributes: Attributes,
+    xattrs: BTreeMap<Box<[u8]>, Box<[u8]>>,
+}
+
+impl Linked {
+    pub(super) fn new(entry: &Entry) -> Self {
+        let Attributes { xattrs, .. } = &entry.attributes;
+        Self {
+            kind: entry.kind,
+            attributes: without_xattrs(&entry.attributes),
+            xattrs: xattrs.iter().map(|(n, v)| (n.into(), v.into())).collect(),
+        }
+    }
+
+    /// Sets what the entry of a hard link says.
+    pub(super) fn set(&mut self, header: &Header) {
+        let mode = match self.kind {
+            Kind::Symlink => self.attributes.mode,
+            _ => header.mode,
+        };
+        self.attributes = Attributes {
+            mode,
+            ..plain(header)
+        };
+        self.xattrs.remove(CAPABILITY);
+        for (name, value) in taken(header, self.kind) {
+            self.xattrs.insert(name.into(), value.into());
+        }
+    }
+
+    /// Those of all names of the file.
+    pub(super) fn attributes(self) -> Attributes {
+        Attributes {
+            xattrs: Xattrs::new(self.xattrs),
+            ..self.attributes
+        }
+    }
+}
+
+/// The same, but for extended ones.
+pub(super) fn without_xattrs(attributes: &Attributes) -> Attributes {
+    Attributes {
+        mode: attributes.mode,
+        uid: attributes.uid,
+        gid: attributes.gid,
+        mtime: attributes.mtime,
+        xattrs: Xattrs::default(),
+    }
+}
+
+fn plain(header: &Header) -> Attributes {
     Attributes {
         mode: header.mode,
         uid: header.uid,
         gid: header.gid,
         mtime: time(header.mtime),
-        xattrs: Xattrs::new(all.map(|(name, value)| (name.into(), value.into()))),
+        xattrs: Xattrs::default(),
     }
+}
+
+/// The extended attributes that are taken.
+fn taken(header: &Header, kind: Kind) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let all = header.xattrs.iter();
+    let all = all.map(|(name, value)| (&name[..], &value[..]));
+    all.filter(move |(name, _)| is_taken(name, kind))
 }
 
 fn is_taken(name: &[u8], kind: Kind) -> bool {

@@ -14,7 +14,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::ApplyOptions;
-use super::attributes::CAPABILITY;
+use super::attributes::{CAPABILITY, without_xattrs};
 use super::staging::{Id, ROOT, Staged};
 use crate::tree::entry::{Device, open_mode};
 use crate::tree::whiteout::make_whiteout;
@@ -348,13 +348,6 @@ fn ignore_unsupported(result: Result<(), Errno>) -> Result<(), Errno> {
     match result {
         Err(Errno::OPNOTSUPP) => Ok(()),
         other => other,
-    }
-}
-
-fn without_xattrs(attributes: &Attributes) -> Attributes {
-    Attributes {
-        xattrs: Default::default(),
-        ..attributes.clone()
     }
 }
 

@@ -6,16 +6,17 @@ use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::FileExt as _;
 
-use super::attributes::{attributes, linked};
+use super::attributes::{Linked, attributes};
 use super::disk::{Disk, allocated};
 use super::staging::{Id, ROOT, Staged, implied_directory};
 use super::{ApplyError, ApplyOptions, RawLayer};
 use crate::cancel::Cancel;
+use crate::id::ContentDigest;
 use crate::limits::Limits;
 use crate::tree::checksum::FileHasher;
 use crate::tree::index::MAX_PATH;
 use crate::tree::tar::{Header, TarKind, TarReader};
-use crate::tree::{Attributes, Entry, Kind, TreePath};
+use crate::tree::{Entry, Kind, TreePath, Xattrs};
 
 /// Links that are followed on the way to one entry, as in Linux and BuildKit.
 const MAX_LINKS: usize = 255;
@@ -69,6 +70,7 @@ pub fn apply(
         extract.entry(header, &mut reader)?;
     }
     reader.drain()?;
+    extract.finish_links()?;
     extract.finish_directories()?;
     Ok(RawLayer {
         tree: extract.tree,
@@ -85,11 +87,18 @@ struct Extract<'a> {
     entries: u64,
     bytes: u64,
     metadata: u64,
-    /// The names of each file that has several, by the number of its group less one.
-    links: Vec<Vec<Id>>,
+    /// Files that have several names, by the number of their group less one.
+    links: Vec<Links>,
     /// The parent of the last entry and its path as the archive wrote it: most entries are beside
     /// the one before them.
     last: Option<(TreePath, Id)>,
+}
+
+/// A file with several names.
+struct Links {
+    linked: Linked,
+    /// Some may have been taken by later entries.
+    names: Vec<Id>,
 }
 
 fn shown(path: &[u8]) -> String {
@@ -115,7 +124,11 @@ impl Extract<'_> {
             .iter()
             .map(|(name, value)| name.len() + value.len())
             .sum();
-        self.metadata += (header.path.len() + header.link.len() + xattrs) as u64;
+        self.count_metadata((header.path.len() + header.link.len() + xattrs) as u64)
+    }
+
+    fn count_metadata(&mut self, bytes: u64) -> Result<(), ApplyError> {
+        self.metadata = self.metadata.saturating_add(bytes);
         if self.metadata > MAX_LAYER_METADATA {
             return Err(ApplyError::TooMuchMetadata {
                 limit: MAX_LAYER_METADATA,
@@ -356,66 +369,79 @@ impl Extract<'_> {
         let new = self.tree.child_or_new(parent, name);
         let entry = self.tree.node_mut(id).entry.as_mut().ok_or_else(refused)?;
         if entry.link_group == 0 {
-            self.links.push(vec![id]);
+            self.links.push(Links {
+                linked: Linked::new(entry),
+                names: vec![id],
+            });
             entry.link_group = u32::try_from(self.links.len()).map_err(|_| refused())?;
         }
-        let mut entry = entry.clone();
-        let wanted = linked(&entry, header);
-        if wanted != entry.attributes {
-            self.redress(&mut entry, wanted, parent, name)?;
-        }
-        if let Some(names) = self.group(&entry) {
-            names.push(new);
-        }
+        let entry = entry.clone();
+        let group = usize::try_from(entry.link_group - 1).unwrap_or(usize::MAX);
+        let links = self.links.get_mut(group).ok_or_else(refused)?;
+        links.linked.set(header);
+        links.names.push(new);
+        self.count_metadata(bytes(&entry.attributes.xattrs))?;
         Ok(entry)
     }
 
-    /// All names of the file.
-    fn group(&mut self, entry: &Entry) -> Option<&mut Vec<Id>> {
-        let at = usize::try_from(entry.link_group).ok()?.checked_sub(1)?;
-        self.links.get_mut(at)
+    /// Gives files that have several names what the entries of these said last. It is done once for
+    /// each, whatever their number.
+    fn finish_links(&mut self) -> Result<(), ApplyError> {
+        for (group, links) in (1..).zip(std::mem::take(&mut self.links)) {
+            self.cancel.check()?;
+            let wanted = links.linked.attributes();
+            // Later entries may have taken names.
+            let of_group = |id: &Id| {
+                let entry = self.tree.node(*id).entry.as_ref();
+                entry.is_some_and(|entry| entry.link_group == group) && self.tree.is_there(*id)
+            };
+            let names: Vec<Id> = links.names.into_iter().filter(of_group).collect();
+            let Some(&first) = names.first() else {
+                continue;
+            };
+            let entry = self.tree.node(first).entry.clone();
+            let Some(mut entry) = entry.filter(|entry| entry.attributes != wanted) else {
+                continue;
+            };
+            self.count_metadata(bytes(&wanted.xattrs).saturating_mul(names.len() as u64))?;
+            entry.attributes = wanted;
+            let digest = self.redress(&entry, first)?;
+            for id in names {
+                if let Some(other) = &mut self.tree.node_mut(id).entry {
+                    other.attributes = entry.attributes.clone();
+                    other.digest = Some(digest);
+                }
+            }
+        }
+        Ok(())
     }
 
-    /// Gives other attributes to a file that has several names, the one in `parent` among them.
-    fn redress(
-        &mut self,
-        entry: &mut Entry,
-        wanted: Attributes,
-        parent: Id,
-        name: &[u8],
-    ) -> Result<(), ApplyError> {
-        entry.attributes = wanted;
+    /// Gives other attributes to what has a name already. Returns its digest, of which they are
+    /// part.
+    fn redress(&mut self, entry: &Entry, id: Id) -> Result<ContentDigest, ApplyError> {
+        let node = self.tree.node(id);
+        let (parent, name) = (node.parent, node.name.clone());
+        let (kind, attributes) = (entry.kind, &entry.attributes);
         let dressed = self
             .disk
-            .redress(&self.tree, parent, name, entry.kind, &entry.attributes);
+            .redress(&self.tree, parent, &name, kind, attributes);
         let file = dressed
-            .map_err(|errno| self.failed("set attributes of", parent, name, errno))?
-            .filter(|_| entry.kind == Kind::File);
-        // Attributes are part of the digest.
+            .map_err(|errno| self.failed("set attributes of", parent, &name, errno))?
+            .filter(|_| kind == Kind::File);
         let mut hasher = FileHasher::new(entry);
-        let mut buffer = vec![0; if file.is_some() { ZEROS.len() } else { 0 }];
         if let Some(mut file) = file {
+            let mut buffer = vec![0; ZEROS.len()];
             loop {
                 self.cancel.check()?;
                 let read = file.read(&mut buffer);
-                let read = read.map_err(|error| self.failed("read", parent, name, error))?;
+                let read = read.map_err(|error| self.failed("read", parent, &name, error))?;
                 if read == 0 {
                     break;
                 }
                 hasher.update(&buffer[..read]);
             }
         }
-        entry.digest = Some(hasher.finish());
-        let names = self.group(entry).cloned().unwrap_or_default();
-        for id in names {
-            // A later entry may have taken the name.
-            let node = self.tree.node_mut(id).entry.as_mut();
-            if let Some(other) = node.filter(|other| other.link_group == entry.link_group) {
-                other.attributes = entry.attributes.clone();
-                other.digest = entry.digest;
-            }
-        }
-        Ok(())
+        Ok(hasher.finish())
     }
 
     /// The directory at `path`; links of this layer are followed, missing directories are made.
@@ -572,6 +598,12 @@ impl Extract<'_> {
             source: error.into(),
         }
     }
+}
+
+/// Bytes of names and values.
+fn bytes(xattrs: &Xattrs) -> u64 {
+    let lengths = xattrs.iter().map(|(name, value)| name.len() + value.len());
+    lengths.sum::<usize>() as u64
 }
 
 /// Which side of a copy failed.

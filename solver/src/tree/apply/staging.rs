@@ -99,6 +99,18 @@ impl Staged {
         id
     }
 
+    /// Whether it still has its name, and its directories theirs.
+    pub(super) fn is_there(&self, mut id: Id) -> bool {
+        while id != ROOT {
+            let node = &self.nodes[id];
+            if self.child(node.parent, &node.name) != Some(id) {
+                return false;
+            }
+            id = node.parent;
+        }
+        true
+    }
+
     pub(super) fn path(&self, mut id: Id) -> TreePath {
         let mut names = Vec::new();
         while id != ROOT {

@@ -327,6 +327,77 @@ fn the_entry_of_a_hard_link_sets_the_attributes_of_all_names() {
     }
 }
 
+#[test]
+fn class_12_links_that_change_a_file_again_and_again_cost_one_look_at_it() {
+    let jail = Jail::new();
+    let large = "x".repeat(16 << 20);
+    let mut entries = vec![(header("a", TarKind::File, ""), &large[..])];
+    // Read anew for each of them it would be hundreds of gigabytes.
+    for at in 0..20_000 {
+        let mut link = header(&format!("d/{at}"), TarKind::HardLink, "a");
+        link.mode = 0o600 + at % 2;
+        entries.push((link, ""));
+    }
+    // The first names are gone in the end.
+    entries.push((header("a", TarKind::File, ""), ""));
+    entries.push((header("d/0", TarKind::File, ""), ""));
+    let index = jail.index(&archive(entries));
+    let entry = at(&index, "d/1");
+    assert_eq!(entry.attributes.mode, 0o601);
+    assert_eq!(entry, at(&index, "d/19998"));
+    let digest = file_digest(&entry, Some(&mut large.as_bytes())).unwrap();
+    assert_eq!(entry.digest, Some(digest));
+    assert_eq!(at(&index, "a").attributes.mode, 0o755);
+}
+
+#[test]
+fn names_of_a_file_may_go_with_their_directory() {
+    let jail = Jail::new();
+    let mut link = header("d/b", TarKind::HardLink, "d/a");
+    link.mode = 0o640;
+    let mut kept = header("c", TarKind::HardLink, "d/a");
+    kept.mode = 0o604;
+    let gone = header("d", TarKind::File, "");
+    let entries = [
+        (header("d/a", TarKind::File, ""), "hello"),
+        (link, ""),
+        (gone.clone(), ""),
+    ];
+    assert_eq!(at(&jail.index(&archive(entries)), "d").size, 0);
+    let jail = Jail::new();
+    let entries = [
+        (header("d/a", TarKind::File, ""), "hello"),
+        (kept, ""),
+        (gone, ""),
+    ];
+    let index = jail.index(&archive(entries));
+    let entry = at(&index, "c");
+    assert_eq!(entry.attributes.mode, 0o604);
+    let digest = file_digest(&entry, Some(&mut &b"hello"[..])).unwrap();
+    assert_eq!(entry.digest, Some(digest));
+}
+
+#[test]
+fn class_12_attributes_of_a_file_with_many_names_are_bounded() {
+    let jail = Jail {
+        privileged: false,
+        ..Jail::new()
+    };
+    let mut file = header("a", TarKind::File, "");
+    file.xattrs = (0..16)
+        .map(|at| (format!("security.{at}").into_bytes(), vec![b'x'; 60 << 10]))
+        .collect();
+    let mut entries = vec![(file, "")];
+    for at in 0..2000 {
+        entries.push((header(&at.to_string(), TarKind::HardLink, "a"), ""));
+    }
+    let error = jail.raw(&archive(entries)).unwrap_err();
+    assert!(
+        matches!(error, ApplyError::TooMuchMetadata { .. }),
+        "{error}"
+    );
+}
+
 /// `cap_net_bind_service=ep`.
 const CAPABILITIES: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 

@@ -51,6 +51,7 @@ struct Pending {
     /// All PAX records, and global headers, if entries are kept.
     records: AllRecords,
     globals: Vec<(Vec<u8>, AllRecords)>,
+    global_bytes: u64,
 }
 
 impl Default for Pending {
@@ -63,6 +64,7 @@ impl Default for Pending {
             formats: Formats::ALL,
             records: AllRecords::new(),
             globals: Vec::new(),
+            global_bytes: 0,
         }
     }
 }
@@ -194,7 +196,10 @@ impl<R: Read> TarReader<R> {
                     }
                 }
                 b'g' => {
-                    let data = self.metadata(size, &mut 0)?;
+                    // What is read over may be any number of them.
+                    let mut before = if self.keeps { pending.global_bytes } else { 0 };
+                    let data = self.metadata(size, &mut before)?;
+                    pending.global_bytes = before;
                     pax::check_global(&data).map_err(malformed)?;
                     if self.keeps {
                         let records = pax::all(&data).map_err(malformed)?;

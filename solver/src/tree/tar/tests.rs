@@ -302,6 +302,22 @@ fn class_12_metadata_is_bounded() {
 }
 
 #[test]
+fn class_12_global_headers_that_are_kept_are_bounded() {
+    let value = "x".repeat(600 << 10);
+    // The length that a record begins with counts itself.
+    let text = format!("{} comment={value}\n", value.len() + 16);
+    let global = raw_pax(text.as_bytes(), b'g');
+    let end = [file("a", "1"), vec![0; 2 * BLOCK]].concat();
+    let rewritten = |globals: usize| {
+        let archive = [global.repeat(globals), end.clone()].concat();
+        let mut out = Vec::new();
+        rewrite_times(&archive[..], &mut out, Timestamp::default(), &Cancel::new())
+    };
+    assert!(rewritten(1).is_ok());
+    assert!(rewritten(2).is_err());
+}
+
+#[test]
 fn sparse_files_of_all_versions() {
     let whole: Vec<u8> = [&b"head"[..], &[0; 1000], b"tail"].concat();
     let stored = data(b"headtail");
