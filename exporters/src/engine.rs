@@ -262,6 +262,37 @@ fn shown(text: &str) -> String {
 mod tests {
     use super::*;
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_an_engine_refuses_is_an_error_with_its_words() {
+        use std::io::Read as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let engine = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut request, mut part) = (Vec::new(), [0; 1024]);
+            while !request.ends_with(b"\r\n0\r\n\r\n") {
+                let length = stream.read(&mut part).unwrap();
+                assert!(length > 0, "the request does not end");
+                request.extend_from_slice(&part[..length]);
+            }
+            let body = r#"{"message":"no space"}"#;
+            let length = body.len();
+            let status = "500 Internal Server Error";
+            write!(
+                stream,
+                "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+            .unwrap();
+        });
+        let (client, cancel) = (Engine::new(socket), Cancel::new());
+        let sent = client.send(|sink, _| sink.put(b"image"), &cancel).await;
+        engine.join().unwrap();
+        let error = sent.unwrap_err();
+        assert!(matches!(&error, ExportError::Engine { reason, .. } if reason == "no space"));
+    }
+
     #[test]
     fn answers_are_understood() {
         let stream = b"{\"stream\":\"Loaded\"}\r\n{\"errorDetail\":{\"message\":\"x\"},\"error\":\"no \x1b space\"}\r\n";

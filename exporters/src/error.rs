@@ -7,6 +7,8 @@ use ashlar_llb::BlobDigest;
 use ashlar_solver::cancel::Cancelled;
 use ashlar_solver::error::{Blame, Failure, Fault, OperationError};
 
+use crate::exporter::NoRuntime;
+
 /// An export failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -14,6 +16,9 @@ pub enum ExportError {
     /// It was cancelled.
     #[error("the export was cancelled")]
     Cancelled,
+    /// It was awaited where there is no tokio runtime.
+    #[error("an export needs a tokio runtime")]
+    NoRuntime,
     /// Something cannot be read or written.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -148,6 +153,12 @@ impl From<Cancelled> for ExportError {
     }
 }
 
+impl From<NoRuntime> for ExportError {
+    fn from(_: NoRuntime) -> Self {
+        Self::NoRuntime
+    }
+}
+
 impl From<Failure> for ExportError {
     fn from(failure: Failure) -> Self {
         Self::Store(failure)
@@ -167,6 +178,7 @@ impl Blame for ExportError {
     fn fault(&self) -> Fault {
         match self {
             Self::Cancelled
+            | Self::NoRuntime
             | Self::Config { .. }
             | Self::Option { .. }
             | Self::Annotation { .. }
@@ -186,6 +198,7 @@ impl Blame for ExportError {
 
     fn remedy(&self) -> Option<String> {
         match self {
+            Self::NoRuntime => Some("await the export inside a tokio runtime".to_owned()),
             Self::Io { source, .. } | Self::Blob { source }
                 if source.kind() == io::ErrorKind::StorageFull =>
             {

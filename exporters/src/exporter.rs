@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use ashlar_llb::{BlobDigest, Reference};
-use ashlar_solver::cancel::Cancel;
+use ashlar_solver::cancel::{Cancel, Cancelled};
 use ashlar_solver::result::BuildResult;
 use async_trait::async_trait;
 use futures::future::{BoxFuture, join_all};
-
+use tokio::runtime::Handle;
 use tracing::{Instrument as _, Span};
 
 use crate::ExportError;
@@ -20,6 +20,8 @@ use crate::spans::{self, Scope};
 /// it; [`Prepared::finalize`] puts it in its place: a rename, a name in the store, a push.
 /// [`Exporter::export`] does both; [`export_all`] first prepares all of several outputs, so that a
 /// failure of one leaves the others as they were.
+///
+/// The exporters of this crate work on threads of a tokio runtime: they are to be awaited in one.
 #[async_trait]
 pub trait Exporter: Send + Sync + fmt::Debug {
     /// Makes the output of `result` without putting it in its place. May be called again, also at
@@ -185,16 +187,25 @@ pub struct Exported {
     pub response: BTreeMap<String, String>,
 }
 
-/// Runs `work` on a thread that may block.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ExportError> + Send + 'static,
-) -> Result<T, ExportError> {
+/// There is no tokio runtime where work is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoRuntime;
+
+/// Runs `work` on a thread of the runtime that may block.
+pub(crate) async fn blocking<T, E>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<Cancelled> + From<NoRuntime> + Send + 'static,
+{
+    let runtime = Handle::try_current().map_err(|_| NoRuntime)?;
     let scope = Scope::current();
-    match tokio::task::spawn_blocking(move || scope.within(work)).await {
+    match runtime.spawn_blocking(move || scope.within(work)).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(ExportError::Cancelled),
+            Err(_) => Err(Cancelled.into()),
         },
     }
 }
@@ -210,4 +221,20 @@ pub(crate) async fn prepare<E: Clone + Send + 'static>(
     let (exporter, result, cancel) = (exporter.clone(), result.clone(), cancel.clone());
     let prepared = blocking(move || run(&exporter, &result, &cancel));
     spans::export(kind, prepared).await
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::sbom::ScanError;
+
+    #[test]
+    fn nothing_panics_without_a_runtime() {
+        let exported = block_on(blocking(|| Ok::<_, ExportError>(())));
+        assert!(matches!(exported, Err(ExportError::NoRuntime)));
+        let scanned = block_on(blocking(|| Ok::<_, ScanError>(())));
+        assert!(matches!(scanned, Err(ScanError::NoRuntime)));
+    }
 }

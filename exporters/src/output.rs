@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
+use ashlar_solver::error::{Blame, Fault};
+
 use crate::{CacheOnly, Docker, Epoch, Exporter, Image, Local, LocalMode, Oci, Tar};
 use attributes::{file_options, image_options};
 use fields::Fields;
@@ -104,6 +106,12 @@ pub enum OutputError {
         /// The other.
         other: String,
     },
+}
+
+impl Blame for OutputError {
+    fn fault(&self) -> Fault {
+        Fault::Input
+    }
 }
 
 /// What `type` can be.

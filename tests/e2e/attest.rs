@@ -11,7 +11,7 @@ use ashlar_exporters::sbom::PackageScanner;
 use ashlar_exporters::{Compression, Exporter as _, Local, Oci, Output};
 use ashlar_llb::{self as llb, BlobDigest, Constraints, Platform, SourceMap, State, copy, mkfile};
 use ashlar_solver::cancel::Cancel;
-use ashlar_solver::result::{Attestation, BuildResult};
+use ashlar_solver::result::{Attestation, AttestationContent, AttestationKind, BuildResult};
 use ashlar_solver::session::MemorySecret;
 use ashlar_solver::solver::{SolveRequest, Solver};
 use base64::Engine as _;
@@ -546,5 +546,44 @@ fn each_platform_has_attestations_of_its_own() {
             let about = &manifests[attestation]["annotations"]["vnd.docker.reference.digest"];
             assert_eq!(about, &manifests[image]["digest"]);
         }
+    });
+}
+
+#[test]
+fn frontends_attest_no_provenance_in_bundles_and_sboms_are_made_once() {
+    runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let result = solved(&solver, &packages()).await;
+        let id = result.platform().to_string();
+        for (kind, is_taken) in [
+            ("https://example.com/review", true),
+            ("https://slsa.dev/provenance/v1", false),
+        ] {
+            let statement = format!(r#"{{"predicateType":"{kind}","predicate":{{}}}}"#);
+            let bundle = llb::scratch()
+                .file(llb::mkdir("/bundle"))
+                .file(mkfile("/bundle/one.json", statement));
+            let tree = solved(&solver, &bundle).await.reference().clone();
+            let content = AttestationContent::File(tree);
+            let bundle = Attestation::new(AttestationKind::Bundle, "", "/bundle", content);
+            let result = result.clone().with_attestation(&id, bundle);
+            let out = folder.path().join("image.tar");
+            let exported = Oci::archive(&out).export(&result, &Cancel::new()).await;
+            match exported {
+                Ok(_) => assert!(is_taken, "{kind}"),
+                Err(error) => {
+                    assert!(
+                        !is_taken && error.to_string().contains("only the engine"),
+                        "{error}"
+                    );
+                }
+            }
+        }
+        let scanned = || Attest::new().sbom(PackageScanner::new());
+        let once = attested(&result, scanned()).await;
+        let twice = attested(&once, scanned()).await;
+        assert_eq!(once.attestations[&id].len(), 1);
+        assert_eq!(twice.attestations[&id].len(), 1);
     });
 }

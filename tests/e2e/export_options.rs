@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use ashlar_exporters::{ExportError, Exported, Exporter as _, Oci, Output};
@@ -10,10 +10,11 @@ use ashlar_llb::{self as llb, Platform, Reference, State, mkdir, mkfile};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::result::{Attestation, BuildResult, PlatformRef};
 use ashlar_solver::solver::Solver;
+use rustix::fs::{XattrFlags, getxattr, setxattr};
 use serde_json::Value;
 
 use super::push::make_foreign;
-use super::support::{self, request, runtime, solve, temp, then};
+use super::support::{self, request, runtime, solve, temp, then, write};
 
 async fn export(output: &str, result: &BuildResult) -> Result<Exported, ExportError> {
     let output = Output::parse(output).unwrap();
@@ -291,6 +292,7 @@ fn files_belong_to_who_exports_and_have_the_time_of_the_epoch() {
         let owned = mkdir("/d").mode(0o750).owner((7, 8));
         let state = llb::scratch()
             .file(owned.created(then()))
+            .file(mkdir("/empty"))
             .file(
                 mkfile("/d/file", "x")
                     .mode(0o640)
@@ -299,6 +301,8 @@ fn files_belong_to_who_exports_and_have_the_time_of_the_epoch() {
             )
             .file(llb::symlink("d/file", "/link").created(then()));
         let result = solve(&solver, request(&state)).await.result;
+        // A mirror has nothing in a directory that is empty.
+        write(folder.path().join("out/empty/old"), "old");
         let check = Attestation::in_toto("https://example.com/x", "check.json", "{}");
         let id = result.platform().format();
         let result = result.with_attestation(id, check);
@@ -318,6 +322,7 @@ fn files_belong_to_who_exports_and_have_the_time_of_the_epoch() {
                 &result,
             )
             .await;
+            assert_eq!(fs::read_dir(out.join("empty")).unwrap().count(), 0);
             for (name, made, mode) in [
                 ("d", 1_650_000_000, 0o750),
                 ("d/file", 1_650_000_000, 0o640),
@@ -361,6 +366,45 @@ fn files_belong_to_who_exports_and_have_the_time_of_the_epoch() {
                 let found = owners.iter().find(|(name, ..)| name == path);
                 assert_eq!(found, Some(&(path.to_owned(), uid, gid)), "{owners:?}");
             }
+        }
+    });
+}
+
+#[test]
+fn a_file_that_differs_in_anything_is_written_again() {
+    runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let file = mkfile("/file", "x").mode(0o640).created(then());
+        let result = solve(&solver, request(&llb::scratch().file(file))).await;
+        let (out, beside) = (folder.path().join("out"), folder.path().join("beside"));
+        let output = format!("type=local,dest={}", out.display());
+        good(&output, &result.result).await;
+        let file = out.join("file");
+        let other = "user.other";
+        let mut changes: Vec<Box<dyn Fn() + '_>> = vec![
+            Box::new(|| {}),
+            Box::new(|| fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap()),
+            Box::new(|| fs::hard_link(&file, &beside).unwrap()),
+            Box::new(|| setxattr(&file, other, b"x", XattrFlags::empty()).unwrap()),
+        ];
+        let own = rustix::process::geteuid().as_raw();
+        if own == 0 {
+            let change = || std::os::unix::fs::chown(&file, Some(5), None).unwrap();
+            changes.push(Box::new(change));
+        }
+        let inode = || fs::metadata(&file).unwrap().ino();
+        for (number, change) in changes.into_iter().enumerate() {
+            // The inodes of files that are gone are used again.
+            let _kept = fs::File::open(&file).unwrap();
+            let before = inode();
+            change();
+            good(&output, &result.result).await;
+            assert_eq!(inode() == before, number == 0, "{number}");
+            let data = fs::metadata(&file).unwrap();
+            assert_eq!((data.mode() & 0o777, data.nlink()), (0o640, 1), "{number}");
+            assert_eq!(data.uid(), own, "{number}");
+            assert!(getxattr(&file, other, &mut [0; 8]).is_err());
         }
     });
 }

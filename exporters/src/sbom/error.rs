@@ -5,6 +5,8 @@ use std::io;
 use ashlar_solver::cancel::Cancelled;
 use ashlar_solver::error::{Blame, Failure, Fault, OperationError};
 
+use crate::exporter::NoRuntime;
+
 /// A result could not be looked through.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -12,6 +14,9 @@ pub enum ScanError {
     /// It was cancelled.
     #[error("the scan was cancelled")]
     Cancelled,
+    /// It was awaited where there is no tokio runtime.
+    #[error("a scan needs a tokio runtime")]
+    NoRuntime,
     /// There is more to read, or to write down, than the scanner takes.
     #[error("the result has more {what} than a scan takes ({limit})")]
     Limit {
@@ -46,6 +51,12 @@ impl From<Cancelled> for ScanError {
     }
 }
 
+impl From<NoRuntime> for ScanError {
+    fn from(_: NoRuntime) -> Self {
+        Self::NoRuntime
+    }
+}
+
 impl From<OperationError> for ScanError {
     fn from(error: OperationError) -> Self {
         match error {
@@ -58,7 +69,7 @@ impl From<OperationError> for ScanError {
 impl Blame for ScanError {
     fn fault(&self) -> Fault {
         match self {
-            Self::Cancelled | Self::Limit { .. } => Fault::Input,
+            Self::Cancelled | Self::NoRuntime | Self::Limit { .. } => Fault::Input,
             Self::Read { .. } | Self::Scanner { .. } => Fault::Environment,
             Self::Store(failure) => failure.fault(),
         }
@@ -72,6 +83,7 @@ impl Blame for ScanError {
                 Some(remedy.to_owned())
             }
             Self::Limit { .. } => Some("raise the limit: PackageScanner::limits".to_owned()),
+            Self::NoRuntime => Some("await the scan inside a tokio runtime".to_owned()),
             Self::Store(failure) => failure.remedy(),
             _ => None,
         }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use super::document::Document;
 use super::files::{Hashed, hash};
 use super::{ScanDocument, ScanError, ScanTarget, Scanner};
+use crate::exporter::blocking;
 use crate::packages::{Tree, packages};
 
 /// How much a scan takes from a result. Every byte of it may have been written by an attacker.
@@ -145,13 +146,7 @@ impl Scanner for PackageScanner {
         cancel: &Cancel,
     ) -> Result<Vec<ScanDocument>, ScanError> {
         let (this, target, cancel) = (self.clone(), target.clone(), cancel.clone());
-        let task = tokio::task::spawn_blocking(move || this.run(&target, &cancel));
-        match task.await {
-            Ok(document) => Ok(vec![document?]),
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(ScanError::Cancelled),
-            },
-        }
+        let document = blocking(move || this.run(&target, &cancel));
+        Ok(vec![document.await?])
     }
 }
