@@ -742,7 +742,7 @@ fn class_12_ceilings_over_a_whole_scan_are_errors() {
                 "bytes of package databases",
             ),
             (
-                limited(&|limits| limits.document_bytes = 10_000),
+                limited(&|limits| limits.document_bytes = 100_000),
                 "bytes of documents",
             ),
         ] {
