@@ -272,21 +272,30 @@ fn overlay_mount(
     classic: bool,
 ) -> Result<(c_int, bool), Failed> {
     sys::chdir(&plan.base).at(Step::Source, object)?;
-    if !classic
-        && !plan.parameters.is_empty()
-        && let Some(fd) = modern_overlay(plan, attributes, object)?
-    {
-        return Ok((fd, false));
+    let mut modern = None;
+    if !classic && !plan.parameters.is_empty() {
+        match modern_overlay(plan, attributes, object) {
+            Ok(fd) => return Ok((fd, false)),
+            // A kernel that does not know `lowerdir+` says so at once, or, before Linux 6.5, when
+            // it has all parameters.
+            Err(failed) if failed.errno == libc::EINVAL => modern = Some(failed),
+            Err(failed) => return Err(failed),
+        }
     }
     let Some(options) = &plan.options else {
-        return Err(Failed {
+        let too_many = Failed {
             step: Step::Source,
             object,
             errno: TOO_MANY_LAYERS,
-        });
+        };
+        return Err(modern
+            .filter(|it| it.step == Step::Layer)
+            .unwrap_or(too_many));
     };
     // MS_RDONLY, MS_NOSUID, MS_NODEV and MS_NOEXEC have the values of their attributes.
-    api::mount(c"overlay", c"/", attributes, options).at(Step::Source, object)?;
+    api::mount(c"overlay", c"/", attributes, options)
+        .at(Step::Source, object)
+        .map_err(|failed| modern.unwrap_or(failed))?;
     // `..` of the root directory leads to what is mounted on top of it.
     let flags = libc::O_PATH | libc::O_DIRECTORY;
     let fd = sys::open_at(libc::AT_FDCWD, c"/..", flags, 0).at(Step::Source, object)?;
@@ -300,40 +309,30 @@ fn overlay_mount(
     Ok((fd, true))
 }
 
-/// `None`: the kernel does not know `lowerdir+`.
-fn modern_overlay(
+/// Mounts an overlay whose layers are told one by one, without attaching it.
+fn modern_overlay(plan: &OverlayPlan, attributes: u64, object: Object) -> Result<c_int, Failed> {
+    let context = api::fsopen(c"overlay").at(Step::Source, object)?;
+    let made = configured(context, plan, attributes, object);
+    sys::close(context);
+    made
+}
+
+fn configured(
+    context: c_int,
     plan: &OverlayPlan,
     attributes: u64,
     object: Object,
-) -> Result<Option<c_int>, Failed> {
-    let context = api::fsopen(c"overlay").at(Step::Source, object)?;
-    for (i, parameter) in plan.parameters.iter().enumerate() {
+) -> Result<c_int, Failed> {
+    for parameter in &plan.parameters {
         let value = parameter.value.as_deref();
-        match api::configure(context, parameter.kind, &parameter.key, value) {
-            Ok(()) => {}
-            Err(libc::EINVAL) if i == 0 => {
-                sys::close(context);
-                return Ok(None);
-            }
-            Err(errno) if parameter.object != 0 => {
-                return Err(Failed {
-                    step: Step::Layer,
-                    object: parameter.object,
-                    errno,
-                });
-            }
-            Err(errno) => {
-                return Err(Failed {
-                    step: Step::Source,
-                    object,
-                    errno,
-                });
-            }
-        }
+        let (step, object) = match parameter.object {
+            0 => (Step::Source, object),
+            layer => (Step::Layer, layer),
+        };
+        api::configure(context, parameter.kind, &parameter.key, value).at(step, object)?;
     }
     api::create(context).at(Step::Source, object)?;
-    let mount = api::fsmount(context, attributes);
-    mount.at(Step::Source, object).map(Some)
+    api::fsmount(context, attributes).at(Step::Source, object)
 }
 
 /// Attaches everything below the root, then hides and protects.
