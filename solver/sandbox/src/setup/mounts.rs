@@ -293,9 +293,17 @@ fn overlay_mount(
             .unwrap_or(too_many));
     };
     // MS_RDONLY, MS_NOSUID, MS_NODEV and MS_NOEXEC have the values of their attributes.
-    api::mount(c"overlay", c"/", attributes, options)
-        .at(Step::Source, object)
-        .map_err(|failed| modern.unwrap_or(failed))?;
+    if let Err(errno) = api::mount(c"overlay", c"/", attributes, options) {
+        let step = Step::Source;
+        return Err(match modern {
+            Some(failed) if errno == libc::EINVAL || failed.step == Step::Layer => failed,
+            _ => missing_layer(plan).unwrap_or(Failed {
+                step,
+                object,
+                errno,
+            }),
+        });
+    }
     // `..` of the root directory leads to what is mounted on top of it.
     let flags = libc::O_PATH | libc::O_DIRECTORY;
     let fd = sys::open_at(libc::AT_FDCWD, c"/..", flags, 0).at(Step::Source, object)?;
@@ -307,6 +315,25 @@ fn overlay_mount(
         });
     }
     Ok((fd, true))
+}
+
+/// The first directory of the overlay that cannot be opened.
+fn missing_layer(plan: &OverlayPlan) -> Option<Failed> {
+    let named = plan.parameters.iter().filter(|it| it.object != 0);
+    named.into_iter().find_map(|layer| {
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        match sys::open_at(libc::AT_FDCWD, layer.value.as_deref()?, flags, 0) {
+            Ok(there) => {
+                sys::close(there);
+                None
+            }
+            Err(errno) => Some(Failed {
+                step: Step::Layer,
+                object: layer.object,
+                errno,
+            }),
+        }
+    })
 }
 
 /// Mounts an overlay whose layers are told one by one, without attaching it.
