@@ -131,9 +131,23 @@ impl Entry {
     /// About as many bytes as it has in the table and in memory.
     fn weight(&self) -> usize {
         let xattrs = self.xattrs.iter();
-        let xattrs: usize = xattrs.map(|(name, value)| name.len() + value.len()).sum();
-        400 + self.name.len() + self.link_name.len() + xattrs
+        let xattrs: usize = xattrs
+            .map(|(name, value)| written(name) + value.len())
+            .sum();
+        400 + written(&self.name) + written(&self.link_name) + xattrs
     }
+}
+
+/// Bytes of a text in JSON, at most.
+fn written(text: &str) -> usize {
+    let bytes = text.bytes();
+    bytes
+        .map(|byte| match byte {
+            0..0x20 | 0x7f => 6,
+            b'"' | b'\\' => 2,
+            _ => 1,
+        })
+        .sum()
 }
 
 /// The table while it grows.
@@ -191,5 +205,23 @@ impl Contents {
             tar,
             digest: BlobDigest::of(&json),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn class_12_an_entry_weighs_at_least_what_is_written_of_it() {
+        for name in ["plain", "\u{1}\u{2}\u{3}", "\"\\\"", "ä\u{7f}\u{1f}\n"] {
+            let name = name.repeat(1000);
+            let mut header = plain(&name, u64::MAX);
+            header.link = name.clone().into();
+            header.xattrs = vec![(name.into(), vec![0xff; 1000])];
+            let entry = Entry::of(&header).unwrap();
+            let text = serde_json::to_vec(&entry).unwrap();
+            assert!(entry.weight() >= text.len(), "{}", text.len());
+        }
     }
 }
