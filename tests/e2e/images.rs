@@ -11,7 +11,7 @@ use ashlar_exporters::{
 };
 use ashlar_llb::{self as llb, Platform, Reference, State, copy, mkdir, mkfile};
 use ashlar_solver::cancel::Cancel;
-use ashlar_solver::result::{Attestation, BuildResult, PlatformRef, Subject};
+use ashlar_solver::result::{Attestation, BASE_CONFIG_KEY, BuildResult, PlatformRef, Subject};
 use ashlar_solver::solver::Solver;
 use ashlar_solver::source::image::ResolveMode;
 use async_trait::async_trait;
@@ -361,8 +361,51 @@ fn an_epoch_makes_two_roots_give_the_same_bytes() {
     assert_ne!(index(&plain_one), index(&plain_two));
 }
 
-/// What is in the only image of a layout but times, and the digests of what has times.
-fn without_times(layout: &Path) -> Vec<String> {
+#[test]
+fn times_of_a_base_are_kept_where_those_of_a_build_are_rewritten() {
+    const EPOCH: i64 = 1_500_000_000;
+    support::runtime().block_on(async {
+        let folder = temp();
+        let at = |name: &str| folder.path().join(name);
+        let solver = support::solver(at("state"));
+        let plain = |options: ImageOptions, name| {
+            let plain = Compression::Uncompressed;
+            Oci::directory(at(name)).options(options).compression(plain)
+        };
+        let made = llb::scratch().file(mkfile("/base", "base\n"));
+        let result = solve(&solver, request(&made)).await.result;
+        let named = options(|options| options.names = vec!["base:v1".to_owned()]);
+        export(plain(named, "base"), &result).await.unwrap();
+        let (config, layers) = config_and_layers(&at("base"));
+
+        let base = llb::oci_layout("v1").store("base");
+        let state = base.file(mkfile("/made", "made\n"));
+        let request = request(&state).oci_layout("base", at("base"));
+        let result = solve(&solver, request).await.result;
+        let mut based = result.clone();
+        based.metadata.insert(BASE_CONFIG_KEY.to_owned(), config);
+        for (result, name, kept) in [(&based, "kept", true), (&result, "all", false)] {
+            let rewritten = options(|options| {
+                options.epoch = Epoch::At(EPOCH);
+                options.rewrite_timestamp = true;
+            });
+            export(plain(rewritten, name), result).await.unwrap();
+            let (_, found) = config_and_layers(&at(name));
+            assert_eq!(found.len(), 2);
+            assert_eq!(found[0] == layers[0], kept, "{name}");
+            for (layer, is_old) in found.iter().zip([!kept, true]) {
+                let mut archive = tar::Archive::new(&layer[..]);
+                for entry in archive.entries().unwrap() {
+                    let time = entry.unwrap().header().mtime().unwrap();
+                    assert_eq!(time <= EPOCH.unsigned_abs(), is_old, "{name}");
+                }
+            }
+        }
+    });
+}
+
+/// The config and the layers of the only image of a layout.
+fn config_and_layers(layout: &Path) -> (Vec<u8>, Vec<Vec<u8>>) {
     let blob = |descriptor: &Value| {
         let digest = descriptor["digest"].as_str().unwrap();
         fs::read(layout.join("blobs").join(digest.replace(':', "/"))).unwrap()
@@ -370,18 +413,23 @@ fn without_times(layout: &Path) -> Vec<String> {
     let json = |bytes: &[u8]| -> Value { serde_json::from_slice(bytes).unwrap() };
     let index = json(&fs::read(layout.join("index.json")).unwrap());
     let manifest = json(&blob(&index["manifests"][0]));
-    let mut config = json(&blob(&manifest["config"]));
+    let layers = manifest["layers"].as_array().unwrap().iter().map(blob);
+    (blob(&manifest["config"]), layers.collect())
+}
+
+/// What is in the only image of a layout but times, and the digests of what has times.
+fn without_times(layout: &Path) -> Vec<String> {
+    let (config, layers) = config_and_layers(layout);
+    let mut config: Value = serde_json::from_slice(&config).unwrap();
     config.as_object_mut().unwrap().remove("created").unwrap();
     let history = config["history"].as_array_mut().unwrap();
     for entry in history {
         entry.as_object_mut().unwrap().remove("created");
     }
     let diff_ids = config["rootfs"]["diff_ids"].take();
-    let layers = manifest["layers"].as_array().unwrap();
     assert_eq!(diff_ids.as_array().unwrap().len(), layers.len());
     let mut found = vec![config.to_string()];
-    for layer in layers {
-        let bytes = blob(layer);
+    for bytes in layers {
         let mut archive = tar::Archive::new(&bytes[..]);
         for entry in archive.entries().unwrap() {
             let mut entry = entry.unwrap();
