@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 use ashlar_llb::BlobDigest;
 use ashlar_solver::cancel::Cancel;
@@ -53,8 +54,13 @@ pub(crate) fn write(
 }
 
 /// Reads the blobs in an archive that [`write`] wrote, and compares them with their digests.
-pub(crate) fn verify(archive: &File, image: &Image, cancel: &Cancel) -> Result<(), ExportError> {
-    let failed = |error: io::Error| ExportError::io("read", "the archive")(error);
+pub(crate) fn verify(
+    archive: &File,
+    path: &Path,
+    image: &Image,
+    cancel: &Cancel,
+) -> Result<(), ExportError> {
+    let failed = |error: io::Error| ExportError::io("read", path)(error);
     let mut at = 2 * BLOCK;
     let mut buffer = vec![0; 1 << 20];
     for blob in sorted(image) {
@@ -72,9 +78,7 @@ pub(crate) fn verify(archive: &File, image: &Image, cancel: &Cancel) -> Result<(
         }
         let found: [u8; 32] = hasher.finalize().into();
         if BlobDigest::from_bytes(found) != digest {
-            return Err(ExportError::Verify {
-                what: digest.to_string(),
-            });
+            return Err(ExportError::verify(digest, path));
         }
         at = at.next_multiple_of(BLOCK);
     }
@@ -95,7 +99,8 @@ fn bytes(sink: &mut Sink<'_>, name: &str, bytes: &[u8], mode: u32) -> Result<(),
     sink.put(padding(size))
 }
 
-fn padding(size: u64) -> &'static [u8] {
+/// The zeros after a file of this size in a tar.
+pub(crate) fn padding(size: u64) -> &'static [u8] {
     let rest = usize::try_from(size.next_multiple_of(BLOCK) - size).unwrap_or(0);
     &[0; 512][..rest]
 }

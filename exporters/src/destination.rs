@@ -62,7 +62,7 @@ impl Destination {
         durability: Durability,
         cancel: &Cancel,
         write: impl FnOnce(&mut Sink<'_>, &Cancel) -> Result<(), ExportError> + Send + Sync + 'static,
-        check: impl FnOnce(&mut File, &Cancel) -> Result<(), ExportError>,
+        check: impl FnOnce(&mut File, &Path, &Cancel) -> Result<(), ExportError>,
     ) -> Result<Prepared, ExportError> {
         let open: Box<OpenStream> = match self {
             Self::Writer(open) => {
@@ -75,7 +75,7 @@ impl Destination {
                     let mut sink = target.sink();
                     write(&mut sink, cancel)?;
                     sink.finish()?;
-                    check(target.file(), cancel)?;
+                    check(target.file(), &path, cancel)?;
                     target.settle()?;
                     return Ok(Prepared::new(exported, move |_| {
                         blocking(move || {
@@ -193,6 +193,11 @@ impl<'a> Sink<'a> {
     /// The error of an output that could not be written.
     pub(crate) fn failed(&self, error: io::Error) -> ExportError {
         ExportError::io("write", &self.path)(error)
+    }
+
+    /// The error of a part of the output that is not what it was to be.
+    pub(crate) fn damaged(&self, what: impl ToString) -> ExportError {
+        ExportError::verify(what, &self.path)
     }
 
     pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<(), ExportError> {

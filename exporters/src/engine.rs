@@ -73,9 +73,7 @@ impl Engine {
         }
         self.send(write, cancel).await?;
         if verify && !self.has(image, cancel).await? {
-            return Err(ExportError::Verify {
-                what: image.root.digest.to_string(),
-            });
+            return Err(ExportError::verify(image.root.digest, &self.socket));
         }
         Ok(())
     }

@@ -108,10 +108,12 @@ pub enum ExportError {
         source: io::Error,
     },
     /// What was written is not what was to be written.
-    #[error("{what} is damaged in the output that was just written")]
+    #[error("{what} in {} is not what was written there", path.display())]
     Verify {
         /// Which part of the output.
         what: String,
+        /// Which output.
+        path: PathBuf,
     },
     /// The store failed, or a lazy result cannot be read.
     #[error("{}", .0.chain())]
@@ -131,6 +133,13 @@ impl ExportError {
     pub(crate) fn json(error: serde_json::Error) -> Self {
         Self::Config {
             reason: error.to_string(),
+        }
+    }
+
+    pub(crate) fn verify(what: impl ToString, path: impl Into<PathBuf>) -> Self {
+        Self::Verify {
+            what: what.to_string(),
+            path: path.into(),
         }
     }
 

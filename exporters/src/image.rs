@@ -169,9 +169,7 @@ impl Image {
             }
             BlobContent::Packed(packed) => match sink.pack(packed, cancel)? == size {
                 true => Ok(()),
-                false => Err(ExportError::Verify {
-                    what: digest.to_string(),
-                }),
+                false => Err(sink.damaged(digest)),
             },
         }
     }

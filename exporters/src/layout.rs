@@ -73,7 +73,7 @@ pub(crate) fn verify(path: &Path, image: &Image, cancel: &Cancel) -> Result<(), 
         let intact = is_intact(file, &blob.descriptor, cancel)?;
         if !intact.map_err(ExportError::io("read", &place))? {
             std::fs::remove_file(&place).map_err(ExportError::io("remove", &place))?;
-            return Err(ExportError::Verify { what: text });
+            return Err(ExportError::verify(text, path));
         }
     }
     Ok(())

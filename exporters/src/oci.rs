@@ -173,8 +173,8 @@ impl Contents {
             checks.durability,
             cancel,
             move |sink, cancel| archive::write(sink, &written, entries, docker.as_deref(), cancel),
-            |file, cancel| match checks.verify {
-                true => archive::verify(file, &image, cancel),
+            |file, path, cancel| match checks.verify {
+                true => archive::verify(file, path, &image, cancel),
                 false => Ok(()),
             },
         )

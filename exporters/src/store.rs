@@ -243,8 +243,8 @@ fn verify(image: &Assembled, cancel: &Cancel) -> Result<(), ExportError> {
         let file = image.open(&digest)?;
         let intact = is_intact(file, &blob.descriptor, cancel)?;
         if !intact.map_err(|error| image.damaged(&digest, error))? {
-            let what = digest.to_string();
-            return Err(ExportError::Verify { what });
+            let root = image.store.layers().root().path();
+            return Err(ExportError::verify(digest, root));
         }
     }
     Ok(())

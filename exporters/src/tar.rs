@@ -3,7 +3,7 @@
 use std::collections::{HashMap, hash_map};
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ashlar_solver::cancel::Cancel;
@@ -14,6 +14,7 @@ use ashlar_solver::tree::{Entry, Kind, Node, Opener, TreePath};
 use async_trait::async_trait;
 
 use crate::ExportError;
+use crate::archive::padding;
 use crate::destination::{Destination, Sink};
 use crate::durable::durability_option;
 use crate::exporter::{self, Exported, Exporter, Prepared};
@@ -80,8 +81,8 @@ impl Tar {
             self.durability,
             cancel,
             move |sink, cancel| archive(&written, sink, cancel),
-            |file, cancel| match verify {
-                true => check(&parts, file, cancel),
+            |file, path, cancel| match verify {
+                true => check(&parts, file, path, cancel),
                 false => Ok(()),
             },
         )
@@ -131,6 +132,9 @@ impl Take for Sink<'_> {
 /// Compares what is to be written with what a file has.
 struct Compare<'a> {
     written: io::BufReader<&'a mut File>,
+    path: &'a Path,
+    /// How much of it was compared.
+    at: u64,
     buffers: [Vec<u8>; 2],
 }
 
@@ -138,13 +142,20 @@ impl Compare<'_> {
     fn same(&mut self, bytes: &[u8]) -> Result<(), ExportError> {
         let found = &mut self.buffers[0];
         found.resize(bytes.len(), 0);
-        let read = io::Read::read_exact(&mut self.written, found);
-        match read {
-            Ok(()) if *found == bytes => Ok(()),
-            _ => Err(ExportError::Verify {
-                what: "the archive".to_owned(),
-            }),
+        match io::Read::read_exact(&mut self.written, found) {
+            Ok(()) if *found == bytes => {
+                self.at += bytes.len() as u64;
+                Ok(())
+            }
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                Err(ExportError::io("read", self.path)(error))
+            }
+            _ => Err(self.damaged()),
         }
+    }
+
+    fn damaged(&self) -> ExportError {
+        ExportError::verify(format!("what begins at byte {}", self.at), self.path)
     }
 }
 
@@ -176,20 +187,20 @@ impl Take for Compare<'_> {
     }
 }
 
-fn check(parts: &[Part], file: &mut File, cancel: &Cancel) -> Result<(), ExportError> {
-    let failed = |error: io::Error| ExportError::io("read", "the archive")(error);
+fn check(parts: &[Part], file: &mut File, path: &Path, cancel: &Cancel) -> Result<(), ExportError> {
+    let failed = |error: io::Error| ExportError::io("read", path)(error);
     io::Seek::rewind(file).map_err(failed)?;
     let mut compare = Compare {
         written: io::BufReader::with_capacity(128 << 10, file),
+        path,
+        at: 0,
         buffers: Default::default(),
     };
     archive(parts, &mut compare, cancel)?;
     let mut rest = [0];
     match io::Read::read(&mut compare.written, &mut rest).map_err(failed)? {
         0 => Ok(()),
-        _ => Err(ExportError::Verify {
-            what: "the archive".to_owned(),
-        }),
+        _ => Err(compare.damaged()),
     }
 }
 
@@ -262,11 +273,6 @@ fn put_header(take: &mut dyn Take, header: &Header) -> Result<(), ExportError> {
     take.bytes(&bytes)
 }
 
-fn padding(size: u64) -> &'static [u8] {
-    let rest = usize::try_from(size.next_multiple_of(512) - size).unwrap_or(0);
-    &[0; 512][..rest]
-}
-
 /// The header of an object; `first` is the path that it is a hard link of.
 fn header(path: &TreePath, entry: &Entry, first: Option<Vec<u8>>) -> Header {
     let attributes = &entry.attributes;
@@ -298,5 +304,53 @@ fn header(path: &TreePath, entry: &Entry, first: Option<Vec<u8>>) -> Header {
             .map(|(name, value)| (name.to_vec(), value.to_vec()))
             .collect(),
         sparse: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ashlar_solver::refs::Ref;
+    use ashlar_solver::tree::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_what_was_written_is_told_by_file_and_place() {
+        let statements = ["a", "b"].map(|name| (name.into(), b"text".as_slice().into()));
+        let part = Part {
+            directory: None,
+            view: Ref::scratch().view().unwrap(),
+            epoch: None,
+            statements: BTreeMap::from(statements),
+            now: Timestamp::default(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("files.tar");
+        let mut written = Vec::new();
+        let mut sink = Sink::stream(&mut written);
+        let cancel = Cancel::new();
+        archive(std::slice::from_ref(&part), &mut sink, &cancel).unwrap();
+        sink.finish().unwrap();
+        let checked = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            let mut file = File::open(&path).unwrap();
+            check(std::slice::from_ref(&part), &mut file, &path, &cancel)
+        };
+        checked(&written).unwrap();
+        let mut other = written.clone();
+        other[3 * 512] ^= 1;
+        let longer = [&written[..], b"x"].concat();
+        for (bytes, at) in [
+            // The content of the second file, which is what differs.
+            (&other[..], 3 * 512),
+            (&written[..512 + 2], 512),
+            (&longer[..], written.len()),
+        ] {
+            let error = checked(bytes).unwrap_err().to_string();
+            let told = format!("what begins at byte {at} in {}", path.display());
+            assert!(error.starts_with(&told), "{error}");
+        }
     }
 }

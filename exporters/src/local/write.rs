@@ -600,9 +600,7 @@ pub(super) fn verify(
         for (path, item) in part.items() {
             cancel.check()?;
             let whole = part.prefix().join_path(&path);
-            let damaged = || ExportError::Verify {
-                what: whole.to_string(),
-            };
+            let damaged = || ExportError::verify(&whole, &stage.destination);
             if unchanged.contains(&whole) {
                 continue;
             }
