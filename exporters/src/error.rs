@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use ashlar_llb::BlobDigest;
 use ashlar_solver::cancel::Cancelled;
+use ashlar_solver::content::ContentError;
 use ashlar_solver::error::{Blame, Failure, Fault, OperationError};
 
 use crate::exporter::NoRuntime;
@@ -217,6 +218,11 @@ impl Blame for ExportError {
                 action: "connect to",
                 ..
             } => Some("see that the engine runs and that its socket may be used".to_owned()),
+            // A reader that verifies or inflates says itself what is wrong with the blob.
+            Self::Convert { source, .. } => {
+                let inner = source.get_ref().and_then(|e| e.downcast_ref());
+                inner.and_then(ContentError::remedy)
+            }
             Self::Store(failure) | Self::Push { failure, .. } => failure.remedy(),
             _ => None,
         }

@@ -179,3 +179,6 @@ fn table_of(store: &Store, blob: &LayerBlob) -> Result<Option<u64>, ExportError>
         Err(_) => None,
     })
 }
+
+#[cfg(test)]
+mod tests;

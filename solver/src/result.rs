@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::content::BlobStore;
 use crate::error::{Blame, Failure, Fault};
 use crate::images::Images;
+use crate::limits::Limits;
 use crate::meta::{LayerBlob, Meta};
 use crate::provenance::Provenance;
 use crate::refs::Ref;
@@ -59,12 +60,13 @@ pub struct Store {
     blobs: BlobStore,
     meta: Arc<dyn Meta>,
     clock: Arc<dyn Clock>,
+    limits: Limits,
     /// Blobs that are being made, by what they are made of and how.
     making: Arc<Turns<String>>,
 }
 
 impl Store {
-    /// Puts the stores of one root together.
+    /// Puts the stores of one root together, with the default [`Limits`].
     pub fn new(
         layers: LayerStore,
         blobs: BlobStore,
@@ -76,8 +78,15 @@ impl Store {
             blobs,
             meta,
             clock,
+            limits: Limits::default(),
             making: Arc::default(),
         }
+    }
+
+    /// Sets what is taken from layers that are converted.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// The layers.
@@ -98,6 +107,11 @@ impl Store {
     /// The images named in the store.
     pub fn images(&self) -> Images {
         Images::new(self.meta.clone())
+    }
+
+    /// The limits of the solver.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The clock of the solver.

@@ -42,7 +42,6 @@ use tracing::Instrument as _;
 
 use crate::cancel::Cancel;
 use crate::executor::{Capabilities, Executor, ExecutorKind, Network, NetworkProvider};
-use crate::limits::Limits;
 use crate::ops::keys::KnownKeys;
 use crate::ops::{CacheMounts, Engine, Entitlements};
 use crate::progress::Sink;
@@ -64,7 +63,6 @@ struct Inner {
     store: Store,
     executor: Arc<dyn Executor>,
     executor_kind: ExecutorKind,
-    limits: Limits,
     network: Network,
     entitlements: Entitlements,
     cdi_directories: Arc<[PathBuf]>,
@@ -107,7 +105,7 @@ impl Solver {
             layers: inner.store.layers().clone(),
             executor: inner.executor.clone(),
             clock: inner.store.clock().clone(),
-            limits: inner.limits.clone(),
+            limits: inner.store.limits().clone(),
             session: given.session.clone(),
             entitlements: inner.entitlements.clone(),
             cdi_directories: inner.cdi_directories.clone(),

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ashlar_exporters::{Compression, Exporter as _, Oci};
+use ashlar_exporters::{Compression, Epoch, Exporter as _, ImageOptions, Oci};
 use ashlar_llb::{self as llb, State, copy, mkfile};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::{Blame as _, Fault};
-use ashlar_solver::solver::{SolveRequest, Solved};
+use ashlar_solver::limits::Limits;
+use ashlar_solver::solver::{SolveRequest, Solved, Solver};
 use serde_json::{Value, json};
 
 use super::export::fixed_context;
@@ -377,6 +378,59 @@ fn class_11_a_base_with_wrong_diff_ids_is_not_converted() {
         assert!(text.contains("its diff id is"), "{text}");
         assert_eq!(error.fault(), Fault::Input);
         assert_eq!(support::layers(solver.root()), 0);
+    });
+}
+
+#[test]
+fn class_12_layers_that_are_converted_inflate_to_what_the_solver_allows() {
+    const LIMIT: u64 = 1 << 20;
+    support::runtime().block_on(async {
+        let folder = temp();
+        let small = mkfile("/small", "small").created(then());
+        let large = mkfile("/large", "large\n".repeat(400_000)).created(then());
+        let solver = support::solver(folder.path().join("base-state"));
+        let solved = solve(&solver, support::request(&llb::scratch().file(large))).await;
+        let base = folder.path().join("base");
+        Layout::export(&solved, base.clone(), Compression::default(), false).await;
+        let image = State::from(llb::oci_layout("example.com/app:v1").store("base"));
+        let root = folder.path().join("state");
+        let mut limits = Limits::default();
+        // The layer is unpacked by who allows it, and found by the other, who wants other blobs.
+        for (limit, fits, epoch, compression) in [
+            (64 << 20, true, 1_600_000_000, Compression::Uncompressed),
+            (LIMIT, false, 1_500_000_000, Compression::Zstd { level: 3 }),
+        ] {
+            limits.layer_bytes = limit;
+            let solver = Solver::builder().root(&root).limits(limits.clone());
+            let solver = solver.build().unwrap();
+            let lent = |state: &State| support::request(state).oci_layout("base", &base);
+            let untouched = solve(&solver, lent(&image)).await;
+            let own = solve(&solver, lent(&llb::scratch().file(small.clone()))).await;
+            for is_rewritten in [true, false] {
+                let mut options = ImageOptions::default();
+                options.epoch = Epoch::At(epoch);
+                options.rewrite_timestamp = is_rewritten;
+                if !is_rewritten {
+                    options.compression = compression;
+                    options.force_compression = true;
+                }
+                let out = folder.path().join("out");
+                let exporter = Oci::directory(&out).options(options);
+                exporter.export(&own.result, &Cancel::new()).await.unwrap();
+                let exported = exporter.export(&untouched.result, &Cancel::new()).await;
+                if fits {
+                    exported.unwrap();
+                    continue;
+                }
+                let error = exported.unwrap_err();
+                let text = support::chain(&error);
+                assert!(text.contains(&format!("{LIMIT} bytes")), "{text}");
+                assert_eq!(error.fault(), Fault::Input);
+                let remedy = error.remedy().unwrap();
+                assert!(remedy.contains("Limits::layer_bytes"), "{remedy}");
+            }
+        }
+        assert_eq!(support::leftovers(&root), [""; 0]);
     });
 }
 

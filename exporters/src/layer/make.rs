@@ -1,16 +1,16 @@
 //! One blob that is made.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 
 use ashlar_llb::{BlobDigest, DiffId};
 use ashlar_solver::cancel::Cancel;
-use ashlar_solver::content::{self, Blob, BlobWriter, Inflate, Verify};
+use ashlar_solver::content::{self, Blob, BlobWriter, ContentError, Inflate, Verify};
 use ashlar_solver::error::Failure;
-use ashlar_solver::limits::Limits;
 use ashlar_solver::meta::LayerBlob;
 use ashlar_solver::result::Store;
 use ashlar_solver::snapshot::Layer;
-use ashlar_solver::tree::tar::{RewriteError, rewrite_times};
+use ashlar_solver::tree::tar::{RewriteError, TarError, rewrite_times};
 use ashlar_solver::tree::{Room, Timestamp};
 use ashlar_solver::turns::Turn;
 use sha2::{Digest as _, Sha256};
@@ -83,6 +83,16 @@ impl Write for BlobOutput {
             To::Store(writer) => writer.flush(),
             To::Digest(..) => Ok(()),
         }
+    }
+}
+
+/// A file whose bytes end with an error once the work is cancelled.
+struct UntilCancelled<'a>(File, &'a Cancel);
+
+impl Read for UntilCancelled<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.1.check().map_err(io::Error::other)?;
+        self.0.read(buffer)
     }
 }
 
@@ -169,9 +179,12 @@ impl<'a> Making<'a> {
 
     /// Writes the tar of a blob. A table of contents and what belongs to it is left out.
     fn convert(&self, blob: &LayerBlob, stream: &mut dyn Room) -> Result<(), ExportError> {
-        let bad = |source| ExportError::Convert {
-            digest: blob.digest,
-            source,
+        let bad = |source| match self.cancel.is_cancelled() {
+            true => ExportError::Cancelled,
+            false => ExportError::Convert {
+                digest: blob.digest,
+                source,
+            },
         };
         let file = self.store.blobs().open(&blob.digest);
         let file = file.map_err(Failure::from)?;
@@ -185,11 +198,12 @@ impl<'a> Making<'a> {
             kind = Some(content::Compression::of_magic(&start[..length]));
         }
         let kind = kind.unwrap_or(content::Compression::Uncompressed);
+        let file = UntilCancelled(file, self.cancel);
         let mut verified = Verify::new(file, blob.digest, blob.size);
         let mut diff_id = None;
         {
             let tar = Read::take(&mut verified, table.unwrap_or(u64::MAX));
-            let limit = Limits::default().layer_bytes;
+            let limit = self.store.limits().layer_bytes;
             let mut tar = Inflate::new(tar, kind, limit).map_err(Failure::from)?;
             match self.latest {
                 None => {
@@ -197,10 +211,14 @@ impl<'a> Making<'a> {
                     diff_id = table.is_none().then(|| tar.diff_id());
                 }
                 Some(latest) => {
-                    let rewritten = rewrite_times(&mut tar, stream, latest, self.cancel);
+                    let rewritten = rewrite_times(&mut tar, stream, latest, limit, self.cancel);
                     rewritten.map_err(|error| match error {
                         RewriteError::Cancelled(_) => ExportError::Cancelled,
                         RewriteError::Write { source } => self.failed(source),
+                        RewriteError::Tar(TarError::Read { source }) => bad(source),
+                        RewriteError::TooLarge { limit } => {
+                            bad(ContentError::TooLarge { limit }.into())
+                        }
                         error => bad(io::Error::new(io::ErrorKind::InvalidData, error)),
                     })?;
                 }

@@ -280,12 +280,11 @@ impl SolverBuilder {
             self.clock.clone(),
             runtime.clone(),
         );
-        let store = Store::new(layers, blobs, meta, self.clock);
+        let store = Store::new(layers, blobs, meta, self.clock).with_limits(self.limits);
         Ok(Solver(Arc::new(Inner {
             store,
             executor,
             executor_kind,
-            limits: self.limits,
             network: self.network,
             entitlements: self.entitlements,
             cdi_directories: self.cdi_directories.into(),

@@ -121,7 +121,7 @@ impl SubSolve<Ref> for SubSolver {
     ) -> Result<SubSolved<Ref>, OperationError> {
         let solver = self.solver.upgrade().map(Solver);
         let solver = solver.ok_or(OperationError::Cancelled)?;
-        let limit = solver.0.limits.build_depth;
+        let limit = solver.0.store.limits().build_depth;
         if self.depth >= limit {
             return Err(NestedError::TooDeep { limit }.into());
         }

@@ -150,7 +150,8 @@ impl FailedStep {
             engine.blobs.clone(),
             engine.meta.clone(),
             engine.clock.clone(),
-        );
+        )
+        .with_limits(engine.limits.clone());
         let platform = Platform::from(&*self.0.operation.platform).normalised();
         BuildResult::new(tree.clone(), platform, store)
     }

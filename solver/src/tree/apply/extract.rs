@@ -44,7 +44,7 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// [`ApplyError`]; what was unpacked until then stays in `fs` and is of no use.
 ///
 /// # Cancellation
-/// Checked at every entry and at every piece of a file.
+/// Checked at every entry, at every piece of a file, and of what follows the archive.
 pub fn apply(
     input: impl Read,
     fs: BorrowedFd<'_>,
@@ -69,7 +69,9 @@ pub fn apply(
         extract.count(&header)?;
         extract.entry(header, &mut reader)?;
     }
-    reader.drain()?;
+    while reader.drain()? {
+        cancel.check()?;
+    }
     extract.finish_links()?;
     extract.finish_directories()?;
     Ok(RawLayer {

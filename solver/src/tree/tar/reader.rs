@@ -457,17 +457,14 @@ impl<R: Read> TarReader<R> {
         Ok(())
     }
 
-    /// Reads the stream to its end, so that whoever hashes it has seen all of it.
+    /// Reads over a piece of what is left of the stream, and tells whether there may be more. Called
+    /// until it says no, whoever hashes the stream has seen all of it.
     ///
     /// # Errors
     /// [`TarError::Read`].
-    pub fn drain(&mut self) -> Result<(), TarError> {
-        loop {
-            self.take(self.end - self.start);
-            if !self.fill()? {
-                return Ok(());
-            }
-        }
+    pub fn drain(&mut self) -> Result<bool, TarError> {
+        self.take(self.end - self.start);
+        self.fill()
     }
 
     /// The next block; `None` if the stream ends before it.

@@ -4,7 +4,6 @@ use std::io::{self, Read, Write};
 
 use super::{TarError, TarKind, TarReader, TarWriter};
 use crate::cancel::{Cancel, Cancelled};
-use crate::limits::Limits;
 use crate::tree::Timestamp;
 
 /// Zeros that are written at once for a hole.
@@ -43,24 +42,24 @@ pub enum RewriteError {
 
 /// Copies an archive, entry by entry in its own order, with every time after `latest` set to
 /// `latest`: what BuildKit does to the layers of a base image for `rewrite-timestamp`. All else
-/// stays as it is, in the format in which it is; sparse files get their holes. Returns the size of the
-/// new archive.
+/// stays as it is, in the format in which it is; sparse files get their holes. The files together may
+/// have `limit` bytes. Returns the size of the new archive.
 ///
 /// # Errors
 /// [`RewriteError`].
 ///
 /// # Cancellation
-/// Checked at every entry and at every piece of a file.
+/// Checked at every entry, at every piece of a file, and of what follows the archive.
 pub fn rewrite_times(
     input: impl Read,
     output: impl Write,
     latest: Timestamp,
+    limit: u64,
     cancel: &Cancel,
 ) -> Result<u64, RewriteError> {
     let mut reader = TarReader::new(input).keeping();
     let mut writer = TarWriter::new(output);
     let write = |source| RewriteError::Write { source };
-    let limit = Limits::default().layer_bytes;
     let mut left = limit;
     while let Some(header) = reader.next_entry()? {
         cancel.check()?;
@@ -106,6 +105,8 @@ pub fn rewrite_times(
             }
         }
     }
-    reader.drain()?;
+    while reader.drain()? {
+        cancel.check()?;
+    }
     writer.finish().map_err(write)
 }

@@ -1,8 +1,14 @@
+use std::io::Read;
+use std::os::fd::AsFd as _;
+
 use ashlar_llb::BlobDigest;
 
 use super::*;
 use crate::cancel::Cancel;
 use crate::tree::entry::Device;
+
+/// Bytes that the files of a rewritten archive may have together.
+const LIMIT: u64 = 1 << 30;
 
 /// A header block as other writers make it; `change` edits it before the checksum.
 fn block(name: &str, kind: u8, size: u64, change: impl Fn(&mut [u8; BLOCK])) -> Vec<u8> {
@@ -311,7 +317,13 @@ fn class_12_global_headers_that_are_kept_are_bounded() {
     let rewritten = |globals: usize| {
         let archive = [global.repeat(globals), end.clone()].concat();
         let mut out = Vec::new();
-        rewrite_times(&archive[..], &mut out, Timestamp::default(), &Cancel::new())
+        rewrite_times(
+            &archive[..],
+            &mut out,
+            Timestamp::default(),
+            LIMIT,
+            &Cancel::new(),
+        )
     };
     assert!(rewritten(1).is_ok());
     assert!(rewritten(2).is_err());
@@ -421,7 +433,7 @@ fn rewritten(archive: &[u8], latest: i64) -> Vec<u8> {
         nanoseconds: 0,
     };
     let mut out = Vec::new();
-    let size = rewrite_times(archive, &mut out, latest, &Cancel::new()).unwrap();
+    let size = rewrite_times(archive, &mut out, latest, LIMIT, &Cancel::new()).unwrap();
     assert_eq!(size, out.len() as u64);
     out
 }
@@ -586,10 +598,68 @@ fn class_12_holes_of_rewritten_archives_are_bounded() {
     ];
     let archive = [entries.concat(), vec![0; 2 * BLOCK]].concat();
     let mut out = Vec::new();
-    let error = rewrite_times(&archive[..], &mut out, Timestamp::default(), &Cancel::new());
+    let error = rewrite_times(
+        &archive[..],
+        &mut out,
+        Timestamp::default(),
+        LIMIT,
+        &Cancel::new(),
+    );
     assert!(
         matches!(error, Err(RewriteError::TooLarge { .. })),
         "{error:?}"
     );
     assert!(out.len() < 10 * BLOCK);
+}
+
+#[test]
+fn rewritten_files_have_as_many_bytes_as_the_limit_says() {
+    let archive = [file("a", "12"), file("b", "345"), vec![0; 2 * BLOCK]].concat();
+    let rewritten = |limit: u64| {
+        let latest = Timestamp::default();
+        rewrite_times(&archive[..], io::sink(), latest, limit, &Cancel::new())
+    };
+    assert!(rewritten(5).is_ok());
+    let error = rewritten(4).unwrap_err();
+    assert!(
+        matches!(error, RewriteError::TooLarge { limit: 4 }),
+        "{error}"
+    );
+}
+
+#[test]
+fn class_12_what_follows_an_archive_is_read_until_it_is_cancelled() {
+    /// Raises the flag when it is read.
+    struct Rest<'a>(&'a Cancel, u64);
+    impl Read for Rest<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0.cancel();
+            self.1 += 1;
+            Ok(if self.1 > 100 { 0 } else { buffer.len() })
+        }
+    }
+    let archive = [file("a", "1"), vec![0; 2 * BLOCK]].concat();
+    let cancel = Cancel::new();
+    let mut rest = Rest(&cancel, 0);
+    let whole = (&archive[..]).chain(&mut rest);
+    let ended = rewrite_times(whole, io::sink(), Timestamp::default(), LIMIT, &cancel);
+    assert!(
+        matches!(ended, Err(RewriteError::Cancelled(_))),
+        "{ended:?}"
+    );
+    assert_eq!(rest.1, 1);
+
+    let folder = tempfile::tempdir().unwrap();
+    let fs = std::fs::File::open(folder.path()).unwrap();
+    let cancel = Cancel::new();
+    let mut rest = Rest(&cancel, 0);
+    let whole = (&archive[..]).chain(&mut rest);
+    let options = crate::tree::apply::ApplyOptions { privileged: false };
+    let limits = crate::limits::Limits::default();
+    let ended = crate::tree::apply::apply(whole, fs.as_fd(), options, &limits, &cancel);
+    assert!(
+        matches!(ended, Err(crate::tree::apply::ApplyError::Cancelled(_))),
+        "{ended:?}"
+    );
+    assert_eq!(rest.1, 1);
 }
