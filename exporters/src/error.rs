@@ -218,6 +218,9 @@ impl Blame for ExportError {
                 action: "connect to",
                 ..
             } => Some("see that the engine runs and that its socket may be used".to_owned()),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("let this user do so, or export to where it may write".to_owned())
+            }
             // A reader that verifies or inflates says itself what is wrong with the blob.
             Self::Convert { source, .. } => {
                 let inner = source.get_ref().and_then(|e| e.downcast_ref());

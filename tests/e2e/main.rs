@@ -26,6 +26,7 @@ mod export_full;
 mod export_killed;
 mod export_names;
 mod export_options;
+mod export_refused;
 mod export_rules;
 mod export_streams;
 mod export_tools;
@@ -86,6 +87,7 @@ fn child() {
         "hostile-memory" => hostile_memory::role(&arguments),
         "leaks" => leaks::role(&arguments),
         "loading" => export_tools::role(&arguments),
+        "refused" => export_refused::role(&arguments),
         "runtimes" => runtimes::role(&arguments),
         "same-image" => same_image::role(&arguments),
         "sixty-layers" => compression::role(&arguments),
