@@ -290,8 +290,12 @@ fn disjoint(parts: &[Part]) -> Result<(), ExportError> {
     let (mut files, mut directories) = (BTreeSet::new(), BTreeSet::new());
     for part in parts {
         let mut of_part = BTreeSet::new();
-        for (path, node) in part.view.walk() {
-            let known = match node.entry().is_directory() {
+        for (path, item) in part.items() {
+            let is_directory = match item {
+                Item::Node(node) => node.entry().is_directory(),
+                Item::Statement(_) => false,
+            };
+            let known = match is_directory {
                 true => {
                     directories.insert(path.clone());
                     files.contains(&path)

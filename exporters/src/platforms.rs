@@ -60,3 +60,26 @@ fn platform_of(config: &[u8]) -> Result<Platform, ExportError> {
     }
     Ok((&named).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_names_a_platform_or_none() {
+        let named = |config: &str| platform_of(config.as_bytes());
+        let whole = named(r#"{"os":"linux","architecture":"arm64","variant":"v8"}"#).unwrap();
+        assert_eq!(whole.to_string(), "linux/arm64/v8");
+        for none in ["{}", "null", r#"{"os":"","architecture":""}"#] {
+            assert_eq!(named(none).unwrap().os, "", "{none}");
+        }
+        for half in [
+            r#"{"os":"linux"}"#,
+            r#"{"architecture":"arm64"}"#,
+            r#"{"os":"linux","architecture":""}"#,
+        ] {
+            let error = named(half).unwrap_err();
+            assert!(matches!(error, ExportError::Config { .. }), "{half}");
+        }
+    }
+}

@@ -451,6 +451,7 @@ mod tests {
             "null",
             "{}",
             r#"{"os":"linux"}"#,
+            r#"{"architecture":"x"}"#,
             "[",
             r#"{"os":1,"architecture":"x"}"#,
             r#"{"os":"linux","architecture":"x","created":"yesterday"}"#,
