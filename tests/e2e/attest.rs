@@ -219,6 +219,56 @@ fn check_steps(image: &Value, predicate: &Value) {
 }
 
 #[test]
+fn a_part_of_the_layers_of_a_step_is_not_told_for_all() {
+    runtime().block_on(async {
+        let folder = temp();
+        let base = folder.path().join("base");
+        let first = support::solver(folder.path().join("first"));
+        let image = solved(&first, &packages()).await;
+        let exporter = Oci::directory(&base).name("example.com/base:v1");
+        exporter.export(&image, &Cancel::new()).await.unwrap();
+
+        // The step has layers of the base, which are blobs, and one that the result does not have.
+        let solver = support::solver(folder.path().join("state"));
+        let base_image = State::from(llb::oci_layout("example.com/base:v1").store("base"));
+        let step = base_image.file(mkfile("/own", "own").created(then()));
+        let state = llb::scratch().file(copy(&step, "/own", "/own").created(then()));
+        let request = support::request(&state).oci_layout("base", &base);
+        let result = solve(&solver, request).await.result;
+        let options = ProvenanceOptions::new();
+        let asked = Attest::new().provenance(options.mode(ProvenanceMode::Max));
+        let out = folder.path().join("out");
+        let told = async |result: &BuildResult| {
+            let result = attested(result, asked.clone()).await;
+            let exporter = Oci::directory(&out);
+            exporter.export(&result, &Cancel::new()).await.unwrap();
+            let (_, statements) = Layout::read(&out).attested();
+            fs::remove_dir_all(&out).unwrap();
+            let details = &statements[0]["predicate"]["runDetails"];
+            let layers = &details["metadata"]["buildkit_metadata"]["layers"];
+            let layers = layers.as_object().unwrap().iter();
+            let counts = layers.map(|(step, lists)| {
+                let list = lists[0].as_array().unwrap();
+                (step.clone(), list.len())
+            });
+            counts.collect::<BTreeMap<String, usize>>()
+        };
+        let count = 6;
+        let partly = [("step0:0".to_owned(), count), ("step2:0".to_owned(), 1)];
+        assert_eq!(told(&result).await, BTreeMap::from(partly.clone()));
+        // Once all of them are blobs, they are told.
+        let request = support::request(&step).oci_layout("base", &base);
+        let step = solve(&solver, request).await.result;
+        Oci::directory(folder.path().join("step"))
+            .export(&step, &Cancel::new())
+            .await
+            .unwrap();
+        let whole = [&partly[..], &[("step1:0".to_owned(), count + 1)]].concat();
+        assert_eq!(told(&result).await, whole.into_iter().collect());
+    });
+}
+
+#[test]
 fn files_are_attested_beside_them() {
     runtime().block_on(async {
         let folder = temp();
