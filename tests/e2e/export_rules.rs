@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use ashlar_exporters::{Compression, Exporter as _, Oci, Output};
-use ashlar_llb::{self as llb, Platform, State, copy, mkdir, mkfile, symlink};
+use ashlar_llb::{self as llb, BlobDigest, Platform, State, copy, mkdir, mkfile, symlink};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::result::{Attestation, BuildResult, PlatformRef};
 use ashlar_solver::solver::Solver;
@@ -289,6 +289,7 @@ fn layer_times(layout: &Path) -> Vec<(BTreeSet<u64>, Vec<String>)> {
         let (mut times, mut digests) = (BTreeSet::new(), Vec::new());
         for layer in manifest["layers"].as_array().unwrap() {
             let bytes = read(&layer["digest"]);
+            assert_eq!(BlobDigest::of(&bytes).to_string(), layer["digest"]);
             for entry in tar::Archive::new(&bytes[..]).entries().unwrap() {
                 times.insert(entry.unwrap().header().mtime().unwrap());
             }
