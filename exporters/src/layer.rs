@@ -63,7 +63,7 @@ impl From<LayerBlob> for MadeLayer {
 pub(crate) enum LayerSource {
     /// A layer of the store.
     Stored(Layer),
-    /// A layer of an image of which only the blob is in the store.
+    /// A layer of an image, as it is there.
     Blob(LayerBlob),
 }
 

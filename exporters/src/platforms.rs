@@ -13,6 +13,8 @@ pub(crate) struct Target<'a> {
     pub(crate) id: String,
     pub(crate) platform: Platform,
     pub(crate) reference: &'a Ref,
+    /// What it was built on.
+    pub(crate) images: &'a [Ref],
 }
 
 /// The trees of a result, in its order. Where nobody told the platform of a single one, its image config does.
@@ -36,6 +38,7 @@ pub(crate) fn targets(result: &BuildResult) -> Result<Vec<Target<'_>>, ExportErr
             id,
             platform,
             reference: &tree.reference,
+            images: &tree.images,
         });
     }
     let known = |id: &String| targets.iter().any(|target| target.id == *id);

@@ -193,6 +193,13 @@ pub trait Operation<T>: Send + Sync + Debug {
     /// The future may be dropped at any await; what it started must end with it.
     async fn run(&self, inputs: Vec<T>, context: &Context) -> Result<Vec<T>, OperationError>;
 
+    /// What the outputs of the op come from as it is there, whatever the store has of it: an image, to
+    /// be had when something reads it. Costs nothing. None if the op is no source, or nobody asked for
+    /// its key. Default: none.
+    fn origins(&self) -> Vec<T> {
+        Vec::new()
+    }
+
     /// Whether a run uses what the caller of its solve lends, such as a secret. Equal runs still
     /// happen once, but a failure is then not handed to those who wait: another caller may have
     /// lent what this one did not. Default: false.
@@ -278,6 +285,8 @@ pub struct SubSolved<T> {
     /// Whether the definition alone decides the value: nothing in it has to be looked at to know
     /// whether it changed.
     pub fixed: bool,
+    /// What the value comes from ([`Operation::origins`]).
+    pub origins: Vec<T>,
 }
 
 /// A summary of content.

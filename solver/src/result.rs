@@ -5,6 +5,7 @@
 mod attestation;
 mod blobs;
 pub(crate) mod chains;
+mod originals;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub(crate) use blobs::put_repository;
 pub use attestation::{
     Attestation, AttestationContent, AttestationKind, MakeAttestation, MakeContext, Subject,
 };
+
+pub use originals::{Original, Originals};
 
 /// The key of [`BuildResult::metadata`] under which an image config (JSON) stands; as in BuildKit.
 pub const IMAGE_CONFIG_KEY: &str = "containerimage.config";
@@ -147,6 +150,9 @@ pub struct PlatformRef {
     pub reference: Ref,
     /// What it was made of, and how; `None` if no solve gave it.
     pub provenance: Option<Arc<Provenance>>,
+    /// The images that it was built on: their layers are exported as they are there. None if no
+    /// solve gave it; then a layer is exported as the image that brought it into the store has it.
+    pub images: Vec<Ref>,
 }
 
 impl PlatformRef {
@@ -157,6 +163,7 @@ impl PlatformRef {
             platform,
             reference,
             provenance: None,
+            images: Vec::new(),
         }
     }
 
@@ -255,6 +262,7 @@ impl BuildResult {
             platform,
             reference,
             provenance: None,
+            images: Vec::new(),
         };
         Self {
             refs: vec![only],
@@ -320,6 +328,16 @@ impl BuildResult {
     pub fn with_provenance(mut self, provenance: Arc<Provenance>) -> Self {
         if !self.is_map {
             self.refs[0].provenance = Some(provenance);
+        }
+        self
+    }
+
+    /// Says which images the tree of a result in single form was built on, see
+    /// [`PlatformRef::images`]. In the map form nothing happens.
+    #[must_use]
+    pub fn with_images(mut self, images: Vec<Ref>) -> Self {
+        if !self.is_map {
+            self.refs[0].images = images;
         }
         self
     }

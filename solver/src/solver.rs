@@ -8,6 +8,7 @@
 //!   started ends when the solver is dropped.
 //! - **Dropping or cancelling a solve kills its processes before it returns.**
 
+mod bases;
 mod builder;
 mod cache;
 mod durability;

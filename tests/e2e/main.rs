@@ -62,6 +62,7 @@ mod same_image;
 mod sandbox_network;
 mod sbom;
 mod secrets;
+mod shared_layers;
 mod sight;
 mod stopping;
 mod support;

@@ -1,15 +1,16 @@
 //! From a result to an image.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ashlar_llb::Platform;
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::{Failure, OperationError};
 use ashlar_solver::meta::LayerBlob;
 use ashlar_solver::oci::{Descriptor, media_type};
+use ashlar_solver::refs::Ref;
 use ashlar_solver::result::{
     BASE_CONFIG_KEY, BLOB_URLS, BuildResult, IMAGE_CONFIG_KEY, INLINE_CACHE_KEY, MakeContext,
-    SOURCE_BLOB,
+    Original, SOURCE_BLOB,
 };
 use ashlar_solver::tree::Timestamp;
 
@@ -371,20 +372,40 @@ impl<'a> Plan<'a> {
         let latest = epoch.filter(|_| self.options.rewrite_timestamp);
         let mut made = Vec::new();
         let mut requests = Vec::new();
+        let mut fetched_from = |from: &Ref| {
+            if options.force || latest.is_some() {
+                return from.fetch(cancel);
+            }
+            image.lazy.push(from.clone());
+            Ok(())
+        };
         if let Some(lazy) = target.reference.lazy_layers() {
             // An image that nothing changed: its blobs are all it takes.
-            if options.force || latest.is_some() {
-                target.reference.fetch(cancel)?;
-            } else {
-                image.lazy.push(target.reference.clone());
-            }
+            fetched_from(target.reference)?;
             for layer in lazy {
                 made.push((layer.text, layer.created));
                 let source = LayerSource::Blob(layer.blob);
                 requests.push(LayerRequest { source, latest });
             }
         } else {
+            let store = &self.result.store;
+            let originals = store.originals(target.images)?;
+            // Of images from which what is missing is fetched.
+            let mut fetched = HashSet::new();
             for layer in target.reference.stack(cancel)?.layers() {
+                if let Some(Original { layer, image, .. }) = originals.of(layer.id()) {
+                    let digest = layer.blob.digest;
+                    let stored = store.blobs().contains(&digest);
+                    if !stored.map_err(Failure::from)? && !fetched.contains(&digest) {
+                        fetched_from(image)?;
+                        let all = image.lazy_layers().unwrap_or_default().into_iter();
+                        fetched.extend(all.map(|layer| layer.blob.digest));
+                    }
+                    made.push((layer.text.clone(), layer.created));
+                    let source = LayerSource::Blob(layer.blob.clone());
+                    requests.push(LayerRequest { source, latest });
+                    continue;
+                }
                 let content = layer.content().map_err(Failure::from)?;
                 made.push((content.1.text.clone(), content.1.created));
                 let source = LayerSource::Stored(layer);

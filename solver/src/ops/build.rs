@@ -8,7 +8,7 @@
 //! is not in there; the result is then good for one solve.
 
 use std::io::Read as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ashlar_llb::digest::OpDigest;
 use ashlar_llb::{DecodeError, Definition, Limits, LoadError, pb};
@@ -147,6 +147,8 @@ pub struct BuildOperation {
     file: String,
     name: Arc<str>,
     engine: Arc<Engine>,
+    /// What the nested build started from, once it ran.
+    origins: OnceLock<Vec<Ref>>,
 }
 
 impl BuildOperation {
@@ -176,6 +178,7 @@ impl BuildOperation {
             file: named.unwrap_or(pb::LLB_DEFINITION_INPUT).to_owned(),
             name: name.into(),
             engine: engine.clone(),
+            origins: OnceLock::new(),
         })
     }
 }
@@ -203,7 +206,13 @@ impl Operation<Ref> for BuildOperation {
         if !solved.fixed {
             context.confine();
         }
+        // As good as those of another run.
+        let _first = self.origins.set(solved.origins);
         Ok(vec![solved.value])
+    }
+
+    fn origins(&self) -> Vec<Ref> {
+        self.origins.get().cloned().unwrap_or_default()
     }
 
     fn is_shared(&self) -> bool {

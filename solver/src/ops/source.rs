@@ -27,6 +27,7 @@ use super::Engine;
 use crate::error::{Blame, Fault, OperationError};
 use crate::id::CacheDigest;
 use crate::operation::{CacheMap, Context, Operation};
+use crate::progress::{Ignore, Reporter};
 use crate::provenance::ResolvedSource;
 use crate::refs::Ref;
 use crate::source::image::ResolvedImage;
@@ -63,6 +64,12 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// # Cancellation
     /// The future may be dropped at any await; what it started ends with it.
     async fn fetch(&self, pin: &Self::Pin, context: &Context) -> Result<Ref, OperationError>;
+
+    /// What is pinned as it is where it comes from, to be had when something reads it, if it is made
+    /// of layers. Fetching it is told to `reporter`.
+    fn origin(&self, _pin: &Self::Pin, _reporter: Reporter) -> Option<Ref> {
+        None
+    }
 }
 
 /// A source as the scheduler sees it.
@@ -118,6 +125,16 @@ impl<S: Source + 'static> Operation<Ref> for SourceOperation<S> {
     async fn run(&self, _: Vec<Ref>, context: &Context) -> Result<Vec<Ref>, OperationError> {
         let pin = self.pin(context).await?;
         Ok(vec![self.source.fetch(pin, context).await?])
+    }
+
+    fn origins(&self) -> Vec<Ref> {
+        let Some(pin) = self.pin.get() else {
+            return Vec::new();
+        };
+        // It is read when the solve is over, and nobody listens any more.
+        let nobody = Arc::new(Ignore);
+        let reporter = Reporter::new(nobody, self.vertex, self.engine.clock.clone());
+        self.source.origin(pin, reporter).into_iter().collect()
     }
 }
 

@@ -23,7 +23,7 @@ use crate::ops::Engine;
 use crate::ops::imported::ImportedLayers;
 use crate::progress::{Ignore, Reporter};
 use crate::refs::{LazyLayer, Ref};
-use crate::result::Store;
+use crate::result::{Original, Originals, Store};
 use crate::scheduler::Trace;
 use crate::snapshot::Layer;
 use crate::tree::Timestamp;
@@ -100,11 +100,11 @@ impl SolveImport {
 pub enum CacheLayer {
     /// It is in the store; it may be a blob already, or have to become one.
     Stored(Layer),
-    /// It was not needed as files so far: an image, or the result of another cache.
+    /// It is that of an image, or of another cache, and may not be in the store.
     Blob(Arc<LazyBlob>),
 }
 
-/// A layer that is not in the store as files; its blob need not be in the store either.
+/// A layer that is a blob already, which need not be in the store.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct LazyBlob {
@@ -260,7 +260,10 @@ impl Solved {
         let scheduler = &self.solver.0.scheduler;
         let exports = &self.exports;
         let keys = trace.keys(|vertex| exports.get(vertex).copied().flatten());
+        // Where images share layers, that of the result has them.
+        let images = [&self.result.refs()[0].images[..], &self.origins].concat();
         let source = Layers {
+            originals: store.originals(&images)?,
             store: store.clone(),
             results: scheduler.results().clone(),
             trace: trace.clone(),
@@ -276,6 +279,8 @@ impl Solved {
 #[derive(Debug)]
 struct Layers {
     store: Store,
+    /// The layers of images, as they are there.
+    originals: Originals,
     results: Arc<dyn Results<Ref>>,
     trace: Trace<Ref>,
 }
@@ -310,7 +315,14 @@ impl ExportSource<Ref> for Layers {
         // A directory that is read in place has no layers.
         let stack = value.made_stack();
         let layers = stack.map(|stack| stack.layers()).unwrap_or_default();
-        Ok(layers.into_iter().map(CacheLayer::Stored).collect())
+        let layers = layers.into_iter().map(|layer| {
+            let Some(Original { layer, image }) = self.originals.of(layer.id()).cloned() else {
+                return CacheLayer::Stored(layer);
+            };
+            let reference = image;
+            CacheLayer::Blob(Arc::new(LazyBlob { layer, reference }))
+        });
+        Ok(layers.collect())
     }
 
     fn is_blob(&self, layer: &CacheLayer) -> Result<bool, Failure> {

@@ -131,6 +131,7 @@ impl SubSolve<Ref> for SubSolver {
             return Ok(SubSolved {
                 value: Ref::scratch(),
                 fixed: true,
+                origins: Vec::new(),
             });
         }
         let sink = self.given.sink.upgrade();
@@ -145,11 +146,13 @@ impl SubSolve<Ref> for SubSolver {
             imports: Arc::new([]),
         };
         let solved = run::run(&solver, &graph, &engine, solving).await;
+        let ran = solved.map_err(nested)?;
+        let origins = ran.images(&graph);
         let run::Ran {
             reference: value,
             vertices: reports,
             ..
-        } = solved.map_err(nested)?;
+        } = ran;
         let looked = |report: &VertexReport| report.status == VertexStatus::Looked;
         let changing = |vertex: &ashlar_llb::Vertex| match vertex.op() {
             Op::Source(source) => !is_fixed(source),
@@ -158,7 +161,11 @@ impl SubSolve<Ref> for SubSolver {
         let fixed = !reports.iter().any(looked) && !graph.vertices().iter().any(changing);
         let mut all = given.reports.lock().unwrap_or_else(PoisonError::into_inner);
         run::append(&mut all, reports);
-        Ok(SubSolved { value, fixed })
+        Ok(SubSolved {
+            value,
+            fixed,
+            origins,
+        })
     }
 }
 

@@ -7,8 +7,8 @@ use ashlar_llb::{Graph, OpDigest, Platform};
 
 use super::cache::SolveImport;
 use super::nested::Given;
-use super::record;
 use super::{Durability, SolveError, SolveRequest, Solver, SourceLocation};
+use super::{bases, record};
 use crate::cancel::Cancel;
 use crate::error::{Failure, OperationError};
 use crate::operation::Import;
@@ -35,6 +35,8 @@ pub struct Solved {
     pub(super) trace: Option<Trace<Ref>>,
     /// By vertex whether the definition lets its results be exported.
     pub(super) exports: Vec<Option<bool>>,
+    /// The images that the vertices started from, in their order.
+    pub(super) origins: Vec<Ref>,
 }
 
 /// What was read of one local directory to find out what is in its files. Files that are remembered
@@ -136,10 +138,12 @@ pub(super) async fn solve(
         vertices: record::vertices(&graph, &ran, &engine, &recorder),
         definition: request.definition,
     };
+    let images = ran.images(&graph);
     let Ran {
         reference,
         mut vertices,
         trace,
+        origins,
         ..
     } = ran;
     append(&mut vertices, given.take_reports());
@@ -171,7 +175,8 @@ pub(super) async fn solve(
     });
     let exports = exports.collect();
     let result = BuildResult::new(reference, platform, solver.store().clone())
-        .with_provenance(Arc::new(provenance));
+        .with_provenance(Arc::new(provenance))
+        .with_images(images);
     Ok(Solved {
         result,
         vertices,
@@ -179,6 +184,7 @@ pub(super) async fn solve(
         solver,
         trace,
         exports,
+        origins: origins.into_iter().flatten().collect(),
     })
 }
 
@@ -276,11 +282,16 @@ pub(super) async fn run(
             inputs: scheduled.inputs.iter().map(|edge| edge.vertex).collect(),
         })
         .collect();
+    let origins = work
+        .vertices
+        .iter()
+        .map(|vertex| vertex.operation.origins());
     Ok(Ran {
         reference,
         vertices: reports,
         outputs: solved.outputs,
         trace: Some(solved.trace),
+        origins: origins.collect(),
     })
 }
 
@@ -292,9 +303,18 @@ pub(super) struct Ran {
     pub(super) outputs: Vec<scheduler::Output<Ref>>,
     /// What an export of cache records needs; `None` if there is nothing to export.
     pub(super) trace: Option<Trace<Ref>>,
+    /// What vertices started from, by their index in the graph.
+    origins: Vec<Vec<Ref>>,
 }
 
 impl Ran {
+    /// The images that the head of the graph is built on.
+    pub(super) fn images(&self, graph: &Graph) -> Vec<Ref> {
+        let below = bases::below(graph).into_iter();
+        let images = below.filter_map(|at| self.origins.get(at));
+        images.flatten().cloned().collect()
+    }
+
     /// Of a graph without vertices.
     fn nothing() -> Self {
         Self {
@@ -302,6 +322,7 @@ impl Ran {
             vertices: Vec::new(),
             outputs: Vec::new(),
             trace: None,
+            origins: Vec::new(),
         }
     }
 }

@@ -41,6 +41,7 @@ impl SubSolve<Ref> for Definitions {
         Ok(SubSolved {
             value: Ref::scratch(),
             fixed: !self.changing.load(Ordering::Relaxed),
+            origins: Vec::new(),
         })
     }
 }

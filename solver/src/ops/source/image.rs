@@ -108,13 +108,7 @@ impl Source for ImageSource {
     }
 
     async fn fetch(&self, pin: &Self::Pin, context: &Context) -> Result<Ref, OperationError> {
-        let layers = ImageLayers::of_image(
-            pin,
-            &self.0.reference.to_string(),
-            self.0.clone(),
-            context.reporter.clone(),
-            self.0.engine.clone(),
-        );
+        let layers = self.layers(pin, context.reporter.clone());
         unblock(&context.cancel, move |_| {
             let (stack, known) = layers.known()?;
             Ok(match known == layers.layers.len() {
@@ -123,6 +117,26 @@ impl Source for ImageSource {
             })
         })
         .await
+    }
+
+    fn origin(&self, pin: &Self::Pin, reporter: Reporter) -> Option<Ref> {
+        let blobs = &self.0.engine.blobs;
+        let stored = |layer: &ImageLayer| {
+            let Descriptor { digest, size, .. } = layer.descriptor;
+            matches!(blobs.size(&digest), Ok(Some(found)) if found == size)
+        };
+        // Where nobody may be asked, what the store has is taken.
+        let can_be_had = self.0.may_ask() || pin.layers.iter().all(stored);
+        can_be_had.then(|| Ref::lazy(Arc::new(self.layers(pin, reporter))))
+    }
+}
+
+impl ImageSource {
+    fn layers(&self, pin: &ResolvedImage, reporter: Reporter) -> ImageLayers {
+        let source = &self.0;
+        let reference = source.reference.to_string();
+        let engine = source.engine.clone();
+        ImageLayers::of_image(pin, &reference, source.clone(), reporter, engine)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::operation::{CacheMap, Context};
 use crate::ops::Engine;
 use crate::ops::engine::unblock;
 use crate::ops::platform_of;
+use crate::progress::Reporter;
 use crate::provenance::ResolvedSource;
 use crate::refs::Ref;
 use crate::source::image::{ImageError, ImageLayer, ResolvedImage};
@@ -93,15 +94,21 @@ impl Source for OciLayoutSource {
     }
 
     async fn fetch(&self, pin: &LayoutImage, context: &Context) -> Result<Ref, OperationError> {
-        let layers = ImageLayers::of_image(
-            &pin.image,
-            &self.reference,
-            Arc::new(LayoutBytes(pin.layout.clone())),
-            context.reporter.clone(),
-            self.engine.clone(),
-        );
+        let layers = self.layers(pin, context.reporter.clone());
         let stack = unblock(&context.cancel, move |cancel| layers.stack(&cancel));
         Ok(Ref::from(stack.await?))
+    }
+
+    fn origin(&self, pin: &LayoutImage, reporter: Reporter) -> Option<Ref> {
+        Some(Ref::lazy(Arc::new(self.layers(pin, reporter))))
+    }
+}
+
+impl OciLayoutSource {
+    fn layers(&self, pin: &LayoutImage, reporter: Reporter) -> ImageLayers {
+        let bytes = Arc::new(LayoutBytes(pin.layout.clone()));
+        let engine = self.engine.clone();
+        ImageLayers::of_image(&pin.image, &self.reference, bytes, reporter, engine)
     }
 }
 
