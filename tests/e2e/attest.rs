@@ -269,6 +269,40 @@ fn a_part_of_the_layers_of_a_step_is_not_told_for_all() {
 }
 
 #[test]
+fn a_base_that_is_converted_is_told_as_it_was() {
+    runtime().block_on(async {
+        let folder = temp();
+        let (base, out) = (folder.path().join("base"), folder.path().join("out"));
+        let solver = support::solver(folder.path().join("first"));
+        let first = llb::scratch().file(mkfile("/base", "base").created(then()));
+        let exporter = Oci::directory(&base).name("example.com/base:v1");
+        let image = solved(&solver, &first).await;
+        exporter.export(&image, &Cancel::new()).await.unwrap();
+        let layout = Layout::read(&base);
+        let original = layout.json(&layout.1["manifests"][0])["layers"][0].clone();
+
+        let solver = support::solver(folder.path().join("state"));
+        let image = State::from(llb::oci_layout("example.com/base:v1").store("base"));
+        let built = image.file(mkfile("/own", "own").created(then()));
+        let request = support::request(&built).oci_layout("base", &base);
+        let result = solve(&solver, request).await.result;
+        let options = ProvenanceOptions::new().mode(ProvenanceMode::Max);
+        let result = attested(&result, Attest::new().provenance(options)).await;
+        let exporter = Oci::directory(&out).compression(Compression::Zstd { level: 3 });
+        let exporter = exporter.force_compression(true);
+        exporter.export(&result, &Cancel::new()).await.unwrap();
+        let (image, statements) = Layout::read(&out).attested();
+        let details = &statements[0]["predicate"]["runDetails"];
+        let told = &details["metadata"]["buildkit_metadata"]["layers"]["step1:0"][0];
+        let layers = &image["layers"];
+        assert_ne!(layers[0]["digest"], original["digest"]);
+        assert_eq!(told[0]["digest"], original["digest"]);
+        assert_eq!(told[1]["digest"], layers[1]["digest"]);
+        assert_eq!(told.as_array().unwrap().len(), 2);
+    });
+}
+
+#[test]
 fn files_are_attested_beside_them() {
     runtime().block_on(async {
         let folder = temp();

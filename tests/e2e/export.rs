@@ -399,6 +399,8 @@ fn class_12_a_layout_whose_index_is_none_is_left_alone() {
                 matches!(error, ExportError::Io { action: "read", .. }),
                 "{start}: {error:?}"
             );
+            let told = support::chain(&error).contains("it has more than 8388608 bytes");
+            assert_eq!(told, bad.len() > 8 << 20, "{start}: {error:?}");
             assert!(fs::read(&index).unwrap() == bad.as_bytes(), "{start}");
         }
         // Nothing waits for who writes into a pipe, or follows a link.

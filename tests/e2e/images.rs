@@ -9,7 +9,7 @@ use ashlar_exporters::{
     AnnotationKind, Annotations, Compression, Docker, Epoch, ExportError, Exporter, Image,
     ImageOptions, Local, MediaTypes, Oci, Prepared, Tar, export_all,
 };
-use ashlar_llb::{self as llb, Platform, Reference, State, copy, mkdir, mkfile};
+use ashlar_llb::{self as llb, BlobDigest, Platform, Reference, State, copy, mkdir, mkfile};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::result::{Attestation, BASE_CONFIG_KEY, BuildResult, PlatformRef, Subject};
 use ashlar_solver::solver::Solver;
@@ -373,6 +373,7 @@ fn times_of_a_base_are_kept_where_those_of_a_build_are_rewritten() {
             Oci::directory(at(name)).options(options).compression(plain)
         };
         let made = llb::scratch().file(mkfile("/base", "base\n"));
+        let made = made.file(mkfile("/more", "more\n"));
         let result = solve(&solver, request(&made)).await.result;
         let named = options(|options| options.names = vec!["base:v1".to_owned()]);
         export(plain(named, "base"), &result).await.unwrap();
@@ -382,18 +383,29 @@ fn times_of_a_base_are_kept_where_those_of_a_build_are_rewritten() {
         let state = base.file(mkfile("/made", "made\n"));
         let request = request(&state).oci_layout("base", at("base"));
         let result = solve(&solver, request).await.result;
-        let mut based = result.clone();
-        based.metadata.insert(BASE_CONFIG_KEY.to_owned(), config);
-        for (result, name, kept) in [(&based, "kept", true), (&result, "all", false)] {
+        let based = |config: Vec<u8>| {
+            let mut based = result.clone();
+            based.metadata.insert(BASE_CONFIG_KEY.to_owned(), config);
+            based
+        };
+        // A layer that is on another one than in the base is none of it.
+        let other = String::from_utf8(config.clone()).unwrap();
+        let first = BlobDigest::of(&layers[0]).to_string();
+        let other = other.replace(&first, &BlobDigest::of(b"").to_string());
+        for (result, name, kept) in [
+            (&based(config), "kept", true),
+            (&based(other.into()), "other", false),
+            (&result, "all", false),
+        ] {
             let rewritten = options(|options| {
                 options.epoch = Epoch::At(EPOCH);
                 options.rewrite_timestamp = true;
             });
             export(plain(rewritten, name), result).await.unwrap();
             let (_, found) = config_and_layers(&at(name));
-            assert_eq!(found.len(), 2);
-            assert_eq!(found[0] == layers[0], kept, "{name}");
-            for (layer, is_old) in found.iter().zip([!kept, true]) {
+            assert_eq!(found.len(), 3);
+            assert_eq!(found[..2] == layers[..], kept, "{name}");
+            for (layer, is_old) in found.iter().zip([!kept, !kept, true]) {
                 let mut archive = tar::Archive::new(&layer[..]);
                 for entry in archive.entries().unwrap() {
                     let time = entry.unwrap().header().mtime().unwrap();

@@ -397,8 +397,10 @@ mod tests {
             let history = entries.join(",");
             format!(r#"{{"os":"linux","architecture":"amd64","history":[{history}]}}"#)
         };
-        let base = BaseConfig::parse(config(&[entry("a"), entry("b")]).as_bytes()).unwrap();
-        let given = config(&[entry("a"), entry("other"), entry("b")]);
+        let base = config(&[entry("a"), entry("b"), entry("c")]);
+        let base = BaseConfig::parse(base.as_bytes()).unwrap();
+        // From the first that is another one on, all are of the build.
+        let given = config(&[entry("a"), entry("other"), entry("c")]);
         let platform = Platform::linux_amd64();
         let epoch = Some(Timestamp {
             seconds: 1_000_000_000,
@@ -410,6 +412,18 @@ mod tests {
         let times: Vec<&str> = text.split("\"created\":\"").skip(2).collect();
         let years: Vec<&str> = times.iter().map(|time| &time[..4]).collect();
         assert_eq!(years, ["2023", "2001", "2001"], "{text}");
+    }
+
+    #[test]
+    fn a_time_of_creation_that_is_told_to_be_none_stays_none() {
+        let given = r#"{"os":"linux","architecture":"amd64","created":null,"history":[{"created":"2023-01-01T00:00:00Z","empty_layer":true}]}"#;
+        for epoch in [None, Some(1_000_000_000)] {
+            let text = config(Some(given), &[], epoch);
+            assert!(text.contains(r#","created":null,"#), "{text}");
+        }
+        let untold = given.replace(r#""created":null,"#, "");
+        let text = config(Some(&untold), &[], None);
+        assert!(text.contains(r#","created":"2023-"#), "{text}");
     }
 
     #[test]
