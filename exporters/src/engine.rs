@@ -291,6 +291,40 @@ mod tests {
         assert!(matches!(&error, ExportError::Engine { reason, .. } if reason == "no space"));
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_engine_that_stops_reading_says_why() {
+        use std::io::Read as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for (status, body) in [("200 OK", ""), ("500 X", r#"{"message":"enough"}"#)] {
+            let listener = listener.try_clone().unwrap();
+            let engine = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.read_exact(&mut [0; 1024]).unwrap();
+                let length = body.len();
+                let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}");
+                write!(stream, "{head}\r\n\r\n{body}").unwrap();
+                stream
+            });
+            let (client, cancel) = (Engine::new(socket.clone()), Cancel::new());
+            let endless = |sink: &mut Sink<'_>, _: &Cancel| loop {
+                sink.put(&[0; 1 << 20])?;
+            };
+            let sent = client.send(endless, &cancel).await;
+            let _open_until_now = engine.join().unwrap();
+            match sent {
+                Ok(()) => assert_eq!(status, "200 OK"),
+                Err(error) => {
+                    let told =
+                        matches!(&error, ExportError::Engine { reason, .. } if reason == "enough");
+                    assert!(told && status == "500 X", "{error:?}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn answers_are_understood() {
         let stream = b"{\"stream\":\"Loaded\"}\r\n{\"errorDetail\":{\"message\":\"x\"},\"error\":\"no \x1b space\"}\r\n";
