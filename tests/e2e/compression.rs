@@ -304,13 +304,21 @@ fn of_the_annotations_of_a_base_layer_only_those_of_snapshotters_stay() {
         let path = base(folder.path(), Compression::default()).await;
         let layout = Layout(path.clone());
         let kept = json!({
+            "containerd.io/snapshot/overlaybd.localcommitpath": "/local",
+            "containerd.io/snapshot/overlaybd/blob-digest": "sha256:1",
+            "containerd.io/snapshot/overlaybd/blob-fs-type": "ext4",
             "containerd.io/snapshot/overlaybd/blob-size": "1",
             "containerd.io/snapshot/stargz/toc.digest": "sha256:0",
             "io.containers.estargz.uncompressed-size": "2",
         });
         let mut manifest = layout.manifest();
         manifest["layers"][0]["annotations"] = kept.clone();
-        for gone in ["com.example.own", "containerd.io/snapshot", "buildkit/time"] {
+        for gone in [
+            "com.example.own",
+            "containerd.io/snapshot",
+            "containerd.io/snapshot/overlaybd/version",
+            "buildkit/time",
+        ] {
             manifest["layers"][0]["annotations"][gone] = "x".into();
         }
         let text = manifest.to_string();

@@ -470,15 +470,19 @@ impl<'a> Plan<'a> {
 /// The annotations with which a layer is told. As in BuildKit, a layer that came with an image keeps
 /// those that snapshotters read.
 pub(crate) fn layer_annotations(layer: &LayerBlob) -> BTreeMap<String, String> {
-    let is_kept = |annotation: &str| {
-        annotation == TOC_DIGEST
-            || annotation == UNCOMPRESSED_SIZE
-            || annotation.starts_with("containerd.io/snapshot/overlaybd/")
-    };
+    /// What snapshotters read: that of eStargz, and that of OverlayBD.
+    const KEPT: [&str; 6] = [
+        TOC_DIGEST,
+        UNCOMPRESSED_SIZE,
+        "containerd.io/snapshot/overlaybd.localcommitpath",
+        "containerd.io/snapshot/overlaybd/blob-digest",
+        "containerd.io/snapshot/overlaybd/blob-size",
+        "containerd.io/snapshot/overlaybd/blob-fs-type",
+    ];
     let mut annotations = layer.annotations.clone();
     annotations.remove(BLOB_URLS);
     if layer.compression == SOURCE_BLOB {
-        annotations.retain(|key, _| is_kept(key));
+        annotations.retain(|key, _| KEPT.contains(&&key[..]));
     }
     annotations
 }
