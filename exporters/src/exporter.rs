@@ -164,7 +164,8 @@ impl Prepared {
     /// [`ExportError`].
     ///
     /// # Cancellation
-    /// What takes long (a push, a pipe that has to be read) minds `cancel`; a rename does not.
+    /// What takes long (a push, a pipe that has to be read, a directory that somebody else holds)
+    /// minds `cancel`; a rename does not.
     pub async fn finalize(self, cancel: &Cancel) -> Result<Exported, ExportError> {
         if let Some(finalize) = self.finalize {
             let finalize = async { finalize(cancel.clone()).await };

@@ -12,13 +12,12 @@ use ashlar_solver::cancel::Cancel;
 use ashlar_solver::dir::open_file;
 use ashlar_solver::oci::Descriptor;
 use ashlar_solver::solver::Durability;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::retry_on_intr;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::durable::{sync_bytes, sync_name, sync_names};
 use crate::image::{Image, Index, is_intact};
+use crate::lock::lock;
 use crate::oci::{IMAGE_NAME, REF_NAME};
 use crate::target::Target;
 use crate::{ExportError, json};
@@ -84,10 +83,10 @@ pub(crate) fn add(
     path: &Path,
     entries: Vec<Descriptor>,
     durability: Durability,
+    cancel: &Cancel,
 ) -> Result<(), ExportError> {
     let directory = File::open(path).map_err(ExportError::io("open", path))?;
-    retry_on_intr(|| flock(&directory, FlockOperation::LockExclusive))
-        .map_err(|error| ExportError::io("lock", path)(error.into()))?;
+    lock(&directory, cancel)?.map_err(ExportError::io("lock", path))?;
     let layout = path.join("oci-layout");
     if !std::fs::symlink_metadata(&layout).is_ok_and(|there| there.is_file()) {
         Target::write(&layout, LAYOUT, durability)?;

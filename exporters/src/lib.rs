@@ -51,6 +51,7 @@ mod json;
 mod layer;
 mod layout;
 mod local;
+mod lock;
 mod oci;
 mod options;
 mod output;

@@ -105,9 +105,9 @@ impl Local {
             out.finish().map_err(failed)?;
         }
         let (mode, path) = (self.mode, self.path.clone());
-        Ok(Prepared::new(Exported::default(), move |_| {
+        Ok(Prepared::new(Exported::default(), move |cancel| {
             blocking(move || {
-                place::place(stage, &parts, &unchanged, mode)?;
+                place::place(stage, &parts, &unchanged, mode, &cancel)?;
                 if durability == Durability::Synced {
                     sync_files(&path)?;
                     sync_name(&path)?;

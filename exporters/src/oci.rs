@@ -205,8 +205,8 @@ impl Contents {
             layout::verify(path, &image, cancel)?;
         }
         let path = path.to_path_buf();
-        Ok(Prepared::new(exported, move |_| {
-            blocking(move || layout::add(&path, entries, durability))
+        Ok(Prepared::new(exported, move |cancel| {
+            blocking(move || layout::add(&path, entries, durability, &cancel))
         }))
     }
 }

@@ -1,13 +1,16 @@
-//! Outputs where the user may not write: an error that says where, and all is as it was.
+//! Outputs where the user may not write, or not yet: an error that says where, or a wait that a cancel
+//! ends, and all is as it was.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
+use std::time::Duration;
 
-use ashlar_exporters::{Exporter, Local, LocalMode, Oci, Tar};
+use ashlar_exporters::{ExportError, Exporter, Local, LocalMode, Oci, Tar};
 use ashlar_llb::{self as llb, mkdir, mkfile};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::{Blame as _, Fault};
+use rustix::fs::{FlockOperation, flock};
 
 use super::support::{self, Need, run, skipped, solve, temp, then};
 
@@ -103,4 +106,50 @@ fn where_the_user_may_not_write_all_is_as_it_was() {
     let text = run(command.current_dir("/").env("HOME", &home));
     assert_eq!(text.matches("refused: ").count(), CASES.len() + 4, "{text}");
     assert_eq!(support::tree(&out), before);
+}
+
+#[test]
+fn a_directory_that_somebody_holds_is_waited_for_until_a_cancel() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let state = llb::scratch().file(mkfile("/file", "new").created(then()));
+        let result = solve(&solver, support::request(&state)).await.result;
+        let (files, layout) = (folder.path().join("files"), folder.path().join("layout"));
+        support::write(files.join("file"), "old");
+        let first = Oci::directory(&layout).name("example.com/a:v1");
+        first.export(&result, &Cancel::new()).await.unwrap();
+        let exports: [(Box<dyn Exporter>, &Path); 2] = [
+            (Box::new(Local::new(&files)), &files),
+            (Box::new(Oci::directory(&layout).name("b")), &layout),
+        ];
+        for (exporter, path) in exports {
+            let before = support::tree(path);
+            let held = fs::File::open(path).unwrap();
+            flock(&held, FlockOperation::LockExclusive).unwrap();
+            let cancel = Cancel::new();
+            let raised = cancel.clone();
+            let prepared = exporter.prepare(&result, &cancel).await.unwrap();
+            let finalized = prepared.finalize(&cancel);
+            let raise = async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                raised.cancel();
+            };
+            let (finalized, ()) = tokio::join!(finalized, raise);
+            assert!(
+                matches!(finalized, Err(ExportError::Cancelled)),
+                "{finalized:?}"
+            );
+            assert_eq!(support::tree(path), before);
+            // Once it is let go, the wait is over.
+            let cancel = Cancel::new();
+            let let_go = async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                drop(held);
+            };
+            let (exported, ()) = tokio::join!(exporter.export(&result, &cancel), let_go);
+            exported.unwrap();
+            assert_ne!(support::tree(path), before);
+        }
+    });
 }

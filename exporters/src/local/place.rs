@@ -11,13 +11,14 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 
+use ashlar_solver::cancel::Cancel;
 use ashlar_solver::dir::open_directory;
 use ashlar_solver::tree::{Entry, Timestamp, TreePath};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, Timespec,
-    Timestamps, fchmod, flock, fstat, futimens, openat, renameat, renameat_with, statat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, fchmod,
+    fstat, futimens, openat, renameat, renameat_with, statat,
 };
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::Errno;
 
 use super::LocalMode;
 use super::beneath::Beneath;
@@ -25,13 +26,16 @@ use super::stage::{NEW, OLD, Stage, is_stage};
 use super::write::set_attributes;
 use crate::ExportError;
 use crate::files::{Item, Part, directory_entry};
+use crate::lock::lock;
 
-/// Moves what `stage` holds to the destination. Blocks.
+/// Moves what `stage` holds to the destination. Blocks; `cancel` ends the wait for others who do the
+/// same, and nothing after it.
 pub(super) fn place(
     mut stage: Stage,
     parts: &[Part],
     unchanged: &HashSet<TreePath>,
     mode: LocalMode,
+    cancel: &Cancel,
 ) -> Result<(), ExportError> {
     let there = match &stage.there {
         Some(there) => there.clone(),
@@ -40,8 +44,7 @@ pub(super) fn place(
             Some(there) => there,
         },
     };
-    retry_on_intr(|| flock(&*there, FlockOperation::LockExclusive))
-        .map_err(|error| ExportError::io("lock", &stage.destination)(error.into()))?;
+    lock(&*there, cancel)?.map_err(ExportError::io("lock", &stage.destination))?;
     let mut placing = Placing {
         stage: &stage,
         new: Beneath::new(stage.tree.clone()),
