@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ashlar_solver::cancel::Cancel;
+use ashlar_solver::cancel::{Cancel, Cancelled};
 use ashlar_solver::dir::{open_directory, open_file, xattrs};
 use ashlar_solver::tree::{Entry, Kind, Node, Timestamp, TreePath};
 use rustix::fs::{
@@ -380,7 +380,8 @@ impl Shared<'_> {
             };
             let mut from = sources.open(copy).map_err(failed("read"))?;
             if let Some(there) = &batch.there
-                && same(there.as_fd(), copy, &mut from, buffers).map_err(failed("read"))?
+                && same(there.as_fd(), copy, &mut from, buffers, self.cancel)?
+                    .map_err(failed("read"))?
             {
                 let mut unchanged = self
                     .unchanged
@@ -498,11 +499,12 @@ fn same(
     there: BorrowedFd<'_>,
     copy: &Copy,
     from: &mut File,
-    [left, right]: &mut [Vec<u8>; 2],
-) -> io::Result<bool> {
+    buffers: &mut [Vec<u8>; 2],
+    cancel: &Cancel,
+) -> Result<io::Result<bool>, Cancelled> {
     let (name, entry) = (copy.path.name().unwrap_or_default(), copy.node.entry());
     let Ok(stat) = statat(there, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) else {
-        return Ok(false);
+        return Ok(Ok(false));
     };
     let time = (stat.st_mtime, stat.st_mtime_nsec);
     let wanted = (copy.time.seconds, copy.time.nanoseconds.into());
@@ -515,10 +517,10 @@ fn same(
         && time == wanted
         && owner == (own.0.as_raw(), own.1.as_raw());
     if !alike {
-        return Ok(false);
+        return Ok(Ok(false));
     }
     let Ok(mut file) = open_file(there, name) else {
-        return Ok(false);
+        return Ok(Ok(false));
     };
     let attributes = xattrs(there, name).unwrap_or_default();
     let expected = entry.attributes.xattrs.iter();
@@ -527,30 +529,34 @@ fn same(
         .map(|(name, value)| (&**name, &**value))
         .eq(expected)
     {
-        return Ok(false);
+        return Ok(Ok(false));
     }
-    same_bytes(&mut file, copy, from, [left, right])
+    same_bytes(&mut file, from, entry.size, buffers, cancel)
 }
 
-/// Whether both files have the same bytes. `from` is at its start afterwards.
+/// Whether `file` begins with `size` bytes that are those of `from`, which is at its start before and
+/// afterwards. The error is of `from`.
 fn same_bytes(
     file: &mut File,
-    copy: &Copy,
     from: &mut File,
-    [left, right]: [&mut Vec<u8>; 2],
-) -> io::Result<bool> {
+    size: u64,
+    [left, right]: &mut [Vec<u8>; 2],
+    cancel: &Cancel,
+) -> Result<io::Result<bool>, Cancelled> {
     right.resize(left.len(), 0);
-    let mut remaining = copy.node.entry().size;
+    let mut remaining = size;
     let mut equal = true;
     while remaining > 0 && equal {
+        cancel.check()?;
         let wanted = usize::try_from(remaining).unwrap_or(usize::MAX);
         let length = left.len().min(wanted);
-        from.read_exact(&mut left[..length])?;
+        if let Err(error) = from.read_exact(&mut left[..length]) {
+            return Ok(Err(error));
+        }
         equal = file.read_exact(&mut right[..length]).is_ok() && left[..length] == right[..length];
         remaining -= length as u64;
     }
-    io::Seek::rewind(from)?;
-    Ok(equal)
+    Ok(io::Seek::rewind(from).map(|()| equal))
 }
 
 fn create(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
@@ -614,7 +620,6 @@ pub(super) fn verify(
                     read.is_ok() && found == **text
                 }
                 Item::Node(node) if node.entry().kind == Kind::File => {
-                    let [left, right] = &mut buffers;
                     let copy = Copy {
                         time: part.time(node.entry().attributes.mtime),
                         path,
@@ -624,12 +629,16 @@ pub(super) fn verify(
                         .open(&copy)
                         .map_err(|error| stage.failed("read", &whole, error))?;
                     let file = open_file(&directory, whole.name().unwrap_or_default());
-                    file.is_ok_and(|mut file| {
-                        let length = file.metadata().map(|data| data.len());
-                        length.is_ok_and(|length| length == node.entry().size)
-                            && same_bytes(&mut file, &copy, &mut from, [left, right])
-                                .unwrap_or(false)
-                    })
+                    let size = node.entry().size;
+                    let length = |file: &File| file.metadata().map_or(0, |data| data.len());
+                    match file {
+                        Ok(mut file) if length(&file) == size => {
+                            let same =
+                                same_bytes(&mut file, &mut from, size, &mut buffers, cancel)?;
+                            same.map_err(|error| stage.failed("read", &whole, error))?
+                        }
+                        _ => false,
+                    }
                 }
                 Item::Node(_) => {
                     statat(&*directory, name(&whole), AtFlags::SYMLINK_NOFOLLOW).is_ok()
@@ -641,4 +650,31 @@ pub(super) fn verify(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_compared_until_it_is_cancelled() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("one"), [1; 1000]).unwrap();
+        std::fs::write(at("two"), [&[1; 999][..], b"x"].concat()).unwrap();
+        let mut buffers = [vec![0; 100], Vec::new()];
+        let cancel = Cancel::new();
+        let mut compare = |name: &str| {
+            let mut file = File::open(at(name)).unwrap();
+            let mut from = File::open(at("one")).unwrap();
+            let same = same_bytes(&mut file, &mut from, 1000, &mut buffers, &cancel);
+            same.map(|same| {
+                assert_eq!(io::Seek::stream_position(&mut from).unwrap(), 0);
+                same.unwrap()
+            })
+        };
+        assert_eq!((compare("one"), compare("two")), (Ok(true), Ok(false)));
+        cancel.cancel();
+        assert_eq!(compare("one"), Err(Cancelled));
+    }
 }
