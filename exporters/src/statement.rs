@@ -32,6 +32,9 @@ const PROVENANCE: &str = "https://slsa.dev/provenance/";
 /// Bytes that the content of an attestation may have, as in BuildKit.
 const LIMIT: u64 = 40 << 20;
 
+/// Bytes that all that is attested of one tree may have together.
+const TOTAL: usize = 256 << 20;
+
 /// Bytes that a statement for people may have.
 const INDENTED: usize = 256 << 20;
 
@@ -81,11 +84,28 @@ pub(crate) fn predicates<'a>(
     attestations: impl IntoIterator<Item = &'a Attestation>,
     context: &MakeContext<'_>,
 ) -> Result<Vec<Predicate>, ExportError> {
+    read_within(TOTAL, attestations, context)
+}
+
+/// [`predicates`] that have no more than `limit` bytes together.
+fn read_within<'a>(
+    limit: usize,
+    attestations: impl IntoIterator<Item = &'a Attestation>,
+    context: &MakeContext<'_>,
+) -> Result<Vec<Predicate>, ExportError> {
+    let mut left = Left {
+        limit,
+        bytes: limit,
+    };
     let (mut core, mut rest) = (Vec::new(), Vec::new());
     for attestation in attestations {
         let read = match attestation.kind {
-            AttestationKind::Bundle => bundle::open(attestation, context.cancel)?,
-            _ => vec![predicate(attestation, context)?],
+            AttestationKind::Bundle => bundle::open(attestation, &mut left, context.cancel)?,
+            _ => {
+                let predicate = predicate(attestation, context)?;
+                left.take(attestation, &predicate.content)?;
+                vec![predicate]
+            }
         };
         for mut predicate in read {
             let name = attestation.metadata.get("sbom-core");
@@ -103,6 +123,24 @@ pub(crate) fn predicates<'a>(
     }
     core.append(&mut rest);
     Ok(core)
+}
+
+/// How much may still be read.
+struct Left {
+    limit: usize,
+    bytes: usize,
+}
+
+impl Left {
+    fn take(&mut self, attestation: &Attestation, content: &[u8]) -> Result<(), ExportError> {
+        let limit = self.limit;
+        let left = self.bytes.checked_sub(content.len());
+        self.bytes = left.ok_or_else(|| {
+            let reason = format!("all that is attested has more than {limit} bytes");
+            invalid(attestation, reason)
+        })?;
+        Ok(())
+    }
 }
 
 fn invalid(attestation: &Attestation, reason: impl Into<String>) -> ExportError {

@@ -7,7 +7,7 @@ use ashlar_solver::result::{Attestation, AttestationContent, Subject};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{PROVENANCE, Predicate, invalid, read, view};
+use super::{Left, PROVENANCE, Predicate, invalid, read, view};
 use crate::{ExportError, json};
 
 /// A statement as it stands in a file.
@@ -33,6 +33,7 @@ struct BundledSubject {
 /// The statements in the directory of a bundle, in the order of their names.
 pub(super) fn open(
     attestation: &Attestation,
+    left: &mut Left,
     cancel: &Cancel,
 ) -> Result<Vec<Predicate>, ExportError> {
     let AttestationContent::File(tree) = &attestation.content else {
@@ -73,11 +74,13 @@ pub(super) fn open(
             name: subject.name,
             digests: subject.digest.unwrap_or_default(),
         });
+        let content = json::go_value(&statement.predicate).into_bytes();
+        left.take(attestation, &content)?;
         statements.push(Predicate {
             path: joined(&attestation.path, &name),
             predicate_type: found,
             subjects: subjects.collect(),
-            content: json::go_value(&statement.predicate).into_bytes(),
+            content,
             is_core: false,
         });
     }

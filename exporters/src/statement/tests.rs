@@ -89,3 +89,31 @@ fn frontends_attest_no_provenance_and_nothing_without_a_path() {
     assert!(text(Attestation::in_toto(provenance, "p", "{}"), &[]).is_ok());
     assert!(text(Attestation::in_toto("x", "", "{}"), &[]).is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn class_12_all_that_is_attested_has_a_ceiling() {
+    use ashlar_llb::{self as llb, Constraints, Platform, mkdir};
+    use ashlar_solver::solver::{SolveRequest, Solver};
+
+    // Of 100 bytes with white space, which does not count, and 10 as its predicate.
+    let statement = format!(r#"{{"predicate":{}"12345678"}}"#, " ".repeat(76));
+    let made = mkdir("/bundle")
+        .mkfile("/bundle/a", statement.clone())
+        .mkfile("/bundle/b", statement);
+    let tree = llb::scratch().file(made);
+    let definition = tree.marshal(&Constraints::new(Platform::of_target()));
+    let folder = tempfile::tempdir().unwrap();
+    let solver = Solver::builder().root(folder.path()).build().unwrap();
+    let request = SolveRequest::new(definition.unwrap());
+    let result = solver.solve(request).result().await.unwrap().result;
+    let content = AttestationContent::File(result.reference().clone());
+    let bundle = Attestation::new(AttestationKind::Bundle, "", "/bundle", content);
+    let all = [bundle, attested("12345")];
+    let read = |limit| read_within(limit, &all, &MakeContext::new(&Cancel::new()));
+    assert_eq!(read(25).unwrap().len(), 3);
+    for (limit, at_fault) in [(24, "p.json"), (19, "/bundle")] {
+        let error = read(limit).unwrap_err().to_string();
+        let told = error.contains(at_fault) && error.contains(&format!("{limit} bytes"));
+        assert!(told, "{error}");
+    }
+}
