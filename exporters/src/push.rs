@@ -181,6 +181,8 @@ pub(crate) async fn push(
         tags.push(tag.map(str::to_owned));
     }
     let fetched = OnceCell::new();
+    // What works on a thread of its own is told to end by it.
+    let others = cancel.child();
     let all = tags.into_values().map(|(name, tags)| {
         let registry = match options.insecure {
             true => registry.with_host(name.domain(), HostConfig::insecure()),
@@ -191,14 +193,19 @@ pub(crate) async fn push(
             repository: registry.repository(&name).writable(),
             name,
             fetched: &fetched,
-            cancel: &cancel,
+            cancel: &others,
         };
         let repository = pushing.name.name();
         let span = tracing::info_span!("push", repository);
         async move { pushing.run(&tags).await }.instrument(span)
     });
     tokio::select! {
-        done = try_join_all(all) => done.map(drop),
+        done = try_join_all(all) => {
+            if done.is_err() {
+                others.cancel();
+            }
+            done.map(drop)
+        }
         () = cancel.cancelled() => Err(ExportError::Cancelled),
     }
 }

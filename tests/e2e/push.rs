@@ -397,6 +397,89 @@ fn counting(port: u16) -> (u16, Arc<AtomicU64>) {
     (own, told)
 }
 
+/// Passes connections on to a registry, and stops answering each after so many bytes; tells how many
+/// clients wait for more.
+fn stalling(port: u16, after: u64) -> (u16, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = listener.local_addr().unwrap().port();
+    let stalled = Arc::new(AtomicU64::new(0));
+    let told = stalled.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let Ok(mut client) = client else { return };
+            let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)) else {
+                return;
+            };
+            let (answers, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            let stalled = stalled.clone();
+            std::thread::spawn(move || {
+                let asking = std::thread::spawn(move || {
+                    let _end = std::io::copy(&mut client, &mut server);
+                    let _gone = server.shutdown(std::net::Shutdown::Both);
+                });
+                let passed = std::io::copy(&mut answers.take(after), &mut to);
+                let waits = u64::from(passed.is_ok_and(|passed| passed == after));
+                stalled.fetch_add(waits, Ordering::SeqCst);
+                let _client_is_gone = asking.join();
+                stalled.fetch_sub(waits, Ordering::SeqCst);
+            });
+        }
+    });
+    (own, told)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_failed_downloads_nothing_any_more() {
+    let Some(yard) = Yard::enter("a_push_that_failed_downloads_nothing_any_more") else {
+        return;
+    };
+    let (registry, maker) = (yard.open(), yard.solver());
+    let base = format!("{}/base:v1", registry.host());
+    good(pushed(&maker, &noise(&maker).await, &base).await);
+    let (port, stalled) = stalling(registry.port(), 100_000);
+    let solver = yard.solver();
+    let image = State::from(llb::image(format!("localhost:{port}/base:v1")));
+    let untouched = solve(&solver, support::request(&image)).await;
+
+    // One registry takes the image, which has to be downloaded for it; the other one refuses it then.
+    let refusing = TcpListener::bind("127.0.0.1:0").unwrap();
+    let refused = refusing.local_addr().unwrap().port();
+    let waiting = stalled.clone();
+    let started = move || {
+        for _ in 0..1000 {
+            if waiting.load(Ordering::SeqCst) > 0 {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        false
+    };
+    std::thread::spawn(move || {
+        for client in refusing.incoming() {
+            let Ok(mut client) = client else { return };
+            assert!(started(), "nothing is downloaded");
+            let _asked = client.read(&mut [0; 4096]);
+            let answer = "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            let _told = client.write_all(answer.as_bytes());
+        }
+    });
+    let other = yard.registry("other", "");
+    let push = Push::new(solver.registry())
+        .name(format!("{}/copy:v1", other.host()))
+        .name(format!("localhost:{refused}/copy:v1"));
+    let error = push.export(&untouched.result, &Cancel::new()).await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, ExportError::Push { .. }), "{error:?}");
+    // Others go on no longer than it takes to see that they are not wanted.
+    for _ in 0..500 {
+        if stalled.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it is still downloaded");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn blobs_are_pushed_at_the_same_time_as_far_as_the_client_may() {
     let name = "blobs_are_pushed_at_the_same_time_as_far_as_the_client_may";
