@@ -388,6 +388,24 @@ fn times_of_a_base_are_kept_where_those_of_a_build_are_rewritten() {
             based.metadata.insert(BASE_CONFIG_KEY.to_owned(), config);
             based
         };
+        let rewritten = || {
+            options(|options| {
+                options.epoch = Epoch::At(EPOCH);
+                options.rewrite_timestamp = true;
+            })
+        };
+        for compression in Compression::ALL {
+            let layout = at(&compression.to_string());
+            let forced = Oci::directory(&layout).options(rewritten());
+            let forced = forced.compression(compression).force_compression(true);
+            export(forced, &based(config.clone())).await.unwrap();
+            let manifest = manifest_of(&layout);
+            let is_rewritten =
+                |layer: &Value| layer["annotations"]["buildkit/rewritten-timestamp"].is_string();
+            let layers = manifest["layers"].as_array().unwrap().iter();
+            let found: Vec<bool> = layers.map(is_rewritten).collect();
+            assert_eq!(found, [false, false, true], "{compression}");
+        }
         // A layer that is on another one than in the base is none of it.
         let other = String::from_utf8(config.clone()).unwrap();
         let first = BlobDigest::of(&layers[0]).to_string();
@@ -397,11 +415,7 @@ fn times_of_a_base_are_kept_where_those_of_a_build_are_rewritten() {
             (&based(other.into()), "other", false),
             (&result, "all", false),
         ] {
-            let rewritten = options(|options| {
-                options.epoch = Epoch::At(EPOCH);
-                options.rewrite_timestamp = true;
-            });
-            export(plain(rewritten, name), result).await.unwrap();
+            export(plain(rewritten(), name), result).await.unwrap();
             let (_, found) = config_and_layers(&at(name));
             assert_eq!(found.len(), 3);
             assert_eq!(found[..2] == layers[..], kept, "{name}");
@@ -416,17 +430,24 @@ fn times_of_a_base_are_kept_where_those_of_a_build_are_rewritten() {
     });
 }
 
+/// The manifest of the only image of a layout.
+fn manifest_of(layout: &Path) -> Value {
+    let index = fs::read(layout.join("index.json")).unwrap();
+    let index: Value = serde_json::from_slice(&index).unwrap();
+    serde_json::from_slice(&blob_of(layout, &index["manifests"][0])).unwrap()
+}
+
+fn blob_of(layout: &Path, descriptor: &Value) -> Vec<u8> {
+    let digest = descriptor["digest"].as_str().unwrap();
+    fs::read(layout.join("blobs").join(digest.replace(':', "/"))).unwrap()
+}
+
 /// The config and the layers of the only image of a layout.
 fn config_and_layers(layout: &Path) -> (Vec<u8>, Vec<Vec<u8>>) {
-    let blob = |descriptor: &Value| {
-        let digest = descriptor["digest"].as_str().unwrap();
-        fs::read(layout.join("blobs").join(digest.replace(':', "/"))).unwrap()
-    };
-    let json = |bytes: &[u8]| -> Value { serde_json::from_slice(bytes).unwrap() };
-    let index = json(&fs::read(layout.join("index.json")).unwrap());
-    let manifest = json(&blob(&index["manifests"][0]));
-    let layers = manifest["layers"].as_array().unwrap().iter().map(blob);
-    (blob(&manifest["config"]), layers.collect())
+    let manifest = manifest_of(layout);
+    let layers = manifest["layers"].as_array().unwrap().iter();
+    let layers = layers.map(|layer| blob_of(layout, layer));
+    (blob_of(layout, &manifest["config"]), layers.collect())
 }
 
 /// What is in the only image of a layout but times, and the digests of what has times.
