@@ -76,18 +76,26 @@ pub async fn export_all(
     result: &BuildResult,
     cancel: &Cancel,
 ) -> Result<Vec<Exported>, ExportError> {
-    let others = cancel.child();
-    let prepared = exporters.iter().map(|exporter| async {
-        let prepared = exporter.prepare(result, &others).await;
-        if prepared.is_err() {
-            others.cancel();
-        }
-        prepared
-    });
+    let others = &cancel.child();
     // All are waited for, so that none goes on behind the back of the caller.
+    let prepared = exporters.iter().map(|each| each.prepare(result, others));
+    let prepared = prepared.map(|each| ending(others, each));
     let prepared = all_or_first_error(join_all(prepared).await)?;
-    let finalized = prepared.into_iter().map(|each| each.finalize(cancel));
+    let finalized = prepared.into_iter().map(|each| each.finalize(others));
+    let finalized = finalized.map(|each| ending(others, each));
     all_or_first_error(join_all(finalized).await)
+}
+
+/// The outcome of `one`; a failure of it ends the others.
+async fn ending<T>(
+    others: &Cancel,
+    one: impl Future<Output = Result<T, ExportError>>,
+) -> Result<T, ExportError> {
+    let outcome = one.await;
+    if outcome.is_err() {
+        others.cancel();
+    }
+    outcome
 }
 
 /// The values, or the first error that is not just the end of what another error ended.

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use ashlar_exporters::{
-    AnnotationKind, Annotations, Compression, Docker, Epoch, ExportError, Exporter, Image,
-    ImageOptions, Local, MediaTypes, Oci, Prepared, Tar, export_all,
+    AnnotationKind, Annotations, Compression, Docker, Epoch, ExportError, Exported, Exporter,
+    Image, ImageOptions, Local, MediaTypes, Oci, Prepared, Tar, export_all,
 };
 use ashlar_llb::{self as llb, BlobDigest, Platform, Reference, State, copy, mkdir, mkfile};
 use ashlar_solver::cancel::Cancel;
@@ -651,6 +652,21 @@ fn a_stored_image_is_found_by_its_names() {
     });
 }
 
+/// Prepared at once, and in its place when it is cancelled.
+#[derive(Debug)]
+struct Late;
+
+#[async_trait]
+impl Exporter for Late {
+    async fn prepare(&self, _: &BuildResult, _: &Cancel) -> Result<Prepared, ExportError> {
+        let exported = Exported::default();
+        Ok(Prepared::new(exported, |cancel| async move {
+            cancel.cancelled().await;
+            Err(ExportError::Cancelled)
+        }))
+    }
+}
+
 /// Ends when it is cancelled.
 #[derive(Debug)]
 struct Endless;
@@ -701,6 +717,10 @@ fn several_exporters_share_the_work_and_appear_together() {
         let error = export_all(&[&other, &Endless, &broken], &solved.result, &cancel).await;
         assert!(matches!(error, Err(ExportError::Io { .. })), "{error:?}");
         assert_eq!(tree(&out), before);
+        // Nor for what takes long in the end, when one cannot be put in its place.
+        let full = Tar::writer(|| Err(io::ErrorKind::StorageFull.into()));
+        let error = export_all(&[&Late, &full], &solved.result, &cancel).await;
+        assert!(matches!(error, Err(ExportError::Io { .. })), "{error:?}");
     });
 }
 
