@@ -165,7 +165,7 @@ pub(crate) fn references(image: &Image, push: PushOptions) -> Vec<Reference> {
 /// Pushes an image under all its names.
 ///
 /// # Cancellation
-/// Raising `cancel` ends it at once. What was uploaded completely stays in the registry, without a
+/// Raising `cancel` ends it at once, and so does dropping it. What was uploaded completely stays in the registry, without a
 /// name.
 pub(crate) async fn push(
     image: Arc<Image>,
@@ -181,8 +181,8 @@ pub(crate) async fn push(
         tags.push(tag.map(str::to_owned));
     }
     let fetched = OnceCell::new();
-    // What works on a thread of its own is told to end by it.
-    let others = cancel.child();
+    // Threads have nobody to work for once this is over, however it ended.
+    let others = Ending(cancel.child());
     let all = tags.into_values().map(|(name, tags)| {
         let registry = match options.insecure {
             true => registry.with_host(name.domain(), HostConfig::insecure()),
@@ -193,20 +193,24 @@ pub(crate) async fn push(
             repository: registry.repository(&name).writable(),
             name,
             fetched: &fetched,
-            cancel: &others,
+            cancel: &others.0,
         };
         let repository = pushing.name.name();
         let span = tracing::info_span!("push", repository);
         async move { pushing.run(&tags).await }.instrument(span)
     });
     tokio::select! {
-        done = try_join_all(all) => {
-            if done.is_err() {
-                others.cancel();
-            }
-            done.map(drop)
-        }
+        done = try_join_all(all) => done.map(drop),
         () = cancel.cancelled() => Err(ExportError::Cancelled),
+    }
+}
+
+/// Raises the flag when it is dropped.
+struct Ending(Cancel);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.cancel();
     }
 }
 

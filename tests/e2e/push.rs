@@ -429,8 +429,8 @@ fn stalling(port: u16, after: u64) -> (u16, Arc<AtomicU64>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_push_that_failed_downloads_nothing_any_more() {
-    let Some(yard) = Yard::enter("a_push_that_failed_downloads_nothing_any_more") else {
+async fn a_push_that_is_over_downloads_nothing_any_more() {
+    let Some(yard) = Yard::enter("a_push_that_is_over_downloads_nothing_any_more") else {
         return;
     };
     let (registry, maker) = (yard.open(), yard.solver());
@@ -470,14 +470,25 @@ async fn a_push_that_failed_downloads_nothing_any_more() {
     let error = push.export(&untouched.result, &Cancel::new()).await;
     let error = error.unwrap_err();
     assert!(matches!(error, ExportError::Push { .. }), "{error:?}");
-    // Others go on no longer than it takes to see that they are not wanted.
-    for _ in 0..500 {
-        if stalled.load(Ordering::SeqCst) == 0 {
-            return;
+    let until = async |is_waited_for: bool| {
+        for _ in 0..500 {
+            if (stalled.load(Ordering::SeqCst) > 0) == is_waited_for {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        panic!("it is not so that {is_waited_for}");
+    };
+    // Others go on no longer than it takes to see that they are not wanted.
+    until(false).await;
+    // One that nobody waits for any more is over, too.
+    let push = Push::new(solver.registry()).name(format!("{}/copy:v1", other.host()));
+    let cancel = Cancel::new();
+    tokio::select! {
+        exported = push.export(&untouched.result, &cancel) => panic!("{exported:?}"),
+        () = until(true) => {}
     }
-    panic!("it is still downloaded");
+    until(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
