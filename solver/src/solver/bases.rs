@@ -14,51 +14,56 @@ use ashlar_llb::{Edge, Graph, Vertex};
 /// by their index; that of the lowest layers first.
 pub(super) fn below(graph: &Graph) -> Vec<usize> {
     let mut sources = Vec::new();
-    let mut seen = HashSet::new();
+    // Nearly every edge leads to a first output.
+    let mut seen = vec![false; graph.vertices().len()];
+    let mut seen_further: HashSet<Edge> = HashSet::new();
     let mut todo: Vec<Edge> = graph.head().into_iter().collect();
     while let Some(edge) = todo.pop() {
-        if !seen.insert((edge.vertex, edge.output)) {
+        let is_new = match edge.output {
+            0 => !std::mem::replace(&mut seen[edge.vertex.index()], true),
+            _ => seen_further.insert(edge),
+        };
+        if !is_new {
             continue;
         }
         let vertex = graph.vertex(edge.vertex);
-        if let Op::Source(_) | Op::Build(_) = vertex.op() {
-            sources.push(edge.vertex.index());
+        let before = todo.len();
+        match vertex.op() {
+            Op::Source(_) | Op::Build(_) => sources.push(edge.vertex.index()),
+            Op::Exec(exec) => todo.extend(of_exec(exec, vertex, edge.output)),
+            Op::File(file) => todo.extend(of_file(file, vertex, edge.output)),
+            Op::Merge(merge) => {
+                let inputs = merge.inputs.iter();
+                todo.extend(inputs.filter_map(|merged| input(vertex, merged.input)));
+            }
+            Op::Diff(diff) => {
+                let upper = diff.upper.iter();
+                todo.extend(upper.filter_map(|upper| input(vertex, upper.input)));
+            }
+            Op::Passthrough(_) => todo.extend(vertex.inputs()),
         }
         // The first one is to be taken next.
-        todo.extend(bases(vertex, edge.output).into_iter().rev());
+        todo[before..].reverse();
     }
     sources
 }
 
-/// The inputs whose layers an output of a vertex has.
-fn bases(vertex: &Vertex, output: u32) -> Vec<Edge> {
-    let numbers: Vec<i64> = match vertex.op() {
-        Op::Source(_) | Op::Build(_) => Vec::new(),
-        Op::Exec(exec) => of_exec(exec, output).into_iter().collect(),
-        Op::File(file) => of_file(file, vertex.inputs().len(), output)
-            .into_iter()
-            .collect(),
-        Op::Merge(merge) => merge.inputs.iter().map(|input| input.input).collect(),
-        Op::Diff(diff) => diff.upper.iter().map(|upper| upper.input).collect(),
-        Op::Passthrough(_) => (0..).take(vertex.inputs().len()).collect(),
-    };
-    let inputs = numbers.into_iter().filter_map(|number| {
-        // -1 is nothing.
-        let at = usize::try_from(number).ok()?;
-        vertex.inputs().get(at).copied()
-    });
-    inputs.collect()
+/// An input by its number; -1 is nothing.
+fn input(vertex: &Vertex, number: i64) -> Option<Edge> {
+    let at = usize::try_from(number).ok()?;
+    vertex.inputs().get(at).copied()
 }
 
 /// The input of the mount that becomes an output.
-fn of_exec(exec: &ExecOp, output: u32) -> Option<i64> {
+fn of_exec(exec: &ExecOp, vertex: &Vertex, output: u32) -> Option<Edge> {
     let mut mounts = exec.mounts.iter();
     let mount = mounts.find(|mount| mount.output == i64::from(output))?;
-    Some(mount.input)
+    input(vertex, mount.input)
 }
 
 /// The input that the actions behind an output begin with.
-fn of_file(file: &FileOp, inputs: usize, output: u32) -> Option<i64> {
+fn of_file(file: &FileOp, vertex: &Vertex, output: u32) -> Option<Edge> {
+    let inputs = vertex.inputs().len();
     let mut actions = file.actions.iter();
     let mut action = actions.find(|action| action.output == i64::from(output))?;
     // An action may name another one as its input, but there is no way round in a circle.
@@ -68,7 +73,7 @@ fn of_file(file: &FileOp, inputs: usize, output: u32) -> Option<i64> {
         };
         action = file.actions.get(earlier)?;
     }
-    Some(action.input)
+    input(vertex, action.input)
 }
 
 #[cfg(test)]

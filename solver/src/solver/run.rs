@@ -1,5 +1,6 @@
 //! One solve, from definition to result.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ashlar_llb::pb::{NetMode, op::Op};
@@ -184,7 +185,7 @@ pub(super) async fn solve(
         solver,
         trace,
         exports,
-        origins: origins.into_iter().flatten().collect(),
+        origins: origins.into_values().flatten().collect(),
     })
 }
 
@@ -282,10 +283,9 @@ pub(super) async fn run(
             inputs: scheduled.inputs.iter().map(|edge| edge.vertex).collect(),
         })
         .collect();
-    let origins = work
-        .vertices
-        .iter()
-        .map(|vertex| vertex.operation.origins());
+    let origins = work.vertices.iter().enumerate();
+    let origins = origins.map(|(at, vertex)| (at, vertex.operation.origins()));
+    let origins = origins.filter(|(_, origins)| !origins.is_empty());
     Ok(Ran {
         reference,
         vertices: reports,
@@ -303,15 +303,18 @@ pub(super) struct Ran {
     pub(super) outputs: Vec<scheduler::Output<Ref>>,
     /// What an export of cache records needs; `None` if there is nothing to export.
     pub(super) trace: Option<Trace<Ref>>,
-    /// What vertices started from, by their index in the graph.
-    origins: Vec<Vec<Ref>>,
+    /// What vertices started from, by their index in the graph; of those alone that did.
+    origins: BTreeMap<usize, Vec<Ref>>,
 }
 
 impl Ran {
     /// The images that the head of the graph is built on.
     pub(super) fn images(&self, graph: &Graph) -> Vec<Ref> {
+        if self.origins.is_empty() {
+            return Vec::new();
+        }
         let below = bases::below(graph).into_iter();
-        let images = below.filter_map(|at| self.origins.get(at));
+        let images = below.filter_map(|at| self.origins.get(&at));
         images.flatten().cloned().collect()
     }
 
@@ -322,7 +325,7 @@ impl Ran {
             vertices: Vec::new(),
             outputs: Vec::new(),
             trace: None,
-            origins: Vec::new(),
+            origins: BTreeMap::new(),
         }
     }
 }
