@@ -134,3 +134,22 @@ pub(crate) fn random() -> io::Result<String> {
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
     Ok(format!("{:016x}", u64::from_le_bytes(random)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_put_in_its_place_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let target = Target::create(&path, Durability::Background).unwrap();
+        // Somebody else makes a directory there meanwhile.
+        std::fs::create_dir(&path).unwrap();
+        let error = target.complete().unwrap_err();
+        assert!(matches!(&error, ExportError::Io { path: told, .. } if *told == path));
+        let left = std::fs::read_dir(folder.path()).unwrap();
+        let left: Vec<PathBuf> = left.map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [path]);
+    }
+}

@@ -8,8 +8,9 @@ use std::path::Path;
 use std::process::Command;
 
 use ashlar_exporters::{Compression, ExportError, Exporter, Image, Local, Oci};
-use ashlar_llb::{self as llb, State, copy, mkdir, mkfile};
+use ashlar_llb::{self as llb, Platform, State, copy, mkdir, mkfile};
 use ashlar_solver::cancel::Cancel;
+use ashlar_solver::result::{BuildResult, PlatformRef};
 use ashlar_solver::solver::{Durability, SolveRequest, Solver};
 
 use super::export_streams::pipe;
@@ -280,6 +281,18 @@ fn local_export_keeps_what_an_image_cannot_lose() {
                 "{name}"
             );
         }
+        // Names of one file stay so, in the directory of each platform.
+        let reference = || solved.result.reference().clone();
+        let platforms = [Platform::linux_amd64(), Platform::linux_arm64()];
+        let platforms = platforms.map(|platform| PlatformRef::new(platform, reference()));
+        let both = BuildResult::of_platforms(platforms, solver.store().clone()).unwrap();
+        let split = folder.path().join("split");
+        let local = Local::new(&split);
+        local.export(&both, &Cancel::new()).await.unwrap();
+        let inode = |path: &str| split.join(path).metadata().unwrap().ino();
+        assert_eq!(inode("linux_amd64/one"), inode("linux_amd64/two"));
+        assert_eq!(inode("linux_arm64/one"), inode("linux_arm64/two"));
+        assert_ne!(inode("linux_amd64/one"), inode("linux_arm64/one"));
     });
 }
 

@@ -385,8 +385,11 @@ fn a_failure_while_files_are_moved_is_undone() {
             support::write(out.join(path), text);
         }
         fs::create_dir(out.join("m")).unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        // One that its owner may not write to is made writable meanwhile.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o500);
         fs::set_permissions(out.join("a"), mode).unwrap();
+        let time = || fs::metadata(out.join("a")).unwrap().modified().unwrap();
+        let old = time();
         // A mount point can be neither replaced nor moved.
         support::run(
             Command::new("mount")
@@ -412,6 +415,7 @@ fn a_failure_while_files_are_moved_is_undone() {
                 .unwrap_err();
             assert!(matches!(error, ExportError::Io { .. }), "{error:?}");
             assert_eq!(tree(&out), before, "{mode:?}");
+            assert_eq!(time(), old, "{mode:?}");
         }
         drop(unmount);
         let local = Local::new(&out).mode(LocalMode::Delete);
