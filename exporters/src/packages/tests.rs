@@ -376,6 +376,14 @@ fn class_12_entries_of_a_page_do_not_share_it() {
 }
 
 #[test]
+fn class_12_remarks_that_are_kept_are_bounded() {
+    let files = (0..60).map(|number| file(&format!("{number}/Cargo.lock"), "no lock"));
+    let (_, remarks) = scan(files, &ScanLimits::default()).unwrap();
+    assert_eq!(remarks.len(), 51, "{remarks:?}");
+    assert_eq!(remarks[50], "10 more files could not be read");
+}
+
+#[test]
 fn class_8_remarks_and_licenses_have_no_credentials_and_an_end() {
     let address = "https://me:hunter2@host/x";
     let long = format!("{address} {}", "y".repeat(100_000));
