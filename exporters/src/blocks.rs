@@ -25,6 +25,7 @@ mod pool;
 mod runs;
 #[cfg(test)]
 mod tests;
+mod text;
 mod toc;
 
 use std::io::Write;

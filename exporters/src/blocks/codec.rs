@@ -4,8 +4,10 @@ use std::io;
 
 use flate2::{Crc, FlushCompress, Status};
 use libdeflater::{CompressionLvl, Compressor};
+use zstd::zstd_safe::{CParameter, Strategy};
 
 use super::runs::runs;
+use super::text::is_text;
 use crate::Compression;
 
 /// What a compression cuts streams into, in bytes. Smaller ones cost ratio (0.1 % for gzip), larger
@@ -20,6 +22,17 @@ pub(super) fn block_size(compression: Compression) -> usize {
 
 /// The logarithm of how far back a frame of zstd refers: 8 MiB, which all decoders have to take.
 const ZSTD_WINDOW: u32 = 23;
+
+/// The level of zstd that is used unless another is asked for.
+const ZSTD_DEFAULT: u8 = 3;
+
+/// What the default level does with blocks that are not text. It looks every place up in two tables;
+/// one, of four times as many entries as those of lower levels have, finds nearly as much of programs
+/// and libraries (their blobs are 1 % larger, those of text would be 5 %) in a fifth less time.
+const BINARY_HASH: u32 = 18;
+
+/// The shortest match that is looked for there, in bytes.
+const BINARY_MATCH: u32 = 6;
 
 /// Bytes that a deflate stream may refer back to.
 pub(super) const WINDOW: usize = 32 << 10;
@@ -53,6 +66,7 @@ pub(super) struct Codecs {
     stored: Option<(u8, Compressor)>,
     stream: Option<(u8, flate2::Compress)>,
     zstd: Option<(u8, zstd::bulk::Compressor<'static>)>,
+    binary: Option<(u8, zstd::bulk::Compressor<'static>)>,
 }
 
 /// The compressor in `slot`, if it has this level, or else a new one.
@@ -170,9 +184,19 @@ impl Codecs {
     }
 
     fn frame(&mut self, level: u8, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        let codec = at_level(&mut self.zstd, level, || {
+        let binary = level == ZSTD_DEFAULT && !is_text(bytes);
+        let slot = match binary {
+            true => &mut self.binary,
+            false => &mut self.zstd,
+        };
+        let codec = at_level(slot, level, || {
             let mut codec = zstd::bulk::Compressor::new(i32::from(level))?;
             codec.window_log(ZSTD_WINDOW)?;
+            if binary {
+                codec.set_parameter(CParameter::Strategy(Strategy::ZSTD_fast))?;
+                codec.set_parameter(CParameter::HashLog(BINARY_HASH))?;
+                codec.set_parameter(CParameter::MinMatch(BINARY_MATCH))?;
+            }
             Ok(codec)
         })?;
         out.clear();

@@ -192,6 +192,30 @@ fn frames_of_zstd_see_what_stands_some_megabytes_before() {
 }
 
 #[test]
+fn text_is_compressed_as_the_level_of_zstd_says_and_other_bytes_in_less_time() {
+    let text = b"a few words, ".iter().copied().cycle().take(3_000_000);
+    let text: Vec<u8> = text
+        .zip(noise(3_000_000))
+        .map(|(a, b)| a ^ (b & 1))
+        .collect();
+    let other: Vec<u8> = text.iter().map(|byte| byte | 0x80).collect();
+    for (bytes, level, as_it_says) in [
+        (&text, 3, true),
+        (&other, 3, false),
+        (&other, 4, true),
+        (&other, 2, true),
+    ] {
+        let compression = Compression::Zstd { level };
+        check(compression, bytes);
+        let (ours, _) = make(2, compression, bytes);
+        let mut codec = zstd::bulk::Compressor::new(i32::from(level)).unwrap();
+        codec.window_log(23).unwrap();
+        let theirs = codec.compress(bytes).unwrap();
+        assert_eq!(ours == theirs, as_it_says, "{level}");
+    }
+}
+
+#[test]
 fn members_carry_no_time() {
     for compression in [
         Compression::Gzip { level: 4 },
