@@ -42,8 +42,9 @@ pub enum Compression {
         /// 0 (stored) to 9. Default 5.
         level: u8,
     },
-    /// Zstandard, in frames of 10 MiB that are compressed at the same time. Level 3 takes a fifth less
-    /// time than that of libzstd for frames that are not text, which become 1 to 3 % larger by it.
+    /// Zstandard, in frames of 10 MiB that are compressed at the same time. Level 3 takes less
+    /// time than that of libzstd for frames that are not text, which become larger by it: by 1 to 3 % on
+    /// average.
     Zstd {
         /// 0 to 22; 0 is the default, 3. From 16 each processor takes up to 130 MB.
         level: u8,

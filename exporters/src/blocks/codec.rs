@@ -28,7 +28,7 @@ const ZSTD_DEFAULT: u8 = 3;
 
 /// What the default level does with blocks that are not text. It looks every place up in two tables;
 /// one, of four times as many entries as those of lower levels have, finds nearly as much of programs
-/// and libraries (their blobs are 1 % larger, those of text would be 5 %) in a fifth less time.
+/// and libraries (those of a `/usr` were 1 % larger, text would be 5 %) in a fifth less time.
 const BINARY_HASH: u32 = 18;
 
 /// The shortest match that is looked for there, in bytes.
