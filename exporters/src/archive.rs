@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use ashlar_llb::BlobDigest;
 use ashlar_solver::cancel::Cancel;
@@ -14,8 +15,9 @@ use ashlar_solver::oci::Descriptor;
 use sha2::{Digest as _, Sha256};
 
 use crate::destination::Sink;
-use crate::image::{Image, Index};
+use crate::image::{Image, ImageBlob, Index};
 use crate::layout::LAYOUT;
+use crate::written::content_of;
 use crate::{ExportError, json};
 
 /// Bytes of a tar block.
@@ -24,71 +26,106 @@ const BLOCK: u64 = 512;
 /// Largest size that fits into the eleven octal digits of a header.
 const OCTAL_LIMIT: u64 = 1 << 33;
 
-/// Writes an image layout whose index has these entries. `docker` is what Docker wants to know
-/// (`manifest.json`).
-pub(crate) fn write(
-    sink: &mut Sink<'_>,
-    image: &Image,
-    entries: Vec<Descriptor>,
-    docker: Option<&[u8]>,
-    cancel: &Cancel,
-) -> Result<(), ExportError> {
-    let index = json::compact(&Index::new(entries)).map_err(ExportError::json)?;
-    sink.put(&header("blobs/", 0, 0o755, b'5')?)?;
-    sink.put(&header("blobs/sha256/", 0, 0o755, b'5')?)?;
-    for blob in sorted(image) {
-        cancel.check()?;
-        let digest = blob.descriptor.digest;
-        let name = format!("blobs/{}", digest.to_string().replace(':', "/"));
-        let size = blob.descriptor.size;
-        sink.put(&header(&name, size, 0o444, b'0')?)?;
-        image.write_blob(blob, sink, cancel)?;
-        sink.put(padding(size))?;
-    }
-    bytes(sink, "index.json", &index, 0o644)?;
-    if let Some(docker) = docker {
-        bytes(sink, "manifest.json", docker, 0o644)?;
-    }
-    bytes(sink, "oci-layout", LAYOUT, 0o444)?;
-    sink.put(&[0; 1024])
+/// An image layout that is to be one tar.
+#[derive(Debug, Clone)]
+pub(crate) struct Archive {
+    pub(crate) image: Arc<Image>,
+    /// The text of `index.json`.
+    index: Vec<u8>,
+    /// What Docker wants to know (`manifest.json`).
+    docker: Option<Vec<u8>>,
 }
 
-/// Reads the blobs in an archive that [`write`] wrote, and compares them with their digests.
-pub(crate) fn verify(
-    archive: &File,
-    path: &Path,
-    image: &Image,
-    cancel: &Cancel,
-) -> Result<(), ExportError> {
-    let failed = |error: io::Error| ExportError::io("read", path)(error);
-    let mut at = 2 * BLOCK;
-    let mut buffer = vec![0; 1 << 20];
-    for blob in sorted(image) {
-        let (digest, size) = (blob.descriptor.digest, blob.descriptor.size);
-        at += BLOCK;
-        let end = at + size;
-        let mut hasher = Sha256::new();
-        while at < end {
+impl Archive {
+    /// `entries`: those of its index.
+    pub(crate) fn new(
+        image: Arc<Image>,
+        entries: Vec<Descriptor>,
+        docker: Option<Vec<u8>>,
+    ) -> Result<Self, ExportError> {
+        let index = json::compact(&Index::new(entries)).map_err(ExportError::json)?;
+        Ok(Self {
+            image,
+            index,
+            docker,
+        })
+    }
+
+    /// All that its bytes are made of.
+    pub(crate) fn content(&self) -> Sha256 {
+        let mut hasher = content_of("image");
+        for blob in self.blobs() {
+            hasher.update(blob.descriptor.digest.as_bytes());
+            hasher.update(blob.descriptor.size.to_le_bytes());
+        }
+        for text in [Some(&self.index), self.docker.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            hasher.update(Sha256::digest(text));
+        }
+        hasher
+    }
+
+    /// Writes it.
+    pub(crate) fn write(&self, sink: &mut Sink<'_>, cancel: &Cancel) -> Result<(), ExportError> {
+        sink.put(&header("blobs/", 0, 0o755, b'5')?)?;
+        sink.put(&header("blobs/sha256/", 0, 0o755, b'5')?)?;
+        for blob in self.blobs() {
             cancel.check()?;
-            let wanted = usize::try_from(end - at).unwrap_or(usize::MAX);
-            let part = &mut buffer[..wanted.min(1 << 20)];
-            archive.read_exact_at(part, at).map_err(failed)?;
-            hasher.update(&*part);
-            at += part.len() as u64;
+            let digest = blob.descriptor.digest;
+            let name = format!("blobs/{}", digest.to_string().replace(':', "/"));
+            let size = blob.descriptor.size;
+            sink.put(&header(&name, size, 0o444, b'0')?)?;
+            self.image.write_blob(blob, sink, cancel)?;
+            sink.put(padding(size))?;
         }
-        let found: [u8; 32] = hasher.finalize().into();
-        if BlobDigest::from_bytes(found) != digest {
-            return Err(ExportError::verify(digest, path));
+        bytes(sink, "index.json", &self.index, 0o644)?;
+        if let Some(docker) = &self.docker {
+            bytes(sink, "manifest.json", docker, 0o644)?;
         }
-        at = at.next_multiple_of(BLOCK);
+        bytes(sink, "oci-layout", LAYOUT, 0o444)?;
+        sink.put(&[0; 1024])
     }
-    Ok(())
-}
 
-fn sorted(image: &Image) -> Vec<&crate::image::ImageBlob> {
-    let mut blobs: Vec<_> = image.blobs.iter().collect();
-    blobs.sort_by_key(|blob| blob.descriptor.digest);
-    blobs
+    /// Reads the blobs in an archive that [`Archive::write`] wrote, and compares them with their digests.
+    pub(crate) fn verify(
+        &self,
+        archive: &File,
+        path: &Path,
+        cancel: &Cancel,
+    ) -> Result<(), ExportError> {
+        let failed = |error: io::Error| ExportError::io("read", path)(error);
+        let mut at = 2 * BLOCK;
+        let mut buffer = vec![0; 1 << 20];
+        for blob in self.blobs() {
+            let (digest, size) = (blob.descriptor.digest, blob.descriptor.size);
+            at += BLOCK;
+            let end = at + size;
+            let mut hasher = Sha256::new();
+            while at < end {
+                cancel.check()?;
+                let wanted = usize::try_from(end - at).unwrap_or(usize::MAX);
+                let part = &mut buffer[..wanted.min(1 << 20)];
+                archive.read_exact_at(part, at).map_err(failed)?;
+                hasher.update(&*part);
+                at += part.len() as u64;
+            }
+            let found: [u8; 32] = hasher.finalize().into();
+            if BlobDigest::from_bytes(found) != digest {
+                return Err(ExportError::verify(digest, path));
+            }
+            at = at.next_multiple_of(BLOCK);
+        }
+        Ok(())
+    }
+
+    /// The blobs in their order.
+    fn blobs(&self) -> Vec<&ImageBlob> {
+        let mut blobs: Vec<_> = self.image.blobs.iter().collect();
+        blobs.sort_by_key(|blob| blob.descriptor.digest);
+        blobs
+    }
 }
 
 /// Writes a member of bytes in memory.

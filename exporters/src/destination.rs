@@ -16,10 +16,11 @@ use ashlar_solver::tree::Room;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::ExportError;
-use crate::durable::{WriteOut, sync_name};
+use crate::durable::{WriteOut, sync_bytes, sync_name};
 use crate::exporter::{Exported, Prepared, blocking};
 use crate::layer::Packed;
 use crate::target::Target;
+use crate::written::Written;
 use behind::{PIECE, WriteBehind, write_at};
 use pipe::Pipe;
 
@@ -53,17 +54,29 @@ impl fmt::Debug for Destination {
     }
 }
 
+/// What is done to an output once it is written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Checks {
+    /// Whether it is read again.
+    pub(crate) verify: bool,
+    /// Whether it is waited for until it is on disk.
+    pub(crate) durability: Durability,
+}
+
 impl Destination {
-    /// Writes an output. `write` is called once, now for a file and at the end for a stream;
-    /// `check` reads what was written, before it is in its place.
+    /// Writes an output. `write` is called at most once, now for a file and at the end for a stream;
+    /// `check` reads what was written, before it is in its place, if that is asked for. A file that
+    /// is what an export of the same `content` wrote stays as it is, unless it is to be checked.
     pub(crate) fn write(
         &self,
         exported: Exported,
-        durability: Durability,
+        checks: Checks,
+        content: Written,
         cancel: &Cancel,
         write: impl FnOnce(&mut Sink<'_>, &Cancel) -> Result<(), ExportError> + Send + Sync + 'static,
         check: impl FnOnce(&mut File, &Path, &Cancel) -> Result<(), ExportError>,
     ) -> Result<Prepared, ExportError> {
+        let durability = checks.durability;
         let open: Box<OpenStream> = match self {
             Self::Writer(open) => {
                 let open = open.clone();
@@ -71,20 +84,18 @@ impl Destination {
             }
             Self::File(path) => match place(path).map_err(ExportError::io("open", path))? {
                 Place::File(path) => {
-                    let mut target = Target::create(&path, durability)?;
-                    let mut sink = target.sink();
-                    write(&mut sink, cancel)?;
-                    sink.finish()?;
-                    check(target.file(), &path, cancel)?;
+                    if !checks.verify && content.is_at(&path) {
+                        return Ok(Prepared::new(exported, move |cancel| {
+                            blocking(move || keep(&path, durability, content, write, &cancel))
+                        }));
+                    }
+                    let mut target = fill(&path, durability, write, cancel)?;
+                    if checks.verify {
+                        check(target.file(), &path, cancel)?;
+                    }
                     target.settle()?;
                     return Ok(Prepared::new(exported, move |_| {
-                        blocking(move || {
-                            target.complete()?;
-                            match durability {
-                                Durability::Synced => sync_name(&path),
-                                _ => Ok(()),
-                            }
-                        })
+                        blocking(move || put(target, &path, durability, content))
                     }));
                 }
                 Place::Stream => {
@@ -109,6 +120,55 @@ impl Destination {
             })
         }))
     }
+}
+
+/// Writes a file that is not in its place yet.
+fn fill(
+    path: &Path,
+    durability: Durability,
+    write: impl FnOnce(&mut Sink<'_>, &Cancel) -> Result<(), ExportError>,
+    cancel: &Cancel,
+) -> Result<Target, ExportError> {
+    let mut target = Target::create(path, durability)?;
+    let mut sink = target.sink();
+    write(&mut sink, cancel)?;
+    sink.finish()?;
+    Ok(target)
+}
+
+/// Moves a file to its place.
+fn put(
+    mut target: Target,
+    path: &Path,
+    durability: Durability,
+    content: Written,
+) -> Result<(), ExportError> {
+    let marked = content.mark(target.file());
+    target.complete()?;
+    if durability == Durability::Synced {
+        sync_name(path)?;
+    }
+    if let Some(marked) = marked {
+        marked.note(path);
+    }
+    Ok(())
+}
+
+/// Leaves a file as it is, if it still is what it was found to be.
+fn keep(
+    path: &Path,
+    durability: Durability,
+    content: Written,
+    write: impl FnOnce(&mut Sink<'_>, &Cancel) -> Result<(), ExportError>,
+    cancel: &Cancel,
+) -> Result<(), ExportError> {
+    let synced = || sync_bytes(path).and_then(|()| sync_name(path)).is_ok();
+    // What did not get to the disk is lost, and the file does not show it.
+    if content.is_at(path) && (durability != Durability::Synced || synced()) {
+        return Ok(());
+    }
+    let target = fill(path, durability, write, cancel)?;
+    put(target, path, durability, content)
 }
 
 /// What stands at a path.

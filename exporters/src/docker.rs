@@ -11,16 +11,16 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 #[cfg(feature = "engine")]
-use crate::archive;
-use crate::destination::Destination;
+use crate::archive::Archive;
 #[cfg(feature = "engine")]
 use crate::destination::Sink;
+use crate::destination::{Checks, Destination};
 use crate::durable::durability_option;
 #[cfg(feature = "engine")]
 use crate::engine::Engine;
 use crate::exporter::{self, Exporter, Prepared};
 use crate::image::Image;
-use crate::oci::{Checks, Contents};
+use crate::oci::Contents;
 use crate::options::image_options;
 use crate::{ExportError, ImageOptions, json};
 
@@ -146,10 +146,8 @@ impl Docker {
                     exported,
                     entries,
                 } = contents;
-                let written = image.clone();
-                let write = move |sink: &mut Sink<'_>, cancel: &Cancel| {
-                    archive::write(sink, &written, entries, manifest.as_deref(), cancel)
-                };
+                let archive = Archive::new(image.clone(), entries, manifest)?;
+                let write = move |sink: &mut Sink<'_>, cancel: &Cancel| archive.write(sink, cancel);
                 Ok(Prepared::new(exported, move |cancel| async move {
                     engine.load(&image, write, checks.verify, &cancel).await
                 }))

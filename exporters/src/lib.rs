@@ -69,6 +69,7 @@ mod statement;
 mod store;
 mod tar;
 mod target;
+mod written;
 
 pub use annotations::{AnnotationKind, Annotations};
 pub use cache::cache_blobs;

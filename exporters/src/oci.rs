@@ -11,12 +11,14 @@ use ashlar_solver::solver::Durability;
 use ashlar_solver::tree::Timestamp;
 use async_trait::async_trait;
 
-use crate::destination::Destination;
+use crate::archive::Archive;
+use crate::destination::{Checks, Destination};
 use crate::durable::durability_option;
 use crate::exporter::{self, Exported, Exporter, Prepared, blocking};
 use crate::image::{Defaults, Image, assemble};
 use crate::options::image_options;
-use crate::{ExportError, ImageOptions, MediaTypes, archive, layout};
+use crate::written::Written;
+use crate::{ExportError, ImageOptions, MediaTypes, layout};
 
 /// Annotation with the creation time of an image.
 const CREATED: &str = "org.opencontainers.image.created";
@@ -99,15 +101,6 @@ impl Exporter for Oci {
     }
 }
 
-/// What is done to an archive once it is written.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Checks {
-    /// Whether it is read again.
-    pub(crate) verify: bool,
-    /// Whether it is waited for until it is on disk.
-    pub(crate) durability: Durability,
-}
-
 impl Oci {
     fn run(&self, result: &BuildResult, cancel: &Cancel) -> Result<Prepared, ExportError> {
         let media_types = Some(MediaTypes::Oci);
@@ -167,16 +160,16 @@ impl Contents {
             exported,
             entries,
         } = self;
-        let written = image.clone();
+        let archive = Archive::new(image, entries, docker)?;
+        let content = Written::new(&archive.image.store, Some(archive.content()));
+        let written = archive.clone();
         destination.write(
             exported,
-            checks.durability,
+            checks,
+            content,
             cancel,
-            move |sink, cancel| archive::write(sink, &written, entries, docker.as_deref(), cancel),
-            |file, path, cancel| match checks.verify {
-                true => archive::verify(file, path, &image, cancel),
-                false => Ok(()),
-            },
+            move |sink, cancel| written.write(sink, cancel),
+            |file, path, cancel| archive.verify(file, path, cancel),
         )
     }
 

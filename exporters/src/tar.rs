@@ -12,15 +12,17 @@ use ashlar_solver::solver::Durability;
 use ashlar_solver::tree::tar::{Header, TarFormat, TarKind, TarWriter};
 use ashlar_solver::tree::{Entry, Kind, Node, Opener, TreePath};
 use async_trait::async_trait;
+use sha2::{Digest as _, Sha256};
 
 use crate::ExportError;
 use crate::archive::padding;
-use crate::destination::{Destination, Sink};
+use crate::destination::{Checks, Destination, Sink};
 use crate::durable::durability_option;
 use crate::exporter::{self, Exported, Exporter, Prepared};
 use crate::files::{
     FileOptions, Item, Part, directory_entry, file_options, link_group, parts, statement_entry,
 };
+use crate::written::{Written, add_file, content_of};
 
 /// Exports the files of a result as one tar, as BuildKit writes it: owners, modes, devices and
 /// extended attributes are those of the result, times are rounded to seconds.
@@ -74,17 +76,23 @@ impl Tar {
         let mut parts = parts(result, &self.options, result.is_map(), cancel)?;
         // As in BuildKit.
         parts.sort_by(|a, b| a.directory.cmp(&b.directory));
+        let checks = Checks {
+            verify: self.verify,
+            durability: self.durability,
+        };
+        let content = match self.destination {
+            Destination::File(_) => content_of_parts(&parts, cancel)?,
+            Destination::Writer(_) => None,
+        };
         let parts = Arc::new(parts);
-        let (written, verify) = (parts.clone(), self.verify);
+        let written = parts.clone();
         self.destination.write(
             Exported::default(),
-            self.durability,
+            checks,
+            Written::new(&result.store, content),
             cancel,
             move |sink, cancel| archive(&written, sink, cancel),
-            |file, path, cancel| match verify {
-                true => check(&parts, file, path, cancel),
-                false => Ok(()),
-            },
+            |file, path, cancel| check(&parts, file, path, cancel),
         )
     }
 }
@@ -108,8 +116,8 @@ trait Take {
     /// The content of a file of the result.
     fn file(
         &mut self,
-        file: &mut File,
-        size: u64,
+        node: &Node,
+        open: &mut dyn FnMut() -> io::Result<File>,
         cancel: &Cancel,
     ) -> Result<io::Result<()>, ExportError>;
 }
@@ -121,11 +129,14 @@ impl Take for Sink<'_> {
 
     fn file(
         &mut self,
-        file: &mut File,
-        size: u64,
+        node: &Node,
+        open: &mut dyn FnMut() -> io::Result<File>,
         cancel: &Cancel,
     ) -> Result<io::Result<()>, ExportError> {
-        self.append(file, size, cancel)
+        match open() {
+            Ok(mut file) => self.append(&mut file, node.entry().size, cancel),
+            Err(error) => Ok(Err(error)),
+        }
     }
 }
 
@@ -166,17 +177,22 @@ impl Take for Compare<'_> {
 
     fn file(
         &mut self,
-        file: &mut File,
-        mut size: u64,
+        node: &Node,
+        open: &mut dyn FnMut() -> io::Result<File>,
         cancel: &Cancel,
     ) -> Result<io::Result<()>, ExportError> {
+        let mut file = match open() {
+            Ok(file) => file,
+            Err(error) => return Ok(Err(error)),
+        };
+        let mut size = node.entry().size;
         let mut buffer = std::mem::take(&mut self.buffers[1]);
         buffer.resize(128 << 10, 0);
         while size > 0 {
             cancel.check()?;
             let wanted = usize::try_from(size).unwrap_or(buffer.len());
             let part = &mut buffer[..wanted.min(128 << 10)];
-            if let Err(error) = io::Read::read_exact(file, part) {
+            if let Err(error) = io::Read::read_exact(&mut file, part) {
                 return Ok(Err(error));
             }
             self.same(part)?;
@@ -185,6 +201,48 @@ impl Take for Compare<'_> {
         self.buffers[1] = buffer;
         Ok(Ok(()))
     }
+}
+
+/// Hashes all that an archive is made of: its own bytes, and of each file what tells its content.
+struct Name {
+    hasher: Sha256,
+    /// Whether there is something that tells the content of each file.
+    tells: bool,
+}
+
+impl Take for Name {
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), ExportError> {
+        self.hasher.update(bytes);
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        node: &Node,
+        open: &mut dyn FnMut() -> io::Result<File>,
+        _: &Cancel,
+    ) -> Result<io::Result<()>, ExportError> {
+        if let Some(digest) = node.entry().digest {
+            self.hasher.update([1]);
+            self.hasher.update(digest.as_bytes());
+        } else if node.files().is_some_and(|files| files.immutable()) {
+            self.hasher.update([2]);
+            return Ok(open().and_then(|file| add_file(&mut self.hasher, &file)));
+        } else {
+            self.tells = false;
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// All that an archive is made of, if it can be told.
+fn content_of_parts(parts: &[Part], cancel: &Cancel) -> Result<Option<Sha256>, ExportError> {
+    let mut name = Name {
+        hasher: content_of("files"),
+        tells: true,
+    };
+    archive(parts, &mut name, cancel)?;
+    Ok(name.tells.then_some(name.hasher))
 }
 
 fn check(parts: &[Part], file: &mut File, path: &Path, cancel: &Cancel) -> Result<(), ExportError> {
@@ -257,10 +315,9 @@ fn content<'a>(
         path: path.to_string(),
         reason: "its bytes are nowhere",
     })?;
-    let mut file = opener.open(&**files, path).map_err(failed)?;
-    let size = node.entry().size;
-    take.file(&mut file, size, cancel)?.map_err(failed)?;
-    take.bytes(padding(size))
+    let mut open = || opener.open(&**files, path);
+    take.file(node, &mut open, cancel)?.map_err(failed)?;
+    take.bytes(padding(node.entry().size))
 }
 
 fn put_header(take: &mut dyn Take, header: &Header) -> Result<(), ExportError> {

@@ -31,6 +31,7 @@ mod export_rules;
 mod export_streams;
 mod export_tools;
 mod export_traces;
+mod export_unchanged;
 mod failed_step;
 mod forgotten;
 mod gate;
