@@ -66,7 +66,6 @@ impl Again {
             .peer("cp of it", &self.there, &self.copy)
             .print();
         Row::times(&format!("{what}, to another place"), &self.elsewhere)
-            .target("one copy")
             .peer("cp of it", &self.elsewhere, &self.copy)
             .print();
     }

@@ -48,8 +48,9 @@ enum Form {
 }
 
 impl Docker {
-    /// Writes one tar file. An existing file is replaced once the new one is complete; a pipe or a
-    /// device is written to.
+    /// Writes one tar file. An existing file is replaced once the new one is complete, and stays if
+    /// it is what an export from the same state directory wrote of the same, and nobody changed it since;
+    /// a pipe or a device is written to.
     pub fn archive(path: impl Into<PathBuf>) -> Self {
         Self::new(Form::Archive(Destination::File(path.into())))
     }
@@ -97,7 +98,7 @@ impl Docker {
     }
 
     /// Sets whether the archive is read again, and its blobs compared with their digests, before it
-    /// replaces an old one. Streams are not read; an engine is asked what it has under the names of
+    /// replaces an old one, which it does in any case then. Streams are not read; an engine is asked what it has under the names of
     /// the image. Default: no.
     #[must_use]
     pub fn verify(mut self, verify: bool) -> Self {

@@ -50,7 +50,9 @@ pub struct Oci {
 
 impl Oci {
     /// Writes one tar file, which `skopeo`, `podman load` and others take as `oci-archive`. An
-    /// existing file is replaced once the new one is complete; a pipe or a device is written to.
+    /// existing file is replaced once the new one is complete, and stays if it is what an export from
+    /// the same state directory wrote of the same, and nobody changed it since; a pipe or a device is
+    /// written to.
     pub fn archive(path: impl Into<PathBuf>) -> Self {
         Self::new(Form::Archive(Destination::File(path.into())))
     }
@@ -78,7 +80,8 @@ impl Oci {
     }
 
     /// Sets whether blobs are read again and compared with their digests before the output is put
-    /// in its place, those that a layout had already included. Streams are not read. Default: no.
+    /// in its place, those that a layout had already included; an archive is written in any case
+    /// then. Streams are not read. Default: no.
     #[must_use]
     pub fn verify(mut self, verify: bool) -> Self {
         self.verify = verify;

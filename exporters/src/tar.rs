@@ -38,8 +38,9 @@ pub struct Tar {
 }
 
 impl Tar {
-    /// Writes one tar file. An existing file is replaced once the new one is complete; a pipe or a
-    /// device is written to.
+    /// Writes one tar file. An existing file is replaced once the new one is complete, and stays if
+    /// it is what an export from the same state directory wrote of the same, and nobody changed it since;
+    /// a pipe or a device is written to.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self::new(Destination::File(path.into()))
     }
@@ -61,7 +62,7 @@ impl Tar {
     }
 
     /// Sets whether the file is read again, and compared with what was to be written, before it
-    /// replaces an old one. Streams are not read. Default: no.
+    /// replaces an old one, which it does in any case then. Streams are not read. Default: no.
     #[must_use]
     pub fn verify(mut self, verify: bool) -> Self {
         self.verify = verify;

@@ -206,7 +206,7 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for number in 0..1000 {
             let at = place(Path::new(&format!("/out/{number}.tar"))).unwrap();
-            assert!(at % 32 == 0 && at < PLACES * 32, "{at}");
+            assert!(at.is_multiple_of(32) && at < PLACES * 32, "{at}");
             seen.insert(at);
         }
         assert!(seen.len() > 800, "{}", seen.len());
