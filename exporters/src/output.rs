@@ -126,7 +126,7 @@ const TYPES: [&str; 7] = [
 ];
 
 /// Keys of outputs that are images.
-const IMAGE_KEYS: [&str; 13] = [
+const IMAGE_KEYS: [&str; 16] = [
     "name",
     "compression",
     "compression-level",
@@ -139,19 +139,23 @@ const IMAGE_KEYS: [&str; 13] = [
     "rewrite-timestamp",
     "compatibility-version",
     "annotation[-KIND][[PLATFORM]].KEY",
+    "containerimage.config[/PLATFORM]",
+    "containerimage.base.config[/PLATFORM]",
+    "containerimage.inlinecache[/PLATFORM]",
     "verify",
 ];
-/// Keys of images in the store. One is spelt as BuildKit spells it.
-const STORE_KEYS: [&str; 6] = [
+/// Keys of images in the store and in registries. One is spelt as BuildKit spells it.
+const STORE_KEYS: [&str; 9] = [
     "push",
+    "push-by-digest",
+    "registry.insecure",
     "store",
     "unpack",
     "name-canonical",
     "dangling-name-prefix",
     "danging-name-empty-only",
+    "unsafe-internal-store-allow-incomplete",
 ];
-/// Keys of images that are pushed.
-const PUSH_KEYS: [&str; 2] = ["push-by-digest", "registry.insecure"];
 const OCI_KEYS: [&str; 2] = ["dest", "tar"];
 /// `engine` is no key of BuildKit.
 const DOCKER_KEYS: [&str; 3] = ["dest", "tar", "engine"];
@@ -219,8 +223,11 @@ impl Output {
         };
         let fields = |valid: &[&[&'static str]]| Fields::new(kind, attributes, valid.concat());
         match *kind {
-            "image" => image(fields(&[&IMAGE_KEYS, &STORE_KEYS, &PUSH_KEYS])),
-            "registry" => registry(fields(&[&IMAGE_KEYS, &PUSH_KEYS])),
+            "image" => image(Image::new(), false, fields(&[&IMAGE_KEYS, &STORE_KEYS])),
+            "registry" => {
+                let image = Image::new().store(false);
+                self::image(image, true, fields(&[&IMAGE_KEYS, &STORE_KEYS]))
+            }
             "oci" => oci(fields(&[&OCI_KEYS, &IMAGE_KEYS])),
             "docker" => docker(fields(&[&DOCKER_KEYS, &IMAGE_KEYS])),
             "local" => local(fields(&[&FILE_KEYS, &LOCAL_KEYS])),
@@ -255,10 +262,10 @@ impl Output {
         }
     }
 
-    /// Sets `SOURCE_DATE_EPOCH` to these seconds since 1970 unless the output says what it is: what
-    /// a build argument of this name does.
+    /// Sets `SOURCE_DATE_EPOCH` unless the output says what it is: what a build argument of this name
+    /// does. One that is empty is [`Epoch::None`], which outweighs what the result says.
     #[must_use]
-    pub fn with_default_epoch(mut self, seconds: i64) -> Self {
+    pub fn with_default_epoch(mut self, default: Epoch) -> Self {
         let epoch = match &mut self {
             Self::Image(image) => &mut image.options.epoch,
             Self::Oci(oci) => &mut oci.options.epoch,
@@ -268,7 +275,7 @@ impl Output {
             Self::CacheOnly(_) => return self,
         };
         if *epoch == Epoch::OfResult {
-            *epoch = Epoch::At(seconds);
+            *epoch = default;
         }
         self
     }
@@ -316,12 +323,16 @@ impl Fields {
     }
 }
 
-fn image(mut fields: Fields) -> Result<Output, OutputError> {
-    let mut image = Image::new();
+/// An image for the store, for registries, or for both; `is_pushed` unless it is said otherwise.
+fn image(mut image: Image, is_pushed: bool, mut fields: Fields) -> Result<Output, OutputError> {
     for (key, set) in [
         ("store", Image::store as fn(Image, bool) -> Image),
         ("unpack", Image::unpack),
         ("danging-name-empty-only", Image::dangling_only_if_unnamed),
+        (
+            "unsafe-internal-store-allow-incomplete",
+            Image::allow_incomplete,
+        ),
         ("verify", Image::verify),
     ] {
         if let Some(value) = fields.flag(key)? {
@@ -333,17 +344,14 @@ fn image(mut fields: Fields) -> Result<Output, OutputError> {
     if let Some(prefix) = fields.take("dangling-name-prefix") {
         image = image.dangling_prefix(prefix);
     }
-    let is_pushed = fields.flag("push")?.unwrap_or(false);
-    let image = pushed(image, is_pushed, &mut fields)?;
-    let image = image.options(image_options(&mut fields)?);
-    fields.end()?;
-    Ok(Output::Image(Box::new(image)))
-}
-
-fn registry(mut fields: Fields) -> Result<Output, OutputError> {
-    let verify = fields.flag("verify")?.unwrap_or(false);
-    let image = Image::new().store(false).verify(verify);
-    let image = pushed(image, true, &mut fields)?;
+    let push = fields.flag("push")?.unwrap_or(is_pushed);
+    if is_pushed && !push {
+        return Err(OutputError::Conflict {
+            one: "type=registry".to_owned(),
+            other: "push=false".to_owned(),
+        });
+    }
+    let image = pushed(image, push, &mut fields)?;
     let image = image.options(image_options(&mut fields)?);
     fields.end()?;
     Ok(Output::Image(Box::new(image)))

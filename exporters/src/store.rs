@@ -30,6 +30,7 @@ pub struct Image {
     dangling_only_if_unnamed: bool,
     store: bool,
     unpack: bool,
+    incomplete: bool,
     verify: bool,
     durability: Durability,
     #[cfg(feature = "registry")]
@@ -60,6 +61,7 @@ impl Image {
             dangling_only_if_unnamed: false,
             store: true,
             unpack: false,
+            incomplete: false,
             verify: false,
             durability: Durability::default(),
             #[cfg(feature = "registry")]
@@ -81,7 +83,8 @@ impl Image {
         self
     }
 
-    /// Sets whether names are written. Without them the image is there by its digest. Default: yes.
+    /// Sets whether names are written. Without them the image is there by its digest, unless it is
+    /// pushed: nothing is downloaded or written for the store then. Default: yes.
     #[must_use]
     pub fn store(mut self, store: bool) -> Self {
         self.store = store;
@@ -93,6 +96,16 @@ impl Image {
     #[must_use]
     pub fn unpack(mut self, unpack: bool) -> Self {
         self.unpack = unpack;
+        self
+    }
+
+    /// Sets whether names are written though layers are missing that nothing needed so far: whoever
+    /// uses the image later has them from the registry that it is named after, or fails
+    /// (`unsafe-internal-store-allow-incomplete`). Goes not together with [`Image::verify`].
+    /// Default: no, all of a base that was not downloaded yet is.
+    #[must_use]
+    pub fn allow_incomplete(mut self, incomplete: bool) -> Self {
+        self.incomplete = incomplete;
         self
     }
 
@@ -148,11 +161,43 @@ impl Image {
         wanted.then(|| format!("{prefix}@{digest}"))
     }
 
+    /// Whether the store gets the image: what is only pushed is not downloaded for it.
+    fn is_kept(&self) -> bool {
+        #[cfg(feature = "registry")]
+        let is_pushed = self.push.wanted;
+        #[cfg(not(feature = "registry"))]
+        let is_pushed = false;
+        self.store || !is_pushed
+    }
+
+    /// Brings all of an image into the store.
+    fn keep(&self, image: &Assembled, cancel: &Cancel) -> Result<(), ExportError> {
+        if !(self.store && self.incomplete) {
+            image.fetch(cancel)?;
+        }
+        for blob in &image.blobs {
+            if let BlobContent::Text(text) = &blob.content {
+                cancel.check()?;
+                image.store.blobs().put(text).map_err(Failure::from)?;
+            }
+        }
+        match self.verify {
+            true => verify(image, cancel),
+            false => Ok(()),
+        }
+    }
+
     fn run(&self, result: &BuildResult, cancel: &Cancel) -> Result<Prepared, ExportError> {
+        let invalid = |reason: &str| {
+            Err(ExportError::Option {
+                reason: reason.to_owned(),
+            })
+        };
         if self.unpack && self.options.rewrite_timestamp {
-            return Err(ExportError::Option {
-                reason: "an image with rewritten times is not what is unpacked here".to_owned(),
-            });
+            return invalid("an image with rewritten times is not what is unpacked here");
+        }
+        if self.incomplete && self.verify {
+            return invalid("an image that may lack layers cannot be verified");
         }
         #[cfg(feature = "registry")]
         let registry = self.pushed_through(result)?;
@@ -162,15 +207,8 @@ impl Image {
             packs: false,
         };
         let image = assemble(result, &self.options, defaults, cancel)?;
-        image.fetch(cancel)?;
-        for blob in &image.blobs {
-            if let BlobContent::Text(text) = &blob.content {
-                cancel.check()?;
-                image.store.blobs().put(text).map_err(Failure::from)?;
-            }
-        }
-        if self.verify {
-            verify(&image, cancel)?;
+        if self.is_kept() {
+            self.keep(&image, cancel)?;
         }
         if self.unpack {
             for (tree, diff_ids) in result.refs().iter().zip(&image.diff_ids) {

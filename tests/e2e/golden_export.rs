@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use ashlar_exporters::{Exported, Output};
+use ashlar_exporters::{Epoch, Exported, Output};
 use ashlar_llb::{Definition, Platform, Reference};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::oci::Descriptor;
@@ -198,8 +198,10 @@ async fn export(case: &Case, folder: &Path) -> Result<Vec<Made>, String> {
         }
         let mut output = Output::from_attributes(kind, attributes).map_err(|e| e.to_string())?;
         let argument = &request["frontend_attrs"]["build-arg:SOURCE_DATE_EPOCH"];
-        if let Ok(seconds) = text(argument).parse() {
-            output = output.with_default_epoch(seconds);
+        match text(argument).parse() {
+            Ok(seconds) => output = output.with_default_epoch(Epoch::At(seconds)),
+            Err(_) if argument == "" => output = output.with_default_epoch(Epoch::None),
+            Err(_) => {}
         }
         outputs.push((path, output));
     }

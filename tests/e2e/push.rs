@@ -16,6 +16,7 @@ use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::{Blame as _, Fault};
 use ashlar_solver::registry::{HostConfig, RegistryConfig};
 use ashlar_solver::solver::{Solved, Solver};
+use ashlar_solver::source::image::ResolveMode;
 use serde_json::Value;
 
 use super::export::fixed_context;
@@ -303,6 +304,60 @@ async fn a_base_of_the_same_registry_is_mounted_without_being_downloaded() {
     good(pushed(&solver, &built, &name("more:v1")).await);
     assert_eq!(registry.sent("more", "v1"), 1, "the config");
     says(&yard, &name("more:v1"), "base").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_download_only_what_they_are_to_keep() {
+    let Some(yard) = Yard::enter("outputs_download_only_what_they_are_to_keep") else {
+        return;
+    };
+    let (registry, maker) = (yard.open(), yard.solver());
+    let base = format!("{}/base:v1", registry.host());
+    good(pushed(&maker, &app(&maker, "base").await, &base).await);
+    let (incomplete, key) = ("copy:incomplete", "unsafe-internal-store-allow-incomplete");
+    // Of the base the manifest and the config are there; two layers are not.
+    for (attributes, to, kept) in [
+        ("type=registry", "copy:v1", 0),
+        ("type=registry,verify=true", "copy:v2", 0),
+        ("type=image,push=true,store=false", "copy:v3", 0),
+        (&format!("type=image,push=true,{key}="), incomplete, 0),
+        ("type=image,push=true", "copy:v4", 2),
+        ("type=registry,store=true", "copy:v5", 2),
+        ("type=image,store=false", "copy:v6", 2),
+        (&format!("type=image,store=false,{key}=true"), "copy:v7", 2),
+        (&format!("type=image,{key}=false"), "copy:v8", 2),
+    ] {
+        let solver = yard.solver();
+        let image = State::from(llb::image(&base));
+        let untouched = solve(&solver, support::request(&image)).await;
+        let name = format!("{}/{to}", registry.host());
+        let output = Output::parse(&format!("{attributes},name={name}")).unwrap();
+        let output = output.with_registry(solver.registry());
+        let cancel = Cancel::new();
+        let exported = output.exporter().export(&untouched.result, &cancel);
+        good(exported.await);
+        let blobs = fs::read_dir(solver.root().join("blobs/sha256")).unwrap();
+        let layers = blobs.filter(|blob| {
+            let bytes = fs::read(blob.as_ref().unwrap().path()).unwrap();
+            bytes.starts_with(&[0x1f, 0x8b])
+        });
+        assert_eq!(layers.count(), kept, "{attributes}");
+        // What lacks layers is as good as complete as long as its registry has them.
+        if to == incomplete {
+            let named = State::from(llb::image(&name));
+            let request = support::request(&named).resolve(ResolveMode::IfMissing);
+            let solved = solve(&solver, request).await;
+            let expected = support::file(0o644, b"base");
+            assert_eq!(files(&solved).await["hello"], expected);
+        }
+    }
+    let both = Output::parse(&format!("type=image,name=a,verify=true,{key}=true")).unwrap();
+    let solved = app(&maker, "base").await;
+    let error = both.exporter().export(&solved.result, &Cancel::new()).await;
+    assert!(
+        matches!(error, Err(ExportError::Option { .. })),
+        "{error:?}"
+    );
 }
 
 /// Passes connections on to a registry, and breaks each after so many bytes of what clients send,

@@ -1,11 +1,13 @@
 //! Attributes that several outputs share.
 
+use ashlar_solver::result::{BASE_CONFIG_KEY, IMAGE_CONFIG_KEY, INLINE_CACHE_KEY};
+
 use super::OutputError;
-use super::fields::Fields;
+use super::fields::{Fields, of_all};
 use crate::{Compatibility, Compression, Epoch, FileOptions, ImageOptions, MediaTypes};
 
-/// Keys that go into the metadata of the result as they are.
-const METADATA: &str = "containerimage.";
+/// Keys that go into the metadata of the result as they are, for all of it or for one platform.
+const METADATA: [&str; 3] = [IMAGE_CONFIG_KEY, BASE_CONFIG_KEY, INLINE_CACHE_KEY];
 
 /// What can be asked of every image.
 pub(super) fn image_options(fields: &mut Fields) -> Result<ImageOptions, OutputError> {
@@ -33,7 +35,7 @@ pub(super) fn image_options(fields: &mut Fields) -> Result<ImageOptions, OutputE
             OutputError::value("compatibility-version", number.to_string(), expected)
         })?;
     }
-    for (key, value) in fields.take_all("annotation") {
+    for (key, value) in fields.take_all(|key| key.starts_with("annotation")) {
         let parsed = options.annotations.parse(&key, &value);
         if !matches!(parsed, Ok(true)) {
             let expected = "annotation[-KIND][[PLATFORM]].KEY, KIND being manifest, \
@@ -41,7 +43,8 @@ pub(super) fn image_options(fields: &mut Fields) -> Result<ImageOptions, OutputE
             return Err(OutputError::value(key, value, expected));
         }
     }
-    for (key, value) in fields.take_all(METADATA) {
+    let is_metadata = |key: &str| METADATA.contains(&of_all(key));
+    for (key, value) in fields.take_all(is_metadata) {
         options.metadata.insert(key, value.into_bytes());
     }
     if options.media_types == Some(MediaTypes::Docker) {

@@ -59,15 +59,10 @@ impl Fields {
         }
     }
 
-    /// Takes all whose key begins with `prefix`.
-    pub(super) fn take_all(&mut self, prefix: &str) -> Vec<(String, String)> {
-        let taken = |key: &String| key.starts_with(prefix);
-        let keys: Vec<String> = self
-            .attributes
-            .keys()
-            .filter(|k| taken(k))
-            .cloned()
-            .collect();
+    /// Takes all of these keys.
+    pub(super) fn take_all(&mut self, wanted: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+        let keys = self.attributes.keys().filter(|key| wanted(key));
+        let keys: Vec<String> = keys.cloned().collect();
         let pairs = keys
             .into_iter()
             .filter_map(|key| self.attributes.remove_entry(&key));
@@ -114,15 +109,8 @@ impl Fields {
     }
 
     fn known(&self) -> Result<(), OutputError> {
-        let annotated = self
-            .valid
-            .iter()
-            .any(|valid| valid.starts_with("annotation"));
-        let unknown = self.attributes.keys().find(|key| {
-            let valid = self.valid.contains(&key.as_str());
-            !(valid || annotated && key.starts_with("annotation"))
-        });
-        match unknown {
+        let is_known = |key: &str| self.valid.iter().any(|form| is_of(key, form));
+        match self.attributes.keys().find(|key| !is_known(key)) {
             Some(key) => Err(self.unknown(key)),
             None => Ok(()),
         }
@@ -132,7 +120,7 @@ impl Fields {
         let mut near: Vec<_> = self
             .valid
             .iter()
-            .map(|valid| (distance(key, valid), *valid))
+            .map(|valid| (distance(of_all(key), word(valid)), *valid))
             .filter(|(distance, _)| *distance <= 2)
             .collect();
         near.sort_unstable();
@@ -146,6 +134,24 @@ impl Fields {
             valid: self.valid.join(", "),
         }
     }
+}
+
+/// Whether a key is the word of a form as it stands in an error, with what may follow it.
+fn is_of(key: &str, form: &str) -> bool {
+    match form.split_once('[') {
+        None => key == form,
+        Some((word, more)) if more.starts_with('/') => of_all(key) == word,
+        Some((word, _)) => key.starts_with(word),
+    }
+}
+
+fn word(form: &str) -> &str {
+    form.split_once('[').map_or(form, |(word, _)| word)
+}
+
+/// A key without the platform that it is for.
+pub(super) fn of_all(key: &str) -> &str {
+    key.split_once('/').map_or(key, |(key, _)| key)
 }
 
 /// How many letters have to be put in, left out or replaced.

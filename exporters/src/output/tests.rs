@@ -19,6 +19,8 @@ fn what_buildctl_takes() {
         "type=image,name=a,store=,unpack=false,name-canonical=true,danging-name-empty-only=",
         "type=image,dangling-name-prefix=p,attestation-inline=false,prefer-nondist-layers=true",
         "type=registry,name=a,push-by-digest=,registry.insecure=true",
+        "type=registry,name=a,push=,unpack=false,store=true,name-canonical=",
+        "type=oci,dest=x,containerimage.config/linux/arm64={},containerimage.inlinecache=x",
         "type=image,name=a,push=,registry.insecure=false",
         "type=docker,engine=/var/run/docker.sock,name=a,verify=",
         "type=local,dest=out,mode=delete,platform-split=false,attestation-prefix=a-",
@@ -81,7 +83,22 @@ fn errors_say_what_would_be_right() {
             "type=local,dest=x,name=x",
             "it has: dest, source-date-epoch",
         ),
-        ("type=registry,name=x,unpack=true", "no key `unpack`"),
+        ("type=registry,name=x,push=false", "`push=false`"),
+        ("type=registry,name=x,tar=true", "no key `tar`"),
+        (
+            "type=oci,dest=x,containerimage.confg={}",
+            "did you mean `containerimage.config[/PLATFORM]`",
+        ),
+        (
+            "type=oci,dest=x,containerimage.conf/linux/arm64={}",
+            "did you mean `containerimage.config[/PLATFORM]`",
+        ),
+        ("type=oci,containerimage.config={}", "needs `dest`"),
+        ("type=oci,annotation.x=y", "needs `dest`"),
+        (
+            "type=oci,dest=x,anotation.x=y",
+            "annotation[-KIND][[PLATFORM]].KEY",
+        ),
         (
             "type=docker,engine=x,dest=y",
             "no `dest` or `tar` beside it",
@@ -104,7 +121,10 @@ fn errors_say_what_would_be_right() {
 
 #[test]
 fn a_default_epoch_gives_way_to_what_was_said() {
-    let epoch = |text: &str| match Output::parse(text).unwrap().with_default_epoch(7) {
+    let epoch = |text: &str| match Output::parse(text)
+        .unwrap()
+        .with_default_epoch(Epoch::At(7))
+    {
         Output::Tar(tar) => tar.options.epoch,
         Output::Oci(oci) => oci.options.epoch,
         other => panic!("{other:?}"),
@@ -112,6 +132,11 @@ fn a_default_epoch_gives_way_to_what_was_said() {
     assert_eq!(epoch("type=tar,dest=x"), Epoch::At(7));
     assert_eq!(epoch("type=tar,dest=x,source-date-epoch="), Epoch::None);
     assert_eq!(epoch("type=oci,dest=x,source-date-epoch=8"), Epoch::At(8));
+    // An argument that is empty says that there is none.
+    let Output::Tar(tar) = Output::parse("-").unwrap().with_default_epoch(Epoch::None) else {
+        panic!("no tar");
+    };
+    assert_eq!(tar.options.epoch, Epoch::None);
 }
 
 /// How an output that was read looks, next to how it looks made by typed options.
@@ -250,6 +275,10 @@ fn attributes_of_stored_images_and_of_files_are_typed_options() {
     image("store=", Image::new());
     image("unpack=", Image::new().unpack(true));
     image("verify=true", Image::new().verify(true));
+    image(
+        "unsafe-internal-store-allow-incomplete=",
+        Image::new().allow_incomplete(true),
+    );
     // The store finds an image by its digest anyway.
     image("name-canonical=", Image::new());
     image("dangling-name-prefix=p", Image::new().dangling_prefix("p"));
@@ -268,6 +297,14 @@ fn attributes_of_stored_images_and_of_files_are_typed_options() {
         same(
             "type=registry,push-by-digest=1,registry.insecure=,verify=",
             &pushed().push_by_digest(true).insecure(true).verify(true),
+        );
+        same(
+            "type=registry,store=,unpack=1,dangling-name-prefix=p,danging-name-empty-only=true",
+            &pushed()
+                .store(true)
+                .unpack(true)
+                .dangling_prefix("p")
+                .dangling_only_if_unnamed(true),
         );
     }
     let files = |change: fn(&mut FileOptions)| {
@@ -319,7 +356,8 @@ fn every_key_that_is_misspelt_is_told_with_all_that_are_valid() {
                 continue;
             }
             // A letter too many, and one too few, where that is no key.
-            for wrong in [format!("{key}q"), key[1..].to_owned()] {
+            let word = key.split('[').next().unwrap();
+            for wrong in [format!("{word}q"), word[1..].to_owned()] {
                 if keys.contains(&wrong.as_str()) {
                     continue;
                 }
