@@ -35,6 +35,9 @@ use crate::{ExportError, ImageOptions, spans};
 /// for the client to say.
 const BLOBS: usize = 8;
 
+/// Bytes of a manifest or an index that are read to verify it; there are none above that in registries.
+const DOCUMENT_LIMIT: u64 = 8 << 20;
+
 /// Pushes an image to registries, under each of its names.
 ///
 /// The image is made first; it is pushed when the export is finalized. Each name then leads to it,
@@ -67,6 +70,8 @@ pub(crate) struct PushOptions {
     pub(crate) by_digest: bool,
     /// With any certificate, or in plain text.
     pub(crate) insecure: bool,
+    /// Registries are asked for it afterwards.
+    pub(crate) verify: bool,
 }
 
 impl Push {
@@ -93,6 +98,14 @@ impl Push {
     #[must_use]
     pub fn insecure(mut self, insecure: bool) -> Self {
         self.push.insecure = insecure;
+        self
+    }
+
+    /// Sets whether the registries are asked afterwards for what each name leads to, for every
+    /// document, which is compared with its digest, and whether they have every blob. Default: no.
+    #[must_use]
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.push.verify = verify;
         self
     }
 
@@ -197,7 +210,14 @@ pub(crate) async fn push(
         };
         let repository = pushing.name.name();
         let span = tracing::info_span!("push", repository);
-        async move { pushing.run(&tags).await }.instrument(span)
+        async move {
+            pushing.run(&tags).await?;
+            match options.verify {
+                true => pushing.verify(&tags).await,
+                false => Ok(()),
+            }
+        }
+        .instrument(span)
     });
     tokio::select! {
         done = try_join_all(all) => done.map(drop),
@@ -267,6 +287,34 @@ impl Pushing<'_> {
             }
         }
         self.note(blobs).await
+    }
+
+    /// Asks the registry for all of the image.
+    async fn verify(&self, tags: &[Option<String>]) -> Result<(), ExportError> {
+        let wrong = |what: String| ExportError::verify(what, self.name.name());
+        let root = self.image.root.digest;
+        for tag in tags.iter().flatten() {
+            let found = self.repository.manifest(tag, DOCUMENT_LIMIT).await;
+            if found.map_err(|error| self.failed(error))?.0.digest != root {
+                return Err(wrong(format!("tag {tag}")));
+            }
+        }
+        let blobs = self.image.blobs.iter().map(|blob| Ok(&blob.descriptor));
+        let asked = stream::iter(blobs).try_for_each_concurrent(BLOBS, |descriptor| async move {
+            let there = match &descriptor.media_type[..] {
+                kind if is_document(kind) => {
+                    let read = self.repository.document(descriptor, DOCUMENT_LIMIT).await;
+                    read.map(|_| true)
+                }
+                kind if is_nondistributable(kind) => Ok(true),
+                _ => self.repository.contains(&descriptor.digest).await,
+            };
+            match there.map_err(|error| self.failed(error))? {
+                true => Ok(()),
+                false => Err(wrong(descriptor.digest.to_string())),
+            }
+        });
+        asked.await
     }
 
     /// The blobs that are to be pushed, and where they may be already.

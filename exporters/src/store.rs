@@ -110,7 +110,7 @@ impl Image {
     }
 
     /// Sets whether all blobs are read and compared with their digests before the names are
-    /// written. Default: no.
+    /// written, and looked for in registries after they were pushed. Default: no.
     #[must_use]
     pub fn verify(mut self, verify: bool) -> Self {
         self.verify = verify;
@@ -240,7 +240,8 @@ impl Image {
         };
         #[cfg(feature = "registry")]
         if let Some(registry) = registry {
-            let options = self.push.options;
+            let mut options = self.push.options;
+            options.verify = self.verify;
             exported.references = push::references(&image, options);
             let image = std::sync::Arc::new(image);
             return Ok(Prepared::new(exported, move |cancel| async move {

@@ -53,6 +53,7 @@ mod nginx;
 mod oci_rules;
 mod overlay_root;
 mod push;
+mod push_indexes;
 mod push_proxied;
 mod push_restarted;
 mod push_tokens;
