@@ -13,7 +13,7 @@ use ashlar_exporters::{
 };
 use ashlar_llb::{self as llb, BlobDigest, Reference, State, mkdir, mkfile};
 use ashlar_solver::cancel::Cancel;
-use ashlar_solver::result::BuildResult;
+use ashlar_solver::result::{BuildResult, Store};
 use ashlar_solver::solver::Solver;
 
 use super::support::{self, Need, Tree, child, skipped, solve, temp, tree};
@@ -214,7 +214,9 @@ fn kill_nine_leaves_the_old_or_the_new_output() {
             });
             mixed += usize::from(!whole);
         }
-        stored(&root, &expected);
+        support::runtime().block_on(async {
+            stored(support::solver(&root).store(), &expected);
+        });
     }
     println!("{mixed} kills came while files were being moved; {next} numbers exported");
     assert!(next > rounds() / 4, "kills came too early");
@@ -275,36 +277,32 @@ fn layout(layout: &Path) {
     }
 }
 
-/// The name in the store leads to one of the images, and all of it is there.
-fn stored(root: &Path, expected: &[Tree]) {
-    support::runtime().block_on(async {
-        let solver = support::solver(root);
-        let store = solver.store();
-        let found = store
-            .images()
-            .get(&Reference::parse(NAME).unwrap())
-            .unwrap()
-            .unwrap();
-        let name = format!(
-            "layout/blobs/{}",
-            found.digest.to_string().replace(':', "/")
-        );
-        assert!(expected.iter().any(|tree| tree.contains_key(&name)));
-        let read = |digest: &BlobDigest| {
-            let mut bytes = Vec::new();
-            let mut file = store.blobs().open(digest).unwrap().unwrap();
-            std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
-            assert_eq!(BlobDigest::of(&bytes), *digest);
-            bytes
-        };
-        let manifest: ashlar_solver::oci::Manifest =
-            serde_json::from_slice(&read(&found.digest)).unwrap();
-        read(&manifest.config.digest);
-        manifest
-            .layers
-            .iter()
-            .for_each(|layer| drop(read(&layer.digest)));
-    });
+/// The name in the store leads to one of the images, and all of it is there. Which one it is.
+fn stored(store: &Store, expected: &[Tree]) -> BlobDigest {
+    let name = Reference::parse(NAME).unwrap();
+    let found = store.images().get(&name).unwrap().unwrap();
+    let name = manifest_in(&found.digest);
+    assert!(expected.iter().any(|tree| tree.contains_key(&name)));
+    let read = |digest: &BlobDigest| {
+        let mut bytes = Vec::new();
+        let mut file = store.blobs().open(digest).unwrap().unwrap();
+        std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+        assert_eq!(BlobDigest::of(&bytes), *digest);
+        bytes
+    };
+    let manifest: ashlar_solver::oci::Manifest =
+        serde_json::from_slice(&read(&found.digest)).unwrap();
+    read(&manifest.config.digest);
+    manifest
+        .layers
+        .iter()
+        .for_each(|layer| drop(read(&layer.digest)));
+    found.digest
+}
+
+/// Where a layout has a manifest.
+fn manifest_in(digest: &BlobDigest) -> String {
+    format!("layout/blobs/{}", digest.to_string().replace(':', "/"))
 }
 
 #[test]
@@ -338,15 +336,22 @@ fn a_cancel_leaves_the_old_or_the_new_output() {
                     raise.cancel();
                 });
                 let before = part(&tree(&out), name);
+                let index = |tree: &Tree| tree.get("layout/index.json").cloned();
+                let named = stored(solver.store(), &expected);
                 let done = exporter.export(&results[other], &cancel).await;
                 raised.join().unwrap();
                 let after = tree(&out);
                 match done {
                     Ok(_) => drop(now.insert(name, other)),
-                    Err(ExportError::Cancelled) if name == "layout" => cancelled += 1,
+                    // It may have more blobs than before.
+                    Err(ExportError::Cancelled) if name == "layout" => {
+                        cancelled += 1;
+                        assert_eq!(index(&after), index(&before), "round {round}");
+                    }
                     Err(ExportError::Cancelled) => {
                         cancelled += 1;
                         assert_eq!(part(&after, name), before, "round {round}: {name}");
+                        assert_eq!(stored(solver.store(), &expected), named, "round {round}");
                     }
                     Err(error) => panic!("{name}: {error}"),
                 }
@@ -356,6 +361,10 @@ fn a_cancel_leaves_the_old_or_the_new_output() {
                 }
                 if name == "layout" {
                     layout(&out.join(name));
+                }
+                if name == "image" {
+                    let image = manifest_in(&stored(solver.store(), &expected));
+                    assert!(expected[now[name]].contains_key(&image), "round {round}");
                 }
                 let partial: Vec<_> = after.keys().filter(|path| is_partial(path)).collect();
                 assert_eq!(partial, [""; 0], "round {round}: {name}");
