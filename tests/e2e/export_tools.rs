@@ -402,9 +402,26 @@ fn containerd_imports_archives() {
             version.status.success()
         };
         let _daemon = daemon(containerd, &kit.path("containerd.log"), is_ready);
-        let mut archives = ["oci.tar", "docker.tar", "several.tar"]
-            .map(str::to_owned)
-            .to_vec();
+        let mut docker_types = ashlar_exporters::ImageOptions::default();
+        docker_types.media_types = Some(ashlar_exporters::MediaTypes::Docker);
+        docker_types.names = vec!["localhost/ashlar/old:v1".to_owned()];
+        let old = Oci::archive(kit.path("old.tar")).options(docker_types.clone());
+        let old = kit.export(old, &kit.result).await;
+        // A list of manifests of Docker's, which cannot have attestations.
+        docker_types.names = vec!["localhost/ashlar/old-several:v1".to_owned()];
+        let mut several = kit.several();
+        several.attestations.clear();
+        let list = Oci::archive(kit.path("old-several.tar")).options(docker_types);
+        let list = kit.export(list, &several).await;
+        let mut archives = [
+            "oci.tar",
+            "docker.tar",
+            "several.tar",
+            "old.tar",
+            "old-several.tar",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         for compression in Compression::ALL {
             let archive = format!("{}.tar", compression.name());
             let oci = Oci::archive(kit.path(&archive)).compression(compression);
@@ -427,6 +444,8 @@ fn containerd_imports_archives() {
             (NAME, Some(&digest)),
             ("localhost/ashlar/docker:v1", None),
             ("localhost/ashlar/several:v1", Some(&index)),
+            ("localhost/ashlar/old:v1", Some(&old)),
+            ("localhost/ashlar/old-several:v1", Some(&list)),
         ] {
             let line = images.lines().find(|line| line.starts_with(name));
             let line = line.unwrap_or_else(|| panic!("no {name} in {images}"));
