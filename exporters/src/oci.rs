@@ -65,7 +65,9 @@ impl Oci {
     }
 
     /// Writes into an image layout directory, which is made if it is missing. Blobs that are there
-    /// are not written again; images of other names stay.
+    /// are not written again; images of other names stay. After a failure or a cancel the index is
+    /// as it was; there may be more blobs, each of them whole, which the next export does not write
+    /// again.
     pub fn directory(path: impl Into<PathBuf>) -> Self {
         Self::new(Form::Directory(path.into()))
     }

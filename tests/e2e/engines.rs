@@ -184,6 +184,22 @@ fn what_an_engine_says_is_told() {
                 }
             }
         }
+        // One that says that all is well, and has nothing then, or something else.
+        for (status, text) in [("404 Not Found", "{}"), ("200 OK", r#"{"Id":"sha256:00"}"#)] {
+            let folder = temp();
+            let says = move |line: &str, _| match line.starts_with("GET") {
+                true => Some((status, text.to_owned())),
+                false => Some(("200 OK", "{}".to_owned())),
+            };
+            let engine = Engine::start(folder.path(), usize::MAX, Arc::new(says));
+            load(&engine, &result).await.unwrap();
+            let docker = Docker::engine(&engine.socket).name("app:v1").verify(true);
+            let error = docker.export(&result, &Cancel::new()).await.unwrap_err();
+            let ExportError::Verify { path, .. } = &error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(*path, engine.socket);
+        }
         // None listens.
         let docker = Docker::engine(folder.path().join("none.sock")).name("app:v1");
         let error = docker.export(&result, &Cancel::new()).await.unwrap_err();

@@ -315,54 +315,6 @@ fn made_now(folder: &Path) -> State {
 }
 
 #[test]
-fn an_epoch_makes_two_roots_give_the_same_bytes() {
-    let folder = temp();
-    let build = |name: &str| {
-        support::runtime().block_on(async {
-            let folder = folder.path().join(name);
-            let state = made_now(&folder);
-            let solver = support::solver(folder.join("state"));
-            let request = request(&state).local("context", folder.join("context"));
-            let solved = solve(&solver, request).await;
-            let mut outputs = BTreeMap::new();
-            for compression in Compression::ALL {
-                let reproducible = options(|options| {
-                    options.names = vec!["app:v1".to_owned()];
-                    options.compression = compression;
-                    options.epoch = Epoch::At(1_500_000_000);
-                    options.rewrite_timestamp = true;
-                });
-                let path = folder.join(format!("{compression}.tar"));
-                let archive = Oci::archive(&path).options(reproducible).verify(true);
-                export(archive, &solved.result).await.unwrap();
-                outputs.insert(compression.to_string(), fs::read(path).unwrap());
-            }
-            let path = folder.join("files.tar");
-            let files = Tar::file(&path)
-                .source_date_epoch(1_500_000_000)
-                .verify(true);
-            export(files, &solved.result).await.unwrap();
-            outputs.insert("files".to_owned(), fs::read(path).unwrap());
-            let path = folder.join("plain");
-            let plain = Oci::directory(&path).compression(Compression::Uncompressed);
-            export(plain, &solved.result).await.unwrap();
-            oci_rules::check(&path);
-            (outputs, path)
-        })
-    };
-    let (one, plain_one) = build("one");
-    std::thread::sleep(std::time::Duration::from_millis(1100));
-    let (two, plain_two) = build("two");
-    for (name, bytes) in &one {
-        assert!(bytes == &two[name], "{name} differs");
-    }
-    // Without an epoch only times differ, and those do.
-    assert_eq!(without_times(&plain_one), without_times(&plain_two));
-    let index = |layout: &Path| fs::read(layout.join("index.json")).unwrap();
-    assert_ne!(index(&plain_one), index(&plain_two));
-}
-
-#[test]
 fn times_of_a_base_are_kept_where_those_of_a_build_are_rewritten() {
     const EPOCH: i64 = 1_500_000_000;
     support::runtime().block_on(async {
@@ -449,37 +401,6 @@ fn config_and_layers(layout: &Path) -> (Vec<u8>, Vec<Vec<u8>>) {
     let layers = manifest["layers"].as_array().unwrap().iter();
     let layers = layers.map(|layer| blob_of(layout, layer));
     (blob_of(layout, &manifest["config"]), layers.collect())
-}
-
-/// What is in the only image of a layout but times, and the digests of what has times.
-fn without_times(layout: &Path) -> Vec<String> {
-    let (config, layers) = config_and_layers(layout);
-    let mut config: Value = serde_json::from_slice(&config).unwrap();
-    config.as_object_mut().unwrap().remove("created").unwrap();
-    let history = config["history"].as_array_mut().unwrap();
-    for entry in history {
-        entry.as_object_mut().unwrap().remove("created");
-    }
-    let diff_ids = config["rootfs"]["diff_ids"].take();
-    assert_eq!(diff_ids.as_array().unwrap().len(), layers.len());
-    let mut found = vec![config.to_string()];
-    for bytes in layers {
-        let mut archive = tar::Archive::new(&bytes[..]);
-        for entry in archive.entries().unwrap() {
-            let mut entry = entry.unwrap();
-            let mut content = Vec::new();
-            std::io::Read::read_to_end(&mut entry, &mut content).unwrap();
-            let content = ashlar_llb::BlobDigest::of(&content);
-            let mut header = entry.header().clone();
-            header.set_mtime(0);
-            header.set_cksum();
-            let header = header.as_bytes().escape_ascii().to_string();
-            let path = entry.path().unwrap().display().to_string();
-            found.push(format!("{path} {content} {header}"));
-        }
-        found.push("end of layer".to_owned());
-    }
-    found
 }
 
 /// What of a directory changes when something is written into it.
