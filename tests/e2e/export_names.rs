@@ -9,14 +9,19 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use ashlar_exporters::attest::Attest;
+use ashlar_exporters::provenance::ProvenanceOptions;
+use ashlar_exporters::sbom::{ScanDocument, ScanError, ScanTarget, Scanner};
 use ashlar_exporters::{
     Docker, Exporter, FileOptions, Image, ImageOptions, Local, LocalMode, Oci, Output, Tar,
 };
-use ashlar_llb::Platform;
+use ashlar_llb::{self as llb, Platform};
 use ashlar_solver::cancel::Cancel;
 use ashlar_solver::error::OperationError;
 use ashlar_solver::refs::{Lazy, Ref};
-use ashlar_solver::result::{Attestation, BuildResult, PlatformRef};
+use ashlar_solver::result::{
+    Attestation, AttestationContent, AttestationKind, BuildResult, PlatformRef,
+};
 use ashlar_solver::snapshot::Stack;
 use ashlar_solver::solver::Solver;
 use ashlar_solver::tree::{Attributes, Entry, Files, Kind, Node, TreePath, View};
@@ -39,13 +44,14 @@ impl Lazy for Memory {
     }
 }
 
+/// A file with this text.
 #[derive(Debug)]
-struct Content;
+struct Text(&'static str);
 
-impl Files for Content {
+impl Files for Text {
     fn open(&self, _: &TreePath) -> io::Result<fs::File> {
         let mut file = tempfile::tempfile()?;
-        file.write_all(b"inside\n")?;
+        file.write_all(self.0.as_bytes())?;
         file.rewind()?;
         Ok(file)
     }
@@ -90,7 +96,7 @@ fn view(objects: &[(Vec<Vec<u8>>, Object)]) -> View {
                     _ => {
                         let mut entry = Entry::new(Kind::File, attributes);
                         entry.size = 7;
-                        Node::leaf(entry, Some(Arc::new(Content)))
+                        Node::leaf(entry, Some(Arc::new(Text("inside\n"))))
                     }
                 };
                 view = view.with(&next, node);
@@ -270,6 +276,139 @@ fn class_6_cve_2026_33747_platforms_and_attestations_stay_inside() {
                         try_all(exporters, &result).await
                     }),
             );
+            prop_assert_eq!(beside(folder.path()), before);
+            Ok(())
+        });
+        run.unwrap();
+        assert!(good.get() > 50, "{good:?} exports were good");
+    });
+}
+
+/// Every exporter of files and of images into a folder.
+fn all_exporters(out: &Path) -> Vec<Box<dyn Exporter>> {
+    let mut exporters: Vec<Box<dyn Exporter>> = vec![
+        Box::new(Oci::directory(out.join("layout"))),
+        Box::new(Oci::archive(out.join("oci.tar"))),
+        Box::new(Docker::archive(out.join("docker.tar"))),
+        Box::new(Image::new().name("a")),
+    ];
+    for split in [false, true] {
+        let mut options = FileOptions::default();
+        options.platform_split = Some(split);
+        let local = Local::new(out.join(split.to_string())).options(options.clone());
+        exporters.push(Box::new(local.clone()));
+        exporters.push(Box::new(local.mode(LocalMode::Delete)));
+        exporters.push(Box::new(Tar::file(out.join("files.tar")).options(options)));
+    }
+    exporters
+}
+
+#[test]
+fn class_6_cve_2026_33747_platforms_of_configs_and_of_results_stay_inside() {
+    with_solver(|runtime, solver| {
+        let names = (word(), word(), word(), word());
+        let good = std::cell::Cell::new(0);
+        let run = runner(16).run(&names, |(os, architecture, variant, version)| {
+            let folder = temp();
+            let before = arena(folder.path());
+            let store = || solver.store().clone();
+            let reference = || Ref::lazy(Arc::new(Memory(View::empty())));
+            let config = serde_json::json!({
+                "os": os, "architecture": architecture, "variant": variant, "os.version": version,
+            });
+            let config = config.to_string();
+            let linux = Platform::linux_amd64;
+            let told = Platform::new(&os, &architecture).with_variant(&variant);
+            let single = |platform| BuildResult::new(reference(), platform, store());
+            let refs = [
+                PlatformRef::new(told.clone(), reference()),
+                PlatformRef::new(linux(), reference()),
+            ];
+            let several = BuildResult::of_platforms(refs, store());
+            let named = PlatformRef::new(told.clone(), reference()).named();
+            let named = BuildResult::of_platforms([named], store());
+            let results = [
+                Ok(single(linux()).with_image_config(config.clone())),
+                Ok(single(told)),
+                several,
+                named.map(|named| {
+                    let id = named.refs()[0].id.clone();
+                    named.with_image_config_of(&id, config)
+                }),
+            ];
+            for result in results.into_iter().flatten() {
+                let exporters = all_exporters(&folder.path().join("out/new"));
+                good.set(good.get() + runtime.block_on(try_all(exporters, &result)));
+            }
+            prop_assert_eq!(beside(folder.path()), before);
+            let out = folder.path().join("out");
+            let own = ["kept", "a", "b", "outside", "new"];
+            let more = fs::read_dir(out)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name());
+            let more: Vec<_> = more
+                .filter(|name| !own.iter().any(|own| name == own))
+                .collect();
+            prop_assert!(more.is_empty(), "{more:?}");
+            Ok(())
+        });
+        run.unwrap();
+        assert!(good.get() > 50, "{good:?} exports were good");
+    });
+}
+
+/// A scanner that calls its document as it is told to.
+#[derive(Debug)]
+struct Calls(String);
+
+#[async_trait::async_trait]
+impl Scanner for Calls {
+    async fn scan(&self, _: &ScanTarget, _: &Cancel) -> Result<Vec<ScanDocument>, ScanError> {
+        Ok(vec![ScanDocument::spdx(&self.0, "{}")])
+    }
+}
+
+#[test]
+fn class_6_cve_2026_33747_documents_of_bundles_scanners_and_provenance_stay_inside() {
+    with_solver(|runtime, solver| {
+        let request = support::request(&llb::scratch().file(llb::mkfile("/file", "file")));
+        let built = runtime.block_on(support::solve(solver, request)).result;
+        let names = prop::collection::vec(name(), 0..4);
+        let names = (names, word(), word(), word());
+        let good = std::cell::Cell::new(0);
+        let run = runner(24).run(&names, |(members, bundle, scanned, provenance)| {
+            let folder = temp();
+            let before = arena(folder.path());
+            let statement = "{\"predicateType\":\"https://example.com/x\"}";
+            let mut view = View::empty();
+            for member in members {
+                let Ok(path) = TreePath::root().join(&member) else {
+                    continue;
+                };
+                let mut entry = Entry::new(Kind::File, Attributes::default());
+                entry.size = statement.len() as u64;
+                let content = Arc::new(Text(statement));
+                view = view.with(&path, Node::leaf(entry, Some(content)));
+            }
+            let members = AttestationContent::File(Ref::lazy(Arc::new(Memory(view))));
+            let bundle = Attestation::new(AttestationKind::Bundle, "", bundle, members);
+            let provenance = ProvenanceOptions::new().filename(provenance);
+            let id = built.platform().to_string();
+            let attested = runtime.block_on(async {
+                let asked = [
+                    Attest::new().provenance(provenance),
+                    Attest::new().sbom(Calls(scanned)),
+                ];
+                let mut all = vec![built.clone().with_attestation(id, bundle)];
+                for asked in asked {
+                    all.extend(asked.apply(&built, &Cancel::new()).await);
+                }
+                all
+            });
+            for result in attested {
+                let exporters = all_exporters(&folder.path().join("out/new"));
+                good.set(good.get() + runtime.block_on(try_all(exporters, &result)));
+            }
             prop_assert_eq!(beside(folder.path()), before);
             Ok(())
         });
