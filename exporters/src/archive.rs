@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use crate::destination::Sink;
 use crate::image::{Image, ImageBlob, Index};
 use crate::layout::LAYOUT;
-use crate::written::content_of;
+use crate::notes::content_of;
 use crate::{ExportError, json};
 
 /// Bytes of a tar block.

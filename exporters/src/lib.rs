@@ -52,6 +52,7 @@ mod layer;
 mod layout;
 mod local;
 mod lock;
+mod notes;
 mod oci;
 mod options;
 mod output;

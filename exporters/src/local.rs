@@ -5,6 +5,7 @@
 //! where it belongs, by renames alone (`place`).
 
 mod beneath;
+mod known;
 mod place;
 mod stage;
 mod write;
@@ -24,6 +25,7 @@ use crate::ExportError;
 use crate::durable::{WriteOut, durability_option, sync_name};
 use crate::exporter::{self, Exported, Exporter, Prepared, blocking};
 use crate::files::{FileOptions, file_options, parts};
+use known::Known;
 use stage::Stage;
 
 /// What becomes of files that are at the destination and not in the result.
@@ -96,7 +98,9 @@ impl Local {
         let durability = self.durability;
         let out = WriteOut::of_files(stage.tree.as_fd(), durability).map_err(failed)?;
         let out = out.map(Mutex::new);
-        let unchanged = write::write(&stage, &parts, out.as_ref(), cancel)?;
+        // Whoever has it verified has all of it read.
+        let known = (!self.verify).then(|| Known::of(&result.store, &self.path));
+        let unchanged = write::write(&stage, &parts, known.as_ref(), out.as_ref(), cancel)?;
         if self.verify {
             write::verify(&stage, &parts, &unchanged, cancel)?;
         }
@@ -108,6 +112,10 @@ impl Local {
         Ok(Prepared::new(Exported::default(), move |cancel| {
             blocking(move || {
                 place::place(stage, &parts, &unchanged, mode, &cancel)?;
+                if let Some(known) = known {
+                    known.learn_written(&parts, &unchanged, &path, &cancel);
+                    known.keep();
+                }
                 if durability == Durability::Synced {
                     sync_files(&path)?;
                     sync_name(&path)?;

@@ -22,7 +22,8 @@ use crate::exporter::{self, Exported, Exporter, Prepared};
 use crate::files::{
     FileOptions, Item, Part, directory_entry, file_options, link_group, parts, statement_entry,
 };
-use crate::written::{Written, add_file, content_of};
+use crate::notes::{add_file, content_of};
+use crate::written::Written;
 
 /// Exports the files of a result as one tar, as BuildKit writes it: owners, modes, devices and
 /// extended attributes are those of the result, times are rounded to seconds.
@@ -228,7 +229,7 @@ impl Take for Name {
             self.hasher.update(digest.as_bytes());
         } else if node.files().is_some_and(|files| files.immutable()) {
             self.hasher.update([2]);
-            return Ok(open().and_then(|file| add_file(&mut self.hasher, &file)));
+            return Ok(open().and_then(|file| Ok(add_file(&mut self.hasher, file)?)));
         } else {
             self.tells = false;
         }

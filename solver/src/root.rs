@@ -10,7 +10,7 @@
 //!   flat/mount-points/  places for mounts, below the layers of every root
 //!   cache-mounts/<hex>/ directories of `RUN --mount=type=cache`
 //!   stat/<hex>          checksums of local files by stat, per directory (module `source::local`)
-//!   outputs             notes of the files that exports wrote (`written` of `ashlar-exporters`)
+//!   outputs/            notes of the files that exports wrote (`notes` of `ashlar-exporters`)
 //!   locks/<hex>         runs that a process is at, and layers that it unpacks: locked files
 //!   sessions/<hex>      one locked file per open root: the prefix of the ids of its new layers
 //!   trash/              what is being removed

@@ -255,7 +255,7 @@ fn notes_that_are_lost_or_damaged_cost_time_alone() {
         let exporter = Tar::file(kit.out());
         kit.export(&exporter).await;
         let bytes = fs::read(kit.out()).unwrap();
-        let notes = kit.folder.path().join("state/outputs");
+        let notes = kit.folder.path().join("state/outputs/archives");
         assert_eq!(fs::metadata(&notes).unwrap().mode() & 0o777, 0o600);
         let length = fs::metadata(&notes).unwrap().len();
         assert!(length <= 4096 * 32, "{length}");
@@ -274,7 +274,7 @@ fn notes_that_are_lost_or_damaged_cost_time_alone() {
             // Nobody writes through a link.
             assert_eq!(kit.keeps(&exporter, &bytes).await, number != 3, "{number}");
         }
-        assert!(!kit.folder.path().join("state/elsewhere").exists());
+        assert!(!kit.folder.path().join("state/outputs/elsewhere").exists());
     });
 }
 

@@ -1,12 +1,15 @@
-//! What a solve that finds everything does not touch, as the kernel counts it.
+//! What solves and exports that find everything do not touch, as the kernel counts it.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use ashlar_exporters::{Compression, Exporter, Local, LocalMode, Oci, Tar};
 use ashlar_llb::{self as llb, State, copy, mkfile};
+use ashlar_solver::cancel::Cancel;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use super::support::{self, files, ran, solve, solver, temp, write};
@@ -108,5 +111,110 @@ async fn a_solve_that_finds_everything_touches_no_layer() {
             entries.iter().any(|path| path.ends_with("picked/b")),
             "{entries:?}"
         );
+    }
+}
+
+/// Neither what is there is read, nor what would be written.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_finds_everything_reads_no_file() {
+    let folder = temp();
+    let at = |name: &str| folder.path().join(name);
+    let (root, context, out) = (at("state"), at("context"), at("out"));
+    for name in ["a", "sub/b", "sub/c/d"] {
+        write(context.join(name), name);
+    }
+    let plain = |oci: Oci| oci.compression(Compression::Uncompressed);
+    let exporters: [(&str, Box<dyn Exporter>); 6] = [
+        ("local", Box::new(Local::new(out.join("local")))),
+        (
+            "mirror",
+            Box::new(Local::new(out.join("mirror")).mode(LocalMode::Delete)),
+        ),
+        ("tar", Box::new(Tar::file(out.join("tar")))),
+        ("archive", Box::new(Oci::archive(out.join("archive")))),
+        (
+            "plain archive",
+            Box::new(plain(Oci::archive(out.join("plain")))),
+        ),
+        (
+            "plain layout",
+            Box::new(plain(Oci::directory(out.join("layout")))),
+        ),
+    ];
+    std::fs::create_dir(&out).unwrap();
+    for (name, exporter) in exporters {
+        let mut watch = None;
+        // Another solver knows what this one noted.
+        for round in 0..3 {
+            let request = support::request(&graph()).local("context", &context);
+            let result = solve(&solver(&root), request).await.result;
+            let watch = watch.get_or_insert_with(|| Watch::new(&[root.join("layers")]));
+            let mut outputs = Watch::new(std::slice::from_ref(&out));
+            watch.take();
+            exporter.export(&result, &Cancel::new()).await.unwrap();
+            let of_files = |entries: Vec<PathBuf>| -> Vec<PathBuf> {
+                let files = entries.into_iter().filter(|path| path.is_file());
+                files.collect()
+            };
+            let mut touched = of_files(watch.take().1);
+            touched.retain(|path| path.components().any(|part| part.as_os_str() == "fs"));
+            if round == 0 {
+                assert!(!touched.is_empty(), "{name}: it would be seen");
+                continue;
+            }
+            if ["local", "mirror"].contains(&name) {
+                touched.extend(of_files(outputs.take().1));
+            }
+            assert!(touched.is_empty(), "{name}: {touched:?}");
+        }
+    }
+}
+
+/// A change is seen by the next export, and what a later change brings by the one after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_known_file_that_is_changed_is_written_again() {
+    let folder = temp();
+    let at = |name: &str| folder.path().join(name);
+    let context = at("context");
+    for name in ["a", "sub/b"] {
+        write(context.join(name), name);
+    }
+    let local = llb::local("context");
+    let state = llb::scratch().file(copy(&local, "/", "/").contents_only());
+    let request = support::request(&state).local("context", &context);
+    let result = solve(&solver(at("state")), request).await.result;
+    let exporter = Local::new(at("out"));
+    let file = at("out/sub/b");
+    let expected = support::tree(&context);
+    for round in 0..4 {
+        exporter.export(&result, &Cancel::new()).await.unwrap();
+        assert_eq!(support::tree(&at("out")), expected, "{round}");
+        let modified = fs::metadata(&file).unwrap().modified().unwrap();
+        let opened = fs::File::options().write(true).open(&file).unwrap();
+        opened.write_all_at(b"X", 0).unwrap();
+        // Who puts back the time of the last change cannot put back when it was done.
+        if round % 2 == 0 {
+            let changed = || fs::metadata(&file).unwrap().ctime_nsec();
+            let before = changed();
+            while changed() == before {
+                let times = fs::FileTimes::new().set_modified(modified);
+                opened.set_times(times).unwrap();
+            }
+        }
+    }
+    // A link of the file is another way to it.
+    exporter.export(&result, &Cancel::new()).await.unwrap();
+    fs::hard_link(&file, at("out/link")).unwrap();
+    exporter.export(&result, &Cancel::new()).await.unwrap();
+    fs::write(at("out/link"), "elsewhere").unwrap();
+    assert_eq!(fs::read(&file).unwrap(), b"sub/b");
+    // Notes that were damaged or lost.
+    let notes = fs::read_dir(at("state/outputs")).unwrap().next().unwrap();
+    let notes = notes.unwrap().path();
+    for damage in ["", "notes", "0123456789abcdef0123456789abcdef"] {
+        fs::write(&notes, damage).unwrap();
+        fs::write(&file, "xub/b").unwrap();
+        exporter.export(&result, &Cancel::new()).await.unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"sub/b");
     }
 }

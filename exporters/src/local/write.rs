@@ -15,12 +15,13 @@ use ashlar_solver::cancel::{Cancel, Cancelled};
 use ashlar_solver::dir::{open_directory, open_file, xattrs};
 use ashlar_solver::tree::{Entry, Kind, Node, Timestamp, TreePath};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags, fchmod, fsetxattr, futimens,
-    linkat, mkdirat, mknodat, openat, statat, symlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags, fchmod, fsetxattr,
+    futimens, linkat, mkdirat, mknodat, openat, statat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
 use super::beneath::Beneath;
+use super::known::Known;
 use super::stage::Stage;
 use crate::ExportError;
 use crate::durable::WriteOut;
@@ -36,11 +37,11 @@ const BYTES: u64 = 4 << 20;
 const SMALL: u64 = 128 << 10;
 
 /// A regular file that is to be copied.
-struct Copy {
+pub(super) struct Copy {
     /// Where it is in its part.
-    path: TreePath,
-    node: Arc<Node>,
-    time: Timestamp,
+    pub(super) path: TreePath,
+    pub(super) node: Arc<Node>,
+    pub(super) time: Timestamp,
 }
 
 /// Files of one directory.
@@ -62,14 +63,18 @@ struct Shared<'a> {
     stopped: AtomicBool,
     error: Mutex<Option<ExportError>>,
     unchanged: Mutex<HashSet<TreePath>>,
+    /// Files that need not be compared.
+    known: Option<&'a Known>,
     /// What is told how much was written.
     out: Option<&'a Mutex<WriteOut>>,
 }
 
-/// Writes what the destination does not have yet, and gives the files that it has. Blocks.
+/// Writes what the destination does not have yet, and gives the files that it has. Those that are
+/// `known` are not compared. Blocks.
 pub(super) fn write(
     stage: &Stage,
     parts: &[Part],
+    known: Option<&Known>,
     out: Option<&Mutex<WriteOut>>,
     cancel: &Cancel,
 ) -> Result<HashSet<TreePath>, ExportError> {
@@ -79,6 +84,7 @@ pub(super) fn write(
         stopped: AtomicBool::new(false),
         error: Mutex::new(None),
         unchanged: Mutex::default(),
+        known,
         out,
     };
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -378,9 +384,9 @@ impl Shared<'_> {
                 let whole = &whole;
                 move |error| self.stage.failed(action, whole, error)
             };
-            let mut from = sources.open(copy).map_err(failed("read"))?;
             if let Some(there) = &batch.there
-                && same(there.as_fd(), copy, &mut from, buffers, self.cancel)?
+                && self
+                    .has(there.as_fd(), copy, &mut sources, buffers)?
                     .map_err(failed("read"))?
             {
                 let mut unchanged = self
@@ -390,6 +396,7 @@ impl Shared<'_> {
                 unchanged.insert(whole);
                 continue;
             }
+            let mut from = sources.open(copy).map_err(failed("read"))?;
             let mut to = create(batch.to.as_fd(), name(&copy.path)).map_err(failed("create"))?;
             let copied = self.copy(&mut from, &mut to, copy.node.entry().size, &mut buffers[0])?;
             match copied.map_err(failed("write"))? {
@@ -409,6 +416,38 @@ impl Shared<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the destination has this file with these bytes and attributes.
+    fn has(
+        &self,
+        there: BorrowedFd<'_>,
+        copy: &Copy,
+        sources: &mut Sources,
+        buffers: &mut [Vec<u8>; 2],
+    ) -> Result<io::Result<bool>, Cancelled> {
+        let Some(stat) = alike(there, copy) else {
+            return Ok(Ok(false));
+        };
+        let note = self.known.and_then(|known| {
+            let note = known.note(copy, &stat, sources)?;
+            Some((known, note))
+        });
+        let noted = note.is_some_and(|(known, note)| known.has(&note));
+        let has = match noted {
+            true => true,
+            false => match sources.open(copy) {
+                Ok(mut from) => match same(there, copy, &mut from, buffers, self.cancel)? {
+                    Ok(same) => same,
+                    Err(error) => return Ok(Err(error)),
+                },
+                Err(error) => return Ok(Err(error)),
+            },
+        };
+        if let (true, Some((known, note))) = (has, note) {
+            known.learn(note);
+        }
+        Ok(Ok(has))
     }
 
     /// Copies `size` bytes; false if there are fewer.
@@ -463,13 +502,13 @@ fn leaf(path: &TreePath) -> TreePath {
 
 /// Opens files of the store, directories of them once.
 #[derive(Default)]
-struct Sources {
+pub(super) struct Sources {
     /// Whose directory, which one, and the handle.
     open: Option<(usize, TreePath, OwnedFd)>,
 }
 
 impl Sources {
-    fn open(&mut self, copy: &Copy) -> io::Result<File> {
+    pub(super) fn open(&mut self, copy: &Copy) -> io::Result<File> {
         let Some(files) = copy.node.files() else {
             return Err(io::ErrorKind::NotFound.into());
         };
@@ -493,19 +532,10 @@ impl Sources {
     }
 }
 
-/// Whether the destination has this file with these bytes and attributes. `from` is at its start
-/// afterwards.
-fn same(
-    there: BorrowedFd<'_>,
-    copy: &Copy,
-    from: &mut File,
-    buffers: &mut [Vec<u8>; 2],
-    cancel: &Cancel,
-) -> Result<io::Result<bool>, Cancelled> {
-    let (name, entry) = (copy.path.name().unwrap_or_default(), copy.node.entry());
-    let Ok(stat) = statat(there, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) else {
-        return Ok(Ok(false));
-    };
+/// A file of the destination that may be the one to be copied, as far as it shows.
+pub(super) fn alike(there: BorrowedFd<'_>, copy: &Copy) -> Option<Stat> {
+    let (name, entry) = (name(&copy.path), copy.node.entry());
+    let stat = statat(there, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
     let time = (stat.st_mtime, stat.st_mtime_nsec);
     let wanted = (copy.time.seconds, copy.time.nanoseconds.into());
     let owner = (stat.st_uid, stat.st_gid);
@@ -516,9 +546,18 @@ fn same(
         && stat.st_nlink == 1
         && time == wanted
         && owner == (own.0.as_raw(), own.1.as_raw());
-    if !alike {
-        return Ok(Ok(false));
-    }
+    alike.then_some(stat)
+}
+
+/// Whether a file that is alike has these bytes and attributes. `from` is at its start before and afterwards.
+fn same(
+    there: BorrowedFd<'_>,
+    copy: &Copy,
+    from: &mut File,
+    buffers: &mut [Vec<u8>; 2],
+    cancel: &Cancel,
+) -> Result<io::Result<bool>, Cancelled> {
+    let (name, entry) = (copy.path.name().unwrap_or_default(), copy.node.entry());
     let Ok(mut file) = open_file(there, name) else {
         return Ok(Ok(false));
     };
