@@ -10,7 +10,6 @@ use crate::spans;
 
 /// Exports nothing: the result stays in the cache of the solver, where a later solve finds it.
 #[derive(Debug, Clone, Copy, Default)]
-#[non_exhaustive]
 pub struct CacheOnly;
 
 #[async_trait]

@@ -6,7 +6,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ashlar_exporters::{
+    CacheOnly, Compression, Docker, Exporter, Image, Local, LocalMode, Oci, Tar,
+};
 use ashlar_llb::{self as llb, State, copy, mkdir};
+use ashlar_solver::cancel::Cancel;
 use ashlar_solver::solver::{BuildError, SolveError, SolveRequest, Solver};
 use tokio::runtime::{Builder, Handle};
 
@@ -312,4 +316,79 @@ fn steps_survive_the_threads_that_started_them() {
             assert_eq!(build(&solver, request).await, expected(text));
         }
     });
+}
+
+/// An output of each type, and what nobody can write to.
+fn outputs(out: &Path, compression: Compression) -> Vec<Box<dyn Exporter>> {
+    let nowhere = || Ok(Box::new(std::io::sink()) as Box<dyn std::io::Write + Send>);
+    let at = |name: &str| out.join(name);
+    let mirror = Local::new(at("mirror")).mode(LocalMode::Delete);
+    vec![
+        Box::new(Oci::archive(at("oci.tar")).compression(compression)),
+        Box::new(Oci::directory(at("layout")).compression(compression)),
+        Box::new(Oci::writer(nowhere).compression(compression)),
+        Box::new(Docker::archive(at("docker.tar")).compression(compression)),
+        Box::new(Image::new().name("a").compression(compression)),
+        Box::new(Local::new(at("files"))),
+        Box::new(mirror),
+        Box::new(Tar::file(at("files.tar"))),
+        Box::new(CacheOnly),
+        Box::new(Docker::engine(at("no-engine"))),
+        Box::new(Oci::archive("/dev/full").compression(compression)),
+        Box::new(Tar::file("/dev/full")),
+        Box::new(Local::new(at("files.tar"))),
+    ]
+}
+
+#[test]
+fn exports_leave_nothing_behind() {
+    let folder = temp();
+    let (root, out) = (folder.path().join("state"), folder.path().join("out"));
+    fs::create_dir(&out).unwrap();
+    // The first runtime of a process opens what stays open.
+    drop(support::runtime());
+    let (before, kept) = (Footprint::take(), settings());
+    let runtime = support::runtime();
+    runtime.block_on(async {
+        let solver = support::solver(&root);
+        for round in 0..3 {
+            for (number, compression) in Compression::ALL.into_iter().enumerate() {
+                let text = format!("{round} {number} and more\n").repeat(50_000);
+                let state = llb::scratch().file(llb::mkfile("/file", text));
+                let result = solve(&solver, support::request(&state)).await.result;
+                for exporter in outputs(&out, compression) {
+                    let cancel = Cancel::new();
+                    match round {
+                        // The last three cannot be written.
+                        0 => drop(exporter.export(&result, &cancel).await),
+                        1 => drop(exporter.prepare(&result, &cancel).await),
+                        _ => {
+                            let export = exporter.export(&result, &cancel);
+                            let later = Duration::from_millis(number as u64);
+                            let _given_up = tokio::time::timeout(later, export).await;
+                        }
+                    }
+                }
+            }
+        }
+    });
+    drop(runtime);
+    before.is_back();
+    assert_eq!(settings(), kept);
+    no_mount_below(folder.path());
+    assert_eq!(leftovers(&root), [""; 0]);
+    let partial = |path: &String| path.contains(".partial");
+    let left: Vec<String> = support::tree(&out).into_keys().filter(partial).collect();
+    assert_eq!(left, [""; 0]);
+    let own = [
+        "docker.tar",
+        "files",
+        "files.tar",
+        "layout",
+        "mirror",
+        "oci.tar",
+    ];
+    let mut found: Vec<_> = names(out.to_str().unwrap());
+    found.sort_unstable();
+    assert_eq!(found, own);
 }
