@@ -171,18 +171,20 @@ fn layers_do_not_depend_on_root_time_or_threads() {
                     .root(path.join("state"))
                     .parallelism(threads);
                 let solved = solve(&builder.build().unwrap(), request).await;
-                let image = path.join("image");
-                Oci::directory(&image)
-                    .export(&solved.result, &Cancel::new())
-                    .await
-                    .unwrap();
-                layer_blobs(&image)
+                let mut layers = Vec::new();
+                for compression in Compression::ALL {
+                    let image = path.join(compression.name());
+                    let layout = Oci::directory(&image).compression(compression);
+                    layout.export(&solved.result, &Cancel::new()).await.unwrap();
+                    layers.extend(layer_blobs(&image));
+                }
+                layers
             })
         });
         work.join().unwrap()
     };
     let one = layers("one", 1);
-    assert_eq!(one.len(), 4);
+    assert_eq!(one.len(), 4 * Compression::ALL.len());
     std::thread::sleep(std::time::Duration::from_millis(1100));
     assert_eq!(layers("many", 8), one);
 }
