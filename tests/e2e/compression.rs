@@ -216,13 +216,25 @@ fn estargz_is_what_its_specification_says() {
         fs::hard_link(context.join("empty"), context.join("linked")).unwrap();
         let solver = support::solver(folder.path().join("state"));
         let solved = solve(&solver, request).await;
-        let layout = Layout::export(&solved, folder.path().join("image"), ESTARGZ, false).await;
-        for layer in layout.layers() {
+        let made = Layout::export(&solved, folder.path().join("image"), ESTARGZ, false).await;
+        // And layers of a base, which are converted.
+        let base = base(folder.path(), Compression::Zstd { level: 3 }).await;
+        let image = State::from(llb::oci_layout("example.com/app:v1").store("base"));
+        let request = support::request(&image).oci_layout("base", base);
+        let solved = solve(&solver, request).await;
+        let converted = folder.path().join("converted");
+        let converted = Layout::export(&solved, converted, ESTARGZ, true).await;
+        let of = |layout: &Layout| {
+            layout
+                .layers()
+                .into_iter()
+                .map(|layer| (layout.blob(&layer), layer))
+                .collect::<Vec<_>>()
+        };
+        for (blob, layer) in [of(&made), of(&converted)].concat() {
             let digest = &layer["annotations"]["containerd.io/snapshot/stargz/toc.digest"];
             let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/estargz.py");
-            let said = run(Command::new(script)
-                .arg(layout.blob(&layer))
-                .arg(digest.as_str().unwrap()));
+            let said = run(Command::new(script).arg(blob).arg(digest.as_str().unwrap()));
             assert!(said.contains("chunks"), "{said}");
         }
     });
