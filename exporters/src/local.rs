@@ -4,6 +4,7 @@
 //! the destination (`write`); what the destination has already is left out. Then it is moved to
 //! where it belongs, by renames alone (`place`).
 
+mod abilities;
 mod beneath;
 mod known;
 mod place;

@@ -20,6 +20,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::abilities::Abilities;
 use super::beneath::Beneath;
 use super::known::Known;
 use super::stage::Stage;
@@ -106,6 +107,7 @@ pub(super) fn write(
             to: Beneath::new(stage.tree.clone()),
             there: stage.there.clone().map(Beneath::new),
             batch: None,
+            abilities: Abilities::default(),
             linked: HashMap::new(),
             links: Vec::new(),
             directories: Vec::new(),
@@ -164,6 +166,7 @@ struct Walk<'a, 'b> {
     to: Beneath,
     there: Option<Beneath>,
     batch: Option<Batch>,
+    abilities: Abilities,
     /// First path of each group of hard links.
     linked: HashMap<(usize, u32), TreePath>,
     /// Hard links to be made: path and what it is a link of.
@@ -235,7 +238,8 @@ impl Walk<'_, '_> {
         if entry.is_directory() {
             return self.directory(whole, entry, time);
         }
-        let group = link_group(node);
+        // Without hard links each is a file of its own.
+        let group = link_group(node).filter(|_| self.abilities.hard_links(self.shared.stage));
         if let Some(group) = group {
             match self.linked.entry(group) {
                 hash_map::Entry::Occupied(first) => {
@@ -252,7 +256,10 @@ impl Walk<'_, '_> {
                 let target = part.link_target(&entry.target);
                 symlinkat(OsStr::from_bytes(&target), &*parent, name(whole))
                     .map_err(|error| self.failed("link", whole, error))?;
-                self.set_time(&parent, whole, time)
+                match self.abilities.link_times(self.shared.stage) {
+                    true => self.set_time(&parent, whole, time),
+                    false => Ok(()),
+                }
             }
             Kind::Fifo => self.special(whole, entry, FileType::Fifo, time),
             Kind::CharDevice => self.special(whole, entry, FileType::CharacterDevice, time),
@@ -604,7 +611,8 @@ fn create(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
     Ok(File::from(file))
 }
 
-/// Sets extended attributes, as far as this user may, mode and time of an open file or directory.
+/// Sets extended attributes, as far as this user may, mode and time of an open file or directory, as
+/// far as the file system has them.
 pub(super) fn set_attributes(
     file: BorrowedFd<'_>,
     entry: &Entry,
@@ -617,8 +625,30 @@ pub(super) fn set_attributes(
             Err(error) => return Err(error.into()),
         }
     }
-    fchmod(file, Mode::from_raw_mode(entry.attributes.mode & 0o7777))?;
-    Ok(futimens(file, &times(time))?)
+    let mode = Mode::from_raw_mode(entry.attributes.mode & 0o7777);
+    for done in [fchmod(file, mode), futimens(file, &times(time))] {
+        match done {
+            Err(error) if !has_none(error, || is_own(file)) => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether the error of setting a mode or time says that the file system has none, or not this one:
+/// nothing else stands in the way of who owns a file.
+fn has_none(error: Errno, is_own: impl FnOnce() -> bool) -> bool {
+    match error {
+        Errno::NOSYS | Errno::OPNOTSUPP => true,
+        Errno::PERM => is_own(),
+        _ => false,
+    }
+}
+
+fn is_own(file: BorrowedFd<'_>) -> bool {
+    let user = rustix::process::geteuid();
+    let owner = || rustix::fs::fstat(file).is_ok_and(|stat| stat.st_uid == user.as_raw());
+    user.is_root() || owner()
 }
 
 pub(super) fn times(time: Timestamp) -> Timestamps {
@@ -694,6 +724,15 @@ pub(super) fn verify(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn modes_are_set_where_there_are_any() {
+        for own in [false, true] {
+            assert!(has_none(Errno::NOSYS, || own));
+            assert!(!has_none(Errno::IO, || own));
+            assert_eq!(has_none(Errno::PERM, || own), own);
+        }
+    }
 
     #[test]
     fn files_are_compared_until_it_is_cancelled() {
