@@ -14,6 +14,7 @@ use rustix::fs::{
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::ExportError;
+use crate::lock::has_none;
 use crate::target::random;
 
 /// What the name of such a directory begins and ends with.
@@ -94,7 +95,10 @@ impl Stage {
         let make = || {
             mkdirat(&home, &name, Mode::RWXU)?;
             let directory = openat(&home, &name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
-            retry_on_intr(|| flock(&directory, FlockOperation::LockExclusive))?;
+            match retry_on_intr(|| flock(&directory, FlockOperation::LockExclusive)) {
+                Err(error) if !has_none(error) => return Err(error),
+                _ => {}
+            }
             // What becomes the destination itself has the mode of any new directory.
             mkdirat(&directory, NEW, Mode::from_raw_mode(0o777))?;
             mkdirat(&directory, OLD, Mode::RWXU)?;
