@@ -5,8 +5,10 @@
 //! where it belongs, by renames alone (`place`).
 
 mod abilities;
+mod away;
 mod beneath;
 mod known;
+mod moves;
 mod place;
 mod stage;
 mod write;
@@ -51,6 +53,16 @@ pub enum LocalMode {
 /// time, and then moved. A failure or a cancel leaves the destination as it was. So does a kill, but
 /// for the milliseconds in which files are moved; each file is the old or the new one even then,
 /// and a destination that was not there is either not there or complete.
+///
+/// File systems on FUSE (sshfs, bindfs) and NFS cannot exchange two files in one step. There a file
+/// that takes the place of a directory or link, and a directory that takes that of a file, are missing
+/// for a moment; where there are no hard links either, each file that is replaced. What a kill in that
+/// moment leaves in a directory `.ashlar-….partial` of the destination, the next export into it puts
+/// back. Modes, times, extended attributes and hard links are kept as far as a file system has them;
+/// without locks nothing keeps two exports apart that go to one directory at the same time.
+///
+/// What cannot be put back after a failure stays in a directory `.ashlar-….kept`, which the error
+/// names and no later export touches.
 #[derive(Debug, Clone)]
 pub struct Local {
     path: PathBuf,
@@ -112,7 +124,7 @@ impl Local {
         let (mode, path) = (self.mode, self.path.clone());
         Ok(Prepared::new(Exported::default(), move |cancel| {
             blocking(move || {
-                place::place(stage, &parts, &unchanged, mode, &cancel)?;
+                place::place(stage, &parts, &unchanged, mode, durability, &cancel)?;
                 if let Some(known) = known {
                     known.learn_written(&parts, &unchanged, &path, &cancel);
                     known.keep();

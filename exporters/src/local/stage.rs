@@ -3,16 +3,18 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ashlar_solver::root::remove_tree;
+use ashlar_solver::tree::TreePath;
 use rustix::fs::{
-    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, mkdirat, openat, unlinkat,
+    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
 
+use super::away::put_back;
 use crate::ExportError;
 use crate::lock::has_none;
 use crate::target::random;
@@ -20,6 +22,8 @@ use crate::target::random;
 /// What the name of such a directory begins and ends with.
 const PREFIX: &str = ".ashlar-";
 const SUFFIX: &str = ".partial";
+/// What the name of one ends with that still holds files of the destination.
+const KEPT: &str = ".kept";
 
 /// The tree that is being prepared.
 pub(super) const NEW: &str = "new";
@@ -46,6 +50,8 @@ pub(super) struct Stage {
     /// [`NEW`] in it.
     pub(super) tree: Arc<OwnedFd>,
     way: Way,
+    /// It stays.
+    kept: bool,
 }
 
 /// How often a place is looked for that somebody else removes.
@@ -117,7 +123,35 @@ impl Stage {
             directory,
             tree,
             way,
+            kept: false,
         })
+    }
+
+    /// The path of something in the destination from where this directory is.
+    pub(super) fn below_home(&self, path: &TreePath) -> io::Result<TreePath> {
+        if self.there.is_some() {
+            return Ok(path.clone());
+        }
+        let name = self.destination.file_name().unwrap_or_default();
+        let name = TreePath::new(name.as_bytes()).map_err(io::Error::other)?;
+        Ok(name.join_path(path))
+    }
+
+    /// Leaves the directory where it is, because it holds what cannot be put back, under a name by
+    /// which nobody takes it for one that a killed process left. Gives its path.
+    pub(super) fn keep(&mut self) -> PathBuf {
+        self.kept = true;
+        let mut name = self.name.as_bytes().to_vec();
+        name.truncate(name.len() - SUFFIX.len());
+        name.extend_from_slice(KEPT.as_bytes());
+        let name = OsString::from_vec(name);
+        if renameat(&self.home, &self.name, &self.home, &name).is_ok() {
+            self.name = name;
+        }
+        match &self.there {
+            Some(_) => self.destination.join(&self.name),
+            None => self.destination.with_file_name(&self.name),
+        }
     }
 
     /// Keeps the directories that were made on the way to the destination.
@@ -128,6 +162,9 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         let _gone = remove_tree(self.home.as_fd(), &self.name);
     }
 }
@@ -173,11 +210,20 @@ impl Drop for Way {
 
 /// Whether a name is that of a directory like this.
 pub(super) fn is_stage(name: &OsStr) -> bool {
-    let name = name.as_bytes();
-    name.starts_with(PREFIX.as_bytes()) && name.ends_with(SUFFIX.as_bytes())
+    is_ours(name, SUFFIX)
 }
 
-/// Removes what killed processes left.
+/// Whether a name is that of a directory like this which was kept.
+pub(super) fn is_kept(name: &OsStr) -> bool {
+    is_ours(name, KEPT)
+}
+
+fn is_ours(name: &OsStr, suffix: &str) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(PREFIX.as_bytes()) && name.ends_with(suffix.as_bytes())
+}
+
+/// Removes what killed processes left, once all of the destination is at its place again.
 fn remove_abandoned(home: &OwnedFd) {
     let Ok(entries) = Dir::read_from(home) else {
         return;
@@ -190,8 +236,180 @@ fn remove_abandoned(home: &OwnedFd) {
         let opened = openat(home, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty());
         if let Ok(opened) = opened
             && flock(&opened, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && put_back(home, &opened)
         {
             let _gone = remove_tree(home.as_fd(), name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use ashlar_solver::solver::Durability;
+
+    use super::super::away::Away;
+    use super::*;
+
+    /// The names in a directory.
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Leaves a stage as a killed process does that has moved `d/e/f` away.
+    fn killed(out: &Path) {
+        let mut stage = Stage::new(out).unwrap();
+        if stage.there.is_none() {
+            // Somebody else made it meanwhile.
+            fill(out);
+        }
+        let path = stage.below_home(&TreePath::new("d/e/f").unwrap()).unwrap();
+        let away = Away::new(&stage.directory, Durability::Synced).unwrap();
+        // One before it was longer, and has its place.
+        away.note(&TreePath::new("d/another/long/path").unwrap(), 7)
+            .unwrap();
+        away.settled().unwrap();
+        away.note(&path, 3).unwrap();
+        let home = stage.home.try_clone().unwrap();
+        let old = format!("{OLD}/3");
+        renameat(&home, path.as_relative(), &stage.directory, old).unwrap();
+        stage.kept = true;
+    }
+
+    fn fill(out: &Path) {
+        fs::create_dir_all(out.join("d/e")).unwrap();
+        fs::write(out.join("d/e/f"), "old").unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_process_moved_away_is_put_back() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, there) in [("there", true), ("new", false)] {
+            let out = folder.path().join(name);
+            if there {
+                fill(&out);
+            }
+            killed(&out);
+            assert!(!out.join("d/e/f").exists());
+            // One that goes beside the stage, and one that goes elsewhere.
+            let other = match there {
+                true => out.clone(),
+                false => folder.path().join("other"),
+            };
+            drop(Stage::new(&other).unwrap());
+            assert_eq!(fs::read(out.join("d/e/f")).unwrap(), b"old", "{name}");
+            assert_eq!(names(&out), ["d"], "{name}");
+        }
+        assert_eq!(names(folder.path()), ["new", "there"]);
+    }
+
+    #[test]
+    fn nothing_is_put_back_where_something_is_or_nothing_can_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path();
+        fill(out);
+        killed(out);
+        fs::write(out.join("d/e/f"), "newer").unwrap();
+        drop(Stage::new(out).unwrap());
+        assert_eq!(fs::read(out.join("d/e/f")).unwrap(), b"newer");
+        assert_eq!(names(out), ["d"]);
+        killed(out);
+        fs::remove_dir_all(out.join("d")).unwrap();
+        drop(Stage::new(out).unwrap());
+        assert_eq!(names(out), [""; 0], "whoever removed it wanted it gone");
+    }
+
+    #[test]
+    fn what_cannot_be_put_back_yet_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path();
+        fill(out);
+        killed(out);
+        fs::rename(out.join("d"), out.join("real")).unwrap();
+        // No link is followed.
+        std::os::unix::fs::symlink("real", out.join("d")).unwrap();
+        drop(Stage::new(out).unwrap());
+        let [stage, rest @ ..] = &names(out)[..] else {
+            panic!("nothing is there")
+        };
+        assert!(is_stage(stage.as_ref()), "{stage}");
+        assert_eq!(rest, ["d", "real"]);
+        assert_eq!(names(&out.join("real/e")), [""; 0]);
+        fs::remove_file(out.join("d")).unwrap();
+        fs::rename(out.join("real"), out.join("d")).unwrap();
+        drop(Stage::new(out).unwrap());
+        assert_eq!(fs::read(out.join("d/e/f")).unwrap(), b"old");
+        assert_eq!(names(out), ["d"]);
+    }
+
+    #[test]
+    fn a_note_is_taken_for_what_it_says_alone() {
+        // A stage may have been planted by what was exported here before.
+        for text in [
+            "",
+            "0\n",
+            "0\n\n",
+            "0\nf",
+            "x\nf\n",
+            "0\n../f\n",
+            "0\n/f\n",
+            "0\nd/../../f\n",
+            "-1\nf\n",
+            "../x\nf\n",
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let out = folder.path().join("out");
+            let stage = out.join(format!("{PREFIX}planted{SUFFIX}"));
+            fs::create_dir_all(stage.join(OLD)).unwrap();
+            fs::write(stage.join(OLD).join("0"), "planted").unwrap();
+            fs::write(stage.join("x"), "planted").unwrap();
+            fs::write(stage.join("away"), text).unwrap();
+            drop(Stage::new(&out).unwrap());
+            assert_eq!(names(&out), [""; 0], "{text:?}");
+            assert_eq!(names(folder.path()), ["out"], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_planted_link_leads_nowhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let (out, outside) = (folder.path().join("out"), folder.path().join("outside"));
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("0"), "not of the export").unwrap();
+        let link = std::os::unix::fs::symlink::<&Path, PathBuf>;
+        for (old, away) in [(true, "0\nf\n"), (false, "0\nto/f\n")] {
+            let stage = out.join(format!("{PREFIX}planted{SUFFIX}"));
+            fs::create_dir_all(&stage).unwrap();
+            match old {
+                true => link(&outside, stage.join(OLD)).unwrap(),
+                false => {
+                    fs::create_dir(stage.join(OLD)).unwrap();
+                    fs::write(stage.join(OLD).join("0"), "planted").unwrap();
+                    link(&outside, out.join("to")).unwrap();
+                }
+            }
+            fs::write(stage.join("away"), away).unwrap();
+            drop(Stage::new(&out).unwrap());
+            assert_eq!(names(&outside), ["0"], "{away:?}");
+            assert!(!out.join("f").exists());
+        }
+        assert_eq!(names(&out), ["to"]);
+    }
+
+    #[test]
+    fn one_that_is_kept_is_not_taken_for_an_abandoned_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut stage = Stage::new(folder.path()).unwrap();
+        let kept = stage.keep();
+        drop(stage);
+        assert!(is_kept(kept.file_name().unwrap()));
+        drop(Stage::new(folder.path()).unwrap());
+        assert_eq!(names(&kept), [NEW, OLD]);
     }
 }
