@@ -22,6 +22,7 @@ mod devices;
 mod engines;
 mod export;
 mod export_durable;
+mod export_filesystems;
 mod export_full;
 mod export_killed;
 mod export_names;
@@ -88,6 +89,7 @@ fn child() {
         "churn" => kill_nine::role(&arguments),
         "exporting" => export_killed::role(&arguments),
         "failed-step" => failed_step::role(&arguments),
+        "file-systems" => export_filesystems::role(&arguments),
         "forgotten" => forgotten::role(&arguments),
         "guest" => guest::role(&arguments),
         "hostile-memory" => hostile_memory::role(&arguments),
