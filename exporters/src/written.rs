@@ -61,7 +61,12 @@ impl Written {
         let file = openat(CWD, path, flags, Mode::empty()).ok()?;
         let file = fstat(file).ok()?;
         let is_file = FileType::from_raw_mode(file.st_mode) == FileType::RegularFile;
-        (is_file && noted == self.notes.note(content, &file)).then_some(())
+        // Where they are the same, as on sshfs, a change can be hidden by setting one.
+        let (changed, touched) = (
+            (file.st_mtime, file.st_mtime_nsec),
+            (file.st_ctime, file.st_ctime_nsec),
+        );
+        (is_file && changed < touched && noted == self.notes.note(content, &file)).then_some(())
     }
 
     /// Makes every change of a complete file show; `None` if its file system cannot.
