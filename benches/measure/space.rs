@@ -15,6 +15,8 @@ use crate::table::note;
 pub(crate) struct Space {
     path: PathBuf,
     mounted: bool,
+    /// Whether its bytes pass by the page cache of the file system below.
+    direct: bool,
     _folder: TempDir,
 }
 
@@ -34,9 +36,17 @@ impl Space {
             path = path.display(),
         ))
         .is_ok();
+        // Else each byte is in memory twice, and the copy below costs what the system is at just then.
+        let direct = mounted
+            && shell(&format!(
+                "exec 2>/dev/null; losetup --direct-io=on $(findmnt -n -o SOURCE {})",
+                path.display()
+            ))
+            .is_ok();
         Ok(Self {
             path,
             mounted,
+            direct,
             _folder: folder,
         })
     }
@@ -52,9 +62,14 @@ impl Space {
 
     /// Says in the table what the rows below were measured on.
     pub(crate) fn announce(&self) {
-        note(match self.mounted {
-            true => "below: on a fresh ext4 with a journal, on a loop device",
-            false => "below: in the directory for temporary files; no loop device can be mounted",
+        note(match (self.mounted, self.direct) {
+            (true, true) => {
+                "below: on a fresh ext4 with a journal, on a loop device with direct I/O"
+            }
+            (true, false) => "below: on a fresh ext4 with a journal, on a loop device",
+            (false, _) => {
+                "below: in the directory for temporary files; no loop device can be mounted"
+            }
         });
     }
 }
