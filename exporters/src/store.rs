@@ -21,8 +21,8 @@ use crate::{ExportError, ImageOptions};
 /// with `ResolveMode::IfMissing` or `Offline`, by name or by digest, and `Store::images` tells what a
 /// name leads to.
 ///
-/// A name that led elsewhere leads to the new image, in one step, when all of it is there. Blobs of
-/// the old one stay.
+/// Names that led elsewhere lead to the new image, all of them in one step, when all of it is there.
+/// Blobs of the old one stay.
 #[derive(Debug, Clone)]
 pub struct Image {
     pub(crate) options: ImageOptions,
@@ -230,9 +230,7 @@ impl Image {
         // A name with a digest needs no record.
         names.retain(|name| self.store && name.digest().is_none());
         let named = move || {
-            for name in &names {
-                images.set(name, &root).map_err(Failure::from)?;
-            }
+            images.set_all(&names, &root).map_err(Failure::from)?;
             match durability {
                 Durability::Synced => sync(&store),
                 _ => Ok(()),

@@ -106,10 +106,20 @@ impl Images {
     /// # Errors
     /// [`ImagesError`].
     pub fn set(&self, name: &Reference, image: &Descriptor) -> Result<(), ImagesError> {
-        let name = whole(name)?;
+        self.set_all(std::slice::from_ref(name), image)
+    }
+
+    /// Makes names lead to a manifest or an index, whatever they led to before: all of them at once.
+    ///
+    /// # Errors
+    /// [`ImagesError`]; they all lead to what they led to before then.
+    pub fn set_all(&self, names: &[Reference], image: &Descriptor) -> Result<(), ImagesError> {
+        let names: Vec<String> = names.iter().map(whole).collect::<Result<_, _>>()?;
         let value = serde_json::to_vec(image).expect("BUG: a descriptor has only text keys");
-        let written = self.meta.put_name(NAMESPACE, name.as_bytes(), &value);
-        written.map_err(failed("name", name))
+        let named = names.iter().map(|name| (name.as_bytes(), &value[..]));
+        let named: Vec<(&[u8], &[u8])> = named.collect();
+        let written = self.meta.put_names(NAMESPACE, &named);
+        written.map_err(failed("name", names.join(", ")))
     }
 
     /// Removes a name; nothing happens if it is not there. The blobs stay.
@@ -197,6 +207,13 @@ mod tests {
             images.remove(&reference("app")).unwrap();
             images.remove(&reference("app")).unwrap();
             assert_eq!(images.all().unwrap().len(), 1);
+            let both = ["app", "other:v2"].map(reference);
+            images.set_all(&both, &image(b"4")).unwrap();
+            for name in &both {
+                assert_eq!(images.get(name).unwrap(), Some(image(b"4")));
+            }
+            images.set_all(&[], &image(b"5")).unwrap();
+            assert_eq!(images.all().unwrap().len(), 3);
             // What a newer version may write is not an error.
             meta.put_name(NAMESPACE, b"docker.io/library/app:latest", b"?")
                 .unwrap();
@@ -212,5 +229,9 @@ mod tests {
         assert!(matches!(error, ImagesError::Digest { .. }));
         assert_eq!(error.fault(), Fault::Input);
         assert!(images.get(&pinned).is_err() && images.remove(&pinned).is_err());
+        // Nor is any other name written beside it.
+        let both = [reference("other"), pinned];
+        assert!(images.set_all(&both, &image(b"y")).is_err());
+        assert_eq!(images.all().unwrap(), []);
     }
 }

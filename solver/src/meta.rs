@@ -59,7 +59,15 @@ pub trait Names: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// The database cannot be written.
-    fn put_name(&self, namespace: &str, key: &[u8], value: &[u8]) -> Result<(), MetaError>;
+    fn put_name(&self, namespace: &str, key: &[u8], value: &[u8]) -> Result<(), MetaError> {
+        self.put_names(namespace, &[(key, value)])
+    }
+
+    /// Sets the values of several keys in `namespace` at once: all of them, or none.
+    ///
+    /// # Errors
+    /// The database cannot be written; all is as it was then.
+    fn put_names(&self, namespace: &str, named: &[(&[u8], &[u8])]) -> Result<(), MetaError>;
 
     /// Removes `key` from `namespace`; nothing happens if it is not there.
     ///

@@ -22,6 +22,8 @@ use super::support::{self, Need, Tree, child, skipped, solve, temp, tree};
 const FILES: usize = 24;
 
 const NAME: &str = "example.com/killed:v1";
+/// Another name of an image in the store.
+const OTHER: &str = "other";
 
 fn rounds() -> usize {
     let soak = std::env::var("ASHLAR_SOAK").is_ok_and(|value| value == "1");
@@ -80,7 +82,7 @@ fn exporters(out: &Path) -> Vec<(&'static str, Box<dyn Exporter>)> {
             "mirror",
             Box::new(Local::new(out.join("mirror")).mode(LocalMode::Delete)),
         ),
-        ("image", Box::new(Image::new().name(NAME))),
+        ("image", Box::new(Image::new().name(NAME).name(OTHER))),
     ]
 }
 
@@ -277,10 +279,11 @@ fn layout(layout: &Path) {
     }
 }
 
-/// The name in the store leads to one of the images, and all of it is there. Which one it is.
+/// The names in the store lead to one of the images, and all of it is there. Which one it is.
 fn stored(store: &Store, expected: &[Tree]) -> BlobDigest {
-    let name = Reference::parse(NAME).unwrap();
-    let found = store.images().get(&name).unwrap().unwrap();
+    let names = [NAME, OTHER].map(|name| Reference::parse(name).unwrap());
+    let [found, other] = names.map(|name| store.images().get(&name).unwrap().unwrap());
+    assert_eq!(found, other);
     let name = manifest_in(&found.digest);
     assert!(expected.iter().any(|tree| tree.contains_key(&name)));
     let read = |digest: &BlobDigest| {

@@ -252,7 +252,8 @@ fn names_are_kept_by_namespace() {
         meta.put_name("a", b"k", b"").unwrap();
         assert_eq!(reopen(false).name("a", b"k").unwrap(), Some(Vec::new()));
         assert_eq!(meta.name("b", b"k").unwrap(), Some(b"2".to_vec()));
-        meta.put_name("a", b"j\xff", b"3").unwrap();
+        meta.put_names("a", &[(b"j\xff", b"3"), (b"k", b"")])
+            .unwrap();
         let pair = |key: &[u8], value: &[u8]| (key.to_vec(), value.to_vec());
         let all = [pair(b"j\xff", b"3"), pair(b"k", b"")];
         assert_eq!(reopen(false).names("a").unwrap(), all);

@@ -182,12 +182,13 @@ impl Names for Memory {
             .collect())
     }
 
-    fn put_name(&self, namespace: &str, key: &[u8], value: &[u8]) -> Result<(), MetaError> {
+    fn put_names(&self, namespace: &str, named: &[(&[u8], &[u8])]) -> Result<(), MetaError> {
         let mut state = self.lock();
-        let row = state.stamp(value.to_owned());
-        state
-            .names
-            .insert((namespace.to_owned(), key.to_owned()), row);
+        for &(key, value) in named {
+            let row = state.stamp(value.to_owned());
+            let key = (namespace.to_owned(), key.to_owned());
+            state.names.insert(key, row);
+        }
         Ok(())
     }
 

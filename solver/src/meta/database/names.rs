@@ -24,14 +24,15 @@ impl Names for Database {
         })
     }
 
-    fn put_name(&self, namespace: &str, key: &[u8], value: &[u8]) -> Result<(), MetaError> {
+    fn put_names(&self, namespace: &str, named: &[(&[u8], &[u8])]) -> Result<(), MetaError> {
         self.write("write a name", |transaction| {
-            transaction
-                .prepare_cached(
-                    "INSERT OR REPLACE INTO names
-                     VALUES (?1, ?2, ?3, (SELECT current FROM durability))",
-                )?
-                .execute(params![namespace, key, value])?;
+            let mut insert = transaction.prepare_cached(
+                "INSERT OR REPLACE INTO names
+                 VALUES (?1, ?2, ?3, (SELECT current FROM durability))",
+            )?;
+            for (key, value) in named {
+                insert.execute(params![namespace, key, value])?;
+            }
             Ok(())
         })
     }
