@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - **A name leads to what is complete**: blobs first, then the manifests of platforms, and the
-//!   tag last, with what it leads to.
+//!   tag last, with what it leads to. No tag is moved before each registry has all the rest.
 //! - **What a registry has is not sent**: it is asked for each blob, and for those that it has in
 //!   another repository it is asked to take them from there. Blobs of an untouched base that it has
 //!   are not even downloaded.
@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use futures::stream::{self, TryStreamExt as _};
 use tokio::sync::OnceCell;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use crate::exporter::{Exporter, Prepared, blocking};
 use crate::image::{BlobContent, Defaults, Image, ImageBlob, assemble};
@@ -40,8 +40,8 @@ const DOCUMENT_LIMIT: u64 = 8 << 20;
 
 /// Pushes an image to registries, under each of its names.
 ///
-/// The image is made first; it is pushed when the export is finalized. Each name then leads to it,
-/// or to what it led to before. [`Exported::references`](crate::Exported::references) has the names
+/// The image is made first; it is pushed when the export is finalized: everything to every registry,
+/// and then the names. Each name then leads to it, or to what it led to before. [`Exported::references`](crate::Exported::references) has the names
 /// with the digest.
 ///
 /// ```no_run
@@ -201,26 +201,32 @@ pub(crate) async fn push(
             true => registry.with_host(name.domain(), HostConfig::insecure()),
             false => registry.clone(),
         };
-        let pushing = Pushing {
+        let repository = name.name();
+        Pushing {
             image: image.clone(),
             repository: registry.repository(&name).writable(),
             name,
+            tags,
             fetched: &fetched,
             cancel: &others.0,
-        };
-        let repository = pushing.name.name();
-        let span = tracing::info_span!("push", repository);
-        async move {
-            pushing.run(&tags).await?;
-            match options.verify {
-                true => pushing.verify(&tags).await,
-                false => Ok(()),
-            }
+            span: tracing::info_span!("push", repository),
         }
-        .instrument(span)
     });
+    let all: Vec<Pushing<'_>> = all.collect();
+    let work = async {
+        let sent = all.iter().map(|each| each.within(each.send()));
+        let sent = try_join_all(sent).await?;
+        let named = all.iter().zip(sent);
+        let named = named.map(|(each, blobs)| each.within(each.name(blobs)));
+        try_join_all(named).await?;
+        if options.verify {
+            let verified = all.iter().map(|each| each.within(each.verify()));
+            try_join_all(verified).await?;
+        }
+        Ok(())
+    };
     tokio::select! {
-        done = try_join_all(all) => done.map(drop),
+        done = work => done,
         () = cancel.cancelled() => Err(ExportError::Cancelled),
     }
 }
@@ -239,9 +245,12 @@ struct Pushing<'a> {
     image: Arc<Image>,
     repository: Repository,
     name: Reference,
+    /// Those that it gets there; none is its digest alone.
+    tags: Vec<Option<String>>,
     /// Whether layers that were not in the store were brought there.
     fetched: &'a OnceCell<()>,
     cancel: &'a Cancel,
+    span: Span,
 }
 
 /// A blob that is to be in the repository.
@@ -252,7 +261,12 @@ struct Wanted {
 }
 
 impl Pushing<'_> {
-    async fn run(&self, tags: &[Option<String>]) -> Result<(), ExportError> {
+    async fn within<T>(&self, work: impl Future<Output = T>) -> T {
+        work.instrument(self.span.clone()).await
+    }
+
+    /// Sends all but what the names lead to; gives the blobs that the repository has then.
+    async fn send(&self) -> Result<Vec<BlobDigest>, ExportError> {
         let wanted = self.wanted().await?;
         let blobs: Vec<BlobDigest> = wanted.iter().map(|w| w.blob.descriptor.digest).collect();
         stream::iter(wanted.into_iter().map(Ok))
@@ -262,38 +276,50 @@ impl Pushing<'_> {
                 self.blob(&wanted).instrument(span).await.map(drop)
             })
             .await?;
+        let root = self.image.root.digest;
         for blob in &self.image.blobs {
-            let descriptor = &blob.descriptor;
-            let BlobContent::Text(text) = &blob.content else {
-                continue;
-            };
-            if !is_document(&descriptor.media_type) {
-                continue;
+            if blob.descriptor.digest != root {
+                self.document(blob, None).await?;
             }
-            let tags = match descriptor.digest == self.image.root.digest {
-                true => tags,
-                false => &[None],
-            };
-            for tag in tags {
-                let kind = &descriptor.media_type;
-                let text = Bytes::copy_from_slice(text);
-                let pushed = self.repository.push_manifest(kind, text, tag.as_deref());
-                let (digest, tag) = (descriptor.digest, tag.as_deref());
-                let span = tracing::debug_span!("manifest", %digest, tag);
-                pushed
-                    .instrument(span)
-                    .await
-                    .map_err(|error| self.failed(error))?;
+        }
+        Ok(blobs)
+    }
+
+    /// Makes the names lead to the image, of which the repository has these blobs.
+    async fn name(&self, blobs: Vec<BlobDigest>) -> Result<(), ExportError> {
+        let root = self.image.root.digest;
+        let blob = |blob: &&ImageBlob| blob.descriptor.digest == root;
+        for blob in self.image.blobs.iter().filter(blob) {
+            for tag in &self.tags {
+                self.document(blob, tag.as_deref()).await?;
             }
         }
         self.note(blobs).await
     }
 
+    /// Sends a manifest or an index; nothing happens if it is another blob.
+    async fn document(&self, blob: &ImageBlob, tag: Option<&str>) -> Result<(), ExportError> {
+        let Descriptor {
+            digest, media_type, ..
+        } = &blob.descriptor;
+        let BlobContent::Text(text) = &blob.content else {
+            return Ok(());
+        };
+        if !is_document(media_type) {
+            return Ok(());
+        }
+        let text = Bytes::copy_from_slice(text);
+        let pushed = self.repository.push_manifest(media_type, text, tag);
+        let span = tracing::debug_span!("manifest", %digest, tag);
+        let pushed = pushed.instrument(span).await;
+        pushed.map(drop).map_err(|error| self.failed(error))
+    }
+
     /// Asks the registry for all of the image.
-    async fn verify(&self, tags: &[Option<String>]) -> Result<(), ExportError> {
+    async fn verify(&self) -> Result<(), ExportError> {
         let wrong = |what: String| ExportError::verify(what, self.name.name());
         let root = self.image.root.digest;
-        for tag in tags.iter().flatten() {
+        for tag in self.tags.iter().flatten() {
             let found = self.repository.manifest(tag, DOCUMENT_LIMIT).await;
             if found.map_err(|error| self.failed(error))?.0.digest != root {
                 return Err(wrong(format!("tag {tag}")));

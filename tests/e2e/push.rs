@@ -723,6 +723,45 @@ async fn a_push_that_is_refused_moves_no_name() {
     assert_eq!(inspect(&name, &[])["Digest"], taken.to_string());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_name_moves_before_all_registries_have_the_image() {
+    let Some(yard) = Yard::enter("no_name_moves_before_all_registries_have_the_image") else {
+        return;
+    };
+    let (registry, solver) = (yard.open(), yard.solver());
+    let solved = app(&solver, "new").await;
+    // It says no when the other one had the time to take all of it.
+    let refusing = TcpListener::bind("127.0.0.1:0").unwrap();
+    let refused = refusing.local_addr().unwrap().port();
+    let blobs = yard.at("store/docker/registry/v2/blobs/sha256");
+    // `…/ab/ab01…`.
+    let count = move || {
+        let prefixes = fs::read_dir(&blobs).into_iter().flatten();
+        let below = prefixes.map(|prefix| fs::read_dir(prefix.unwrap().path()).unwrap().count());
+        below.sum::<usize>()
+    };
+    std::thread::spawn(move || {
+        for client in refusing.incoming() {
+            let Ok(mut client) = client else { return };
+            while count() < 3 {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            std::thread::sleep(Duration::from_millis(300));
+            let _asked = client.read(&mut [0; 4096]);
+            let answer = "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            let _told = client.write_all(answer.as_bytes());
+        }
+    });
+    let push = Push::new(solver.registry())
+        .name(format!("{}/app:v1", registry.host()))
+        .name(format!("{}/app:v2", registry.host()))
+        .name(format!("localhost:{refused}/app:v1"));
+    let error = push.export(&solved.result, &Cancel::new()).await;
+    assert!(matches!(error, Err(ExportError::Push { .. })), "{error:?}");
+    let app = yard.at("store/docker/registry/v2/repositories/app");
+    assert!(app.join("_layers").exists() && !app.join("_manifests/tags").exists());
+}
+
 /// In a process of its own: pushes one image after the other, for ever.
 pub fn role(arguments: &[&str]) {
     let [folder, root, host, first] = arguments[..] else {
