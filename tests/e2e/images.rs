@@ -7,8 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ashlar_exporters::{
-    AnnotationKind, Annotations, Compression, Docker, Epoch, ExportError, Exported, Exporter,
-    Image, ImageOptions, Local, MediaTypes, Oci, Prepared, Tar, export_all,
+    AnnotationKind, Annotations, Compatibility, Compression, Docker, Epoch, ExportError, Exported,
+    Exporter, Image, ImageOptions, Local, MediaTypes, Oci, Prepared, Tar, export_all,
 };
 use ashlar_llb::{self as llb, BlobDigest, Platform, Reference, State, copy, mkdir, mkfile};
 use ashlar_solver::cancel::Cancel;
@@ -225,11 +225,35 @@ fn what_does_not_go_together_is_refused() {
             })
         };
         let oci = || Oci::archive(&out);
-        let refused: [(Box<dyn Exporter>, BuildResult, &str); 9] = [
+        let map = BuildResult::of_platforms([several.refs()[0].clone()], solver.store().clone());
+        let refused: [(Box<dyn Exporter>, BuildResult, &str); 12] = [
             (
                 Box::new(Docker::archive(&out)),
                 several.clone(),
                 "several platforms",
+            ),
+            // As in BuildKit, even those of one.
+            (
+                Box::new(Docker::directory(&out)),
+                map.unwrap(),
+                "several platforms",
+            ),
+            // What is left to the level is judged by it.
+            (
+                Box::new(Image::new().options(options(|options| {
+                    options.compatibility = Compatibility::V20;
+                    options.compression = Compression::Estargz { level: 5 };
+                }))),
+                single.clone(),
+                "eStargz needs OCI",
+            ),
+            (
+                Box::new(oci().options(options(|options| {
+                    options.compatibility = Compatibility::V10;
+                    options.compression = Compression::Zstd { level: 3 };
+                }))),
+                single.clone(),
+                "level 20",
             ),
             (
                 Box::new(oci().options(docker_types())),

@@ -281,6 +281,24 @@ fn attributes_of_stored_images_and_of_files_are_typed_options() {
     );
     // The store finds an image by its digest anyway.
     image("name-canonical=", Image::new());
+    // What is said is what nobody says.
+    for said in [
+        "store=true",
+        "unpack=false",
+        "verify=false",
+        "name-canonical=false",
+        "dangling-name-prefix=",
+        "danging-name-empty-only=false",
+        "unsafe-internal-store-allow-incomplete=false",
+        "push=false",
+        "push-by-digest=false",
+        "registry.insecure=false",
+        "prefer-nondist-layers=false",
+        "rewrite-timestamp=false",
+        "compression=gzip,compression-level=5",
+    ] {
+        image(said, Image::new());
+    }
     image("dangling-name-prefix=p", Image::new().dangling_prefix("p"));
     image(
         "danging-name-empty-only=",
