@@ -54,7 +54,7 @@ pub trait Exporter: Send + Sync + fmt::Debug {
 ///
 /// # Errors
 /// Of the first that failed; the others are ended then. If it failed before all were complete,
-/// every destination is as it was, but that layouts may have more blobs.
+/// every destination is as it was, but that layouts that were there may have more blobs.
 ///
 /// # Cancellation
 /// As [`Exporter::export`].

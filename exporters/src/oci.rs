@@ -16,9 +16,10 @@ use crate::destination::{Checks, Destination};
 use crate::durable::durability_option;
 use crate::exporter::{self, Exported, Exporter, Prepared, blocking};
 use crate::image::{Defaults, Image, assemble};
+use crate::layout::Adding;
 use crate::options::image_options;
 use crate::written::Written;
-use crate::{ExportError, ImageOptions, MediaTypes, layout};
+use crate::{ExportError, ImageOptions, MediaTypes};
 
 /// Annotation with the creation time of an image.
 const CREATED: &str = "org.opencontainers.image.created";
@@ -66,8 +67,8 @@ impl Oci {
 
     /// Writes into an image layout directory, which is made if it is missing. Blobs that are there
     /// are not written again; images of other names stay. After a failure or a cancel the index is
-    /// as it was; there may be more blobs, each of them whole, which the next export does not write
-    /// again.
+    /// as it was, and there is no layout where none was before. In one that was there may be more
+    /// blobs, each of them whole, which the next export does not write again.
     pub fn directory(path: impl Into<PathBuf>) -> Self {
         Self::new(Form::Directory(path.into()))
     }
@@ -198,13 +199,12 @@ impl Contents {
             }
         }
         let durability = checks.durability;
-        layout::write_blobs(path, &image, durability, cancel)?;
+        let mut adding = Adding::new(path, image, durability, cancel)?;
         if checks.verify {
-            layout::verify(path, &image, cancel)?;
+            adding.verify(cancel)?;
         }
-        let path = path.to_path_buf();
         Ok(Prepared::new(exported, move |cancel| {
-            blocking(move || layout::add(&path, entries, durability, &cancel))
+            blocking(move || adding.finish(entries, &cancel))
         }))
     }
 }

@@ -542,6 +542,68 @@ fn exports_beside_each_other_do_not_get_in_each_others_way() {
 }
 
 #[test]
+fn a_layout_that_was_not_there_is_whole_or_not_there() {
+    support::runtime().block_on(async {
+        let folder = temp();
+        let solver = support::solver(folder.path().join("state"));
+        let made =
+            |text: &str| llb::scratch().file(mkfile("/file", text.to_owned()).created(then()));
+        let result = solve(&solver, support::request(&made("one"))).await.result;
+        let other = solve(&solver, support::request(&made("two"))).await.result;
+        let out = folder.path().join("out");
+        fs::create_dir(&out).unwrap();
+        let given_up = async |layout: &Path| {
+            for verify in [false, true] {
+                let layout = Oci::directory(layout).name("a:v1").verify(verify);
+                drop(layout.prepare(&result, &Cancel::new()).await.unwrap());
+            }
+        };
+        // Not there, nor are those above it; there and empty; there with something in it.
+        given_up(&out.join("deep/layout")).await;
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
+        fs::create_dir_all(out.join("empty/blobs")).unwrap();
+        support::write(out.join("own/blobs/sha256/some"), "some");
+        let before = tree(&out);
+        for name in ["empty", "own"] {
+            given_up(&out.join(name)).await;
+            assert_eq!(tree(&out), before, "{name}");
+        }
+        // One that is there keeps its blobs, and more of them.
+        let layout = out.join("there");
+        let image = Oci::directory(&layout).name("a:v1");
+        image.export(&other, &Cancel::new()).await.unwrap();
+        let index = fs::read(layout.join("index.json")).unwrap();
+        given_up(&layout).await;
+        assert_eq!(fs::read(layout.join("index.json")).unwrap(), index);
+        image.export(&result, &Cancel::new()).await.unwrap();
+
+        // Some give up while others go on in the same place.
+        for round in 0..60 {
+            let layout = out.join(format!("shared/{round}/layout"));
+            let exports = (0..6).map(|number| {
+                let (layout, result) = (layout.clone(), result.clone());
+                tokio::spawn(async move {
+                    let image = Oci::directory(&layout).name(format!("a:{number}"));
+                    let image = image.verify(number % 3 == 0);
+                    let prepared = image.prepare(&result, &Cancel::new()).await;
+                    let prepared =
+                        prepared.unwrap_or_else(|error| panic!("{}", support::chain(&error)));
+                    if number % 2 == 1 {
+                        let exported = prepared.finalize(&Cancel::new()).await;
+                        exported.unwrap_or_else(|error| panic!("{}", support::chain(&error)));
+                    }
+                })
+            });
+            for export in exports.collect::<Vec<_>>() {
+                export.await.unwrap();
+            }
+            let found = super::oci_rules::check(&layout);
+            assert_eq!(found.images, 3, "{round}");
+        }
+    });
+}
+
+#[test]
 fn a_failed_export_leaves_what_was_there() {
     support::runtime().block_on(async {
         let folder = temp();
