@@ -28,6 +28,8 @@ enum Kind {
     Sshfs,
     /// Nor hard links.
     SshfsWithoutLinks,
+    /// Nor owners and modes, and case does not count.
+    Exfat,
 }
 
 const KINDS: [Kind; 3] = [Kind::Bindfs, Kind::Sshfs, Kind::SshfsWithoutLinks];
@@ -64,6 +66,32 @@ impl Mounted {
         };
         let mounted = Self { kind, folder };
         mounted.check();
+        mounted
+    }
+
+    /// Mounts one on which names that differ in case are one.
+    fn without_case() -> Self {
+        let folder = temp();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("top")).unwrap();
+        fs::File::create(at("image"))
+            .unwrap()
+            .set_len(32 << 20)
+            .unwrap();
+        run(Command::new("mkfs.exfat").arg(at("image")));
+        let mut attach = Command::new("losetup");
+        let device = run(attach.args(["--find", "--show"]).arg(at("image")));
+        let mut mount = Command::new("mount.exfat-fuse");
+        let mounted = mount.arg(device.trim()).arg(at("top")).output().unwrap();
+        // It goes when nobody has it open.
+        run(Command::new("losetup").args(["--detach", device.trim()]));
+        assert!(mounted.status.success(), "{mounted:?}");
+        let mounted = Self {
+            kind: Kind::Exfat,
+            folder,
+        };
+        fs::write(mounted.at("A"), "").unwrap();
+        fs::remove_file(mounted.at("a")).unwrap();
         mounted
     }
 
@@ -290,6 +318,37 @@ fn files_arrive_as_anywhere_else() {
 
 fn seconds(path: &Path) -> i64 {
     std::os::unix::fs::MetadataExt::mtime(&fs::symlink_metadata(path).unwrap())
+}
+
+#[test]
+fn a_mirror_keeps_files_whose_names_are_spelled_otherwise() {
+    if skip("a_mirror_keeps_files_whose_names_are_spelled_otherwise") {
+        return;
+    }
+    let mounted = Mounted::without_case();
+    let folder = temp();
+    support::runtime().block_on(async {
+        let solver = support::solver(folder.path().join("state"));
+        let context = folder.path().join("context");
+        for path in ["readme", "sub/file", "other"] {
+            support::write(context.join(path), "new");
+        }
+        let request = support::request(&llb::local("context")).local("context", &context);
+        let result = solve(&solver, request).await.result;
+        let out = mounted.at("out");
+        for path in ["README", "Sub/FILE", "Sub/gone", "gone"] {
+            support::write(out.join(path), "old");
+        }
+        let local = Local::new(&out).mode(LocalMode::Delete);
+        for _ in 0..2 {
+            local.export(&result, &Cancel::new()).await.unwrap();
+            for path in ["readme", "sub/file", "other"] {
+                assert_eq!(fs::read_to_string(out.join(path)).unwrap(), "new", "{path}");
+            }
+            let left = settled(&out);
+            assert_eq!(left.len(), 4, "{left:?}");
+        }
+    });
 }
 
 #[test]

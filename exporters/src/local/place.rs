@@ -24,8 +24,8 @@ use ashlar_solver::dir::open_directory;
 use ashlar_solver::solver::Durability;
 use ashlar_solver::tree::{Entry, Timestamp, TreePath};
 use rustix::fs::{
-    CWD, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps, fchmod, fstat, futimens, openat,
-    renameat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps, fchmod, fstat, futimens,
+    openat, renameat, statat,
 };
 use rustix::io::Errno;
 
@@ -346,15 +346,28 @@ impl<'a> Placing<'a> {
         let directory = self.open(path)?;
         let failed = |error: Errno| self.failed("read", path, error.into());
         let mut others = Vec::new();
+        let mut absent = names.clone();
         for entry in Dir::read_from(&*directory).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_bytes();
+            absent.remove(name);
             let is_ours = |name| is_stage(name) || is_kept(name);
             let is_ours = path.is_root() && is_ours(OsStr::from_bytes(name));
             if !matches!(name, b"." | b"..") && !names.contains(name) && !is_ours {
                 others.push(name.to_vec());
             }
         }
+        // Where case does not count, what was there has kept its spelling.
+        let spelled: Vec<_> = absent
+            .iter()
+            .filter_map(|name| Some((name, inode(&directory, name)?)))
+            .collect();
+        let is_ours = |other: &[u8]| {
+            spelled.iter().any(|(name, inode_of_name)| {
+                differ_in_case(name, other) || inode(&directory, other) == Some(*inode_of_name)
+            })
+        };
+        others.retain(|name| !is_ours(name));
         for name in others {
             let whole = path.join(&name).expect("BUG: a directory holds names only");
             let slot = self.slot();
@@ -438,6 +451,20 @@ impl<'a> Placing<'a> {
 /// Where the object of a number is in a stage.
 fn old(slot: usize) -> String {
     format!("{OLD}/{slot}")
+}
+
+/// Device and inode of what has this name.
+fn inode(directory: &OwnedFd, name: &[u8]) -> Option<(u64, u64)> {
+    let name = OsStr::from_bytes(name);
+    let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    Some((stat.st_dev, stat.st_ino))
+}
+
+/// Whether two names are one where case does not count. Not all such file systems have numbers that
+/// tell.
+fn differ_in_case(one: &[u8], other: &[u8]) -> bool {
+    let lower = |name| String::from_utf8_lossy(name).to_lowercase();
+    lower(one) == lower(other)
 }
 
 /// Gives a directory of the destination its mode and time back.
@@ -540,8 +567,7 @@ mod tests {
                     assert!(placing.undo());
                     assert_eq!(text(&place), (old, "old".to_owned()), "{plain} {old} {new}");
                     // The note of what is away says nothing any more.
-                    let noted =
-                        rustix::fs::statat(&stage.directory, "away", rustix::fs::AtFlags::empty());
+                    let noted = statat(&stage.directory, "away", AtFlags::empty());
                     assert!(noted.is_ok_and(|noted| noted.st_size == 0) == (plain && (old || new)));
                 }
             }
