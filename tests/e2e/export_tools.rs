@@ -478,7 +478,7 @@ fn ask(socket: &Path, path: &str) -> Option<Value> {
 }
 
 /// Loads an image into an engine in each way, and asks the engine about it.
-async fn engine_takes(kit: &Kit, socket: &Path) {
+async fn engine_takes(kit: &Kit, socket: &Path, takes_zstd: bool) {
     let inspect = |name: &str| {
         let image = ask(socket, &format!("/images/{name}/json"));
         let image = image.unwrap_or_else(|| panic!("no {name}"));
@@ -531,8 +531,7 @@ async fn engine_takes(kit: &Kit, socket: &Path) {
     kit.export(Docker::engine(socket).verify(true), &kit.result)
         .await;
     for compression in Compression::ALL {
-        // Those that Debian has do not know it.
-        if matches!(compression, Compression::Zstd { .. }) {
+        if matches!(compression, Compression::Zstd { .. }) && !takes_zstd {
             continue;
         }
         let name = format!("localhost/ashlar/in-{}:v1", compression.name());
@@ -633,7 +632,8 @@ fn docker_takes_archives_and_results() {
             .arg(format!("unix://{}", socket.display()));
         let is_ready = || ask(&socket, "/version").is_some();
         let _daemon = daemon(dockerd, &kit.path("dockerd.log"), is_ready);
-        engine_takes(&kit, &socket).await;
+        // The Docker that Debian has does not know zstd.
+        engine_takes(&kit, &socket, false).await;
     });
 }
 
@@ -661,6 +661,6 @@ fn the_service_of_podman_takes_archives_and_results() {
         podman.arg(format!("unix://{}", socket.display()));
         let is_ready = || ask(&socket, "/version").is_some();
         let _daemon = daemon(podman, &kit.path("podman.log"), is_ready);
-        engine_takes(&kit, &socket).await;
+        engine_takes(&kit, &socket, true).await;
     });
 }
