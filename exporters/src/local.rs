@@ -7,6 +7,7 @@
 mod abilities;
 mod away;
 mod beneath;
+mod compare;
 mod known;
 mod moves;
 mod place;
@@ -115,7 +116,7 @@ impl Local {
         let known = (!self.verify).then(|| Known::of(&result.store, &self.path));
         let unchanged = write::write(&stage, &parts, known.as_ref(), out.as_ref(), cancel)?;
         if self.verify {
-            write::verify(&stage, &parts, &unchanged, cancel)?;
+            compare::verify(&stage, &parts, &unchanged, cancel)?;
         }
         if let Some(out) = out {
             let out = out.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use ashlar_exporters::{Compression, Exporter, Local, LocalMode, Oci, Tar};
@@ -163,7 +163,11 @@ async fn an_export_that_finds_everything_reads_no_file() {
                 continue;
             }
             if ["local", "mirror"].contains(&name) {
-                touched.extend(of_files(outputs.take().1));
+                let (_, entries) = outputs.take();
+                let mut made = entries.iter().filter(|path| !path.exists());
+                let is_stage = |path: &PathBuf| path.to_str().unwrap().contains("/.ashlar-");
+                assert!(made.all(is_stage), "{entries:?}");
+                touched.extend(of_files(entries));
             }
             assert!(touched.is_empty(), "{name}: {touched:?}");
         }
@@ -176,9 +180,10 @@ async fn a_known_file_that_is_changed_is_written_again() {
     let folder = temp();
     let at = |name: &str| folder.path().join(name);
     let context = at("context");
-    for name in ["a", "sub/b"] {
+    for name in ["a", "sub/b", "sub/deep/c"] {
         write(context.join(name), name);
     }
+    fs::create_dir(context.join("empty")).unwrap();
     let local = llb::local("context");
     let state = llb::scratch().file(copy(&local, "/", "/").contents_only());
     let request = support::request(&state).local("context", &context);
@@ -192,6 +197,12 @@ async fn a_known_file_that_is_changed_is_written_again() {
         let modified = fs::metadata(&file).unwrap().modified().unwrap();
         let opened = fs::File::options().write(true).open(&file).unwrap();
         opened.write_all_at(b"X", 0).unwrap();
+        // Directories in which nothing is written get what the result has too.
+        for folder in ["out/empty", "out/sub/deep"] {
+            let changed = fs::Permissions::from_mode([0o700, 0o500][round % 2]);
+            fs::set_permissions(at(folder), changed).unwrap();
+        }
+        fs::remove_file(at("out/sub/deep/c")).unwrap();
         // Who puts back the time of the last change cannot put back when it was done.
         if round % 2 == 0 {
             let changed = || fs::metadata(&file).unwrap().ctime_nsec();

@@ -18,7 +18,7 @@ use rustix::fs::{CWD, Mode, OFlags, Stat, openat};
 use sha2::Digest as _;
 
 use super::beneath::Beneath;
-use super::write::{Copy, Sources, alike};
+use super::compare::{Copy, Sources, alike};
 use crate::files::{Item, Part, link_group};
 use crate::notes::{Note, Notes, add_file, content_of, place};
 

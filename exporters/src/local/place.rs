@@ -187,7 +187,8 @@ impl<'a> Placing<'a> {
                 expect(directory, true);
                 let entry = directory_entry(part);
                 let time = entry.attributes.mtime;
-                self.object(directory, Some((&entry, time)))?;
+                let is_there = unchanged.contains(directory);
+                self.object(directory, Some((&entry, time)), is_there)?;
             }
             for (path, item) in part.items() {
                 let whole = part.prefix().join_path(&path);
@@ -199,10 +200,11 @@ impl<'a> Placing<'a> {
                     _ => None,
                 };
                 expect(&whole, directory.is_some());
-                if unchanged.contains(&whole) {
+                let is_there = unchanged.contains(&whole);
+                if is_there && directory.is_none() {
                     continue;
                 }
-                self.object(&whole, directory)?;
+                self.object(&whole, directory, is_there)?;
             }
         }
         for (directory, names) in &expected {
@@ -211,8 +213,10 @@ impl<'a> Placing<'a> {
         // Deepest first, for a rename changes the time of the directory.
         for (path, (entry, time)) in std::mem::take(&mut self.met).into_iter().rev() {
             let directory = self.open(&path)?;
-            set_attributes(directory.as_fd(), &entry, time)
-                .map_err(|error| self.failed("set the attributes of", &path, error))?;
+            if !has_attributes(&directory, &entry, time) {
+                set_attributes(directory.as_fd(), &entry, time)
+                    .map_err(|error| self.failed("set the attributes of", &path, error))?;
+            }
         }
         Ok(())
     }
@@ -226,11 +230,13 @@ impl<'a> Placing<'a> {
         opened.map_err(|error| self.failed("open", path, error))
     }
 
-    /// Moves one object, a directory only if the destination has none there.
+    /// Moves one object, a directory only if the destination has none there. One that `is_there` may not
+    /// have been made at all.
     fn object(
         &mut self,
         path: &TreePath,
         directory: Option<(&Entry, Timestamp)>,
+        is_there: bool,
     ) -> Result<(), ExportError> {
         if self
             .moved
@@ -238,6 +244,11 @@ impl<'a> Placing<'a> {
             .is_some_and(|moved| path.starts_with(moved))
         {
             return Ok(());
+        }
+        if let (true, Some((entry, time))) = (is_there, directory)
+            && self.new.find(path).is_none()
+        {
+            return self.meet(path, entry, time);
         }
         let parent = path.parent().unwrap_or_default();
         let Some(new) = self.new.find(&parent) else {
@@ -451,6 +462,16 @@ impl<'a> Placing<'a> {
 /// Where the object of a number is in a stage.
 fn old(slot: usize) -> String {
     format!("{OLD}/{slot}")
+}
+
+/// Whether a directory has these attributes already, as far as that can be told at once.
+fn has_attributes(directory: &OwnedFd, entry: &Entry, time: Timestamp) -> bool {
+    entry.attributes.xattrs.is_empty()
+        && fstat(directory).is_ok_and(|stat| {
+            stat.st_mode & 0o7777 == entry.attributes.mode & 0o7777
+                && (stat.st_mtime, stat.st_mtime_nsec)
+                    == (time.seconds, u64::from(time.nanoseconds))
+        })
 }
 
 /// Device and inode of what has this name.

@@ -11,17 +11,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ashlar_solver::cancel::{Cancel, Cancelled};
-use ashlar_solver::dir::{open_directory, open_file, xattrs};
+use ashlar_solver::cancel::Cancel;
+use ashlar_solver::dir::open_directory;
 use ashlar_solver::tree::{Entry, Kind, Node, Timestamp, TreePath};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags, fchmod, fsetxattr,
-    futimens, linkat, mkdirat, mknodat, openat, statat, symlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags, fchmod, fsetxattr, futimens,
+    linkat, mkdirat, mknodat, openat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
 use super::abilities::Abilities;
 use super::beneath::Beneath;
+use super::compare::{Copy, Sources, has_file};
 use super::known::Known;
 use super::stage::Stage;
 use crate::ExportError;
@@ -37,18 +38,9 @@ const BYTES: u64 = 4 << 20;
 /// Files up to this size are read and written; from it on the kernel copies.
 const SMALL: u64 = 128 << 10;
 
-/// A regular file that is to be copied.
-pub(super) struct Copy {
-    /// Where it is in its part.
-    pub(super) path: TreePath,
-    pub(super) node: Arc<Node>,
-    pub(super) time: Timestamp,
-}
-
 /// Files of one directory.
 struct Batch {
-    /// The directory as written and as it is at the destination.
-    to: Arc<OwnedFd>,
+    /// The directory as it is at the destination.
     there: Option<Arc<OwnedFd>>,
     /// Whether it may be compared with what is there.
     compared: bool,
@@ -70,8 +62,9 @@ struct Shared<'a> {
     out: Option<&'a Mutex<WriteOut>>,
 }
 
-/// Writes what the destination does not have yet, and gives the files that it has. Those that are
-/// `known` are not compared. Blocks.
+/// Writes what the destination does not have yet, and gives the files and directories that it has. Files
+/// that are `known` are not compared; a directory that is there is made only for what is written into
+/// it. Blocks.
 pub(super) fn write(
     stage: &Stage,
     parts: &[Part],
@@ -135,7 +128,10 @@ pub(super) fn write(
     for (path, entry, time) in directories.into_iter().rev() {
         cancel.check()?;
         let failed = |error| stage.failed("set the attributes of", &path, error);
-        let directory = open_directory(stage.tree.as_fd(), path.as_bytes()).map_err(failed)?;
+        let directory = match open_directory(stage.tree.as_fd(), path.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened.map_err(failed)?,
+        };
         set_attributes(directory.as_fd(), &entry, time).map_err(failed)?;
     }
     cancel.check()?;
@@ -144,7 +140,27 @@ pub(super) fn write(
 }
 
 impl Stage {
-    fn failed(&self, action: &'static str, path: &TreePath, error: io::Error) -> ExportError {
+    /// Opens a directory of the tree, which is made if it is not there yet.
+    fn directory(&self, path: &TreePath) -> io::Result<OwnedFd> {
+        match open_directory(self.tree.as_fd(), path.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => return done,
+        }
+        let parent = self.directory(&path.parent().unwrap_or_default())?;
+        match mkdirat(parent, name(path), Mode::RWXU) {
+            // Another thread made it.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        open_directory(self.tree.as_fd(), path.as_bytes())
+    }
+
+    pub(super) fn failed(
+        &self,
+        action: &'static str,
+        path: &TreePath,
+        error: io::Error,
+    ) -> ExportError {
         ExportError::io(action, self.destination.join(path.as_relative()))(error)
     }
 }
@@ -205,9 +221,15 @@ impl Walk<'_, '_> {
     }
 
     fn parent(&mut self, path: &TreePath) -> Result<Arc<OwnedFd>, ExportError> {
-        let parent = path.parent().unwrap_or_default();
-        let opened = self.to.open(&parent);
-        opened.map_err(|error| self.shared.stage.failed("open", &parent, error))
+        let (stage, parent) = (self.shared.stage, path.parent().unwrap_or_default());
+        let mut opened = self.to.open(&parent);
+        if opened
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        {
+            opened = stage.directory(&parent).and_then(|_| self.to.open(&parent));
+        }
+        opened.map_err(|error| stage.failed("open", &parent, error))
     }
 
     fn directory(
@@ -216,11 +238,17 @@ impl Walk<'_, '_> {
         entry: &Entry,
         time: Timestamp,
     ) -> Result<(), ExportError> {
-        let parent = self.parent(path)?;
-        match mkdirat(&*parent, name(path), Mode::RWXU) {
-            // Another platform has it too.
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(self.failed("make directory", path, error)),
+        let there = self.there.as_mut().and_then(|there| there.find(path));
+        match there {
+            Some(_) => self.shared.has(path.clone()),
+            None => {
+                let parent = self.parent(path)?;
+                match mkdirat(&*parent, name(path), Mode::RWXU) {
+                    // Another platform has it too.
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(self.failed("make directory", path, error)),
+                }
+            }
         }
         self.directories.push((path.clone(), entry.clone(), time));
         Ok(())
@@ -243,7 +271,9 @@ impl Walk<'_, '_> {
         if let Some(group) = group {
             match self.linked.entry(group) {
                 hash_map::Entry::Occupied(first) => {
-                    self.links.push((whole.clone(), first.get().clone()));
+                    let first = first.get().clone();
+                    self.parent(whole)?;
+                    self.links.push((whole.clone(), first));
                     return Ok(());
                 }
                 hash_map::Entry::Vacant(none) => drop(none.insert(whole.clone())),
@@ -290,7 +320,6 @@ impl Walk<'_, '_> {
                 _ => None,
             };
             self.batch = Some(Batch {
-                to: self.parent(whole)?,
                 there,
                 compared: alone,
                 directory,
@@ -360,7 +389,7 @@ impl Walk<'_, '_> {
     }
 }
 
-fn name(path: &TreePath) -> &OsStr {
+pub(super) fn name(path: &TreePath) -> &OsStr {
     OsStr::from_bytes(path.name().unwrap_or(b"."))
 }
 
@@ -384,6 +413,8 @@ impl Shared<'_> {
 
     fn copy_batch(&self, batch: &Batch, buffers: &mut [Vec<u8>; 2]) -> Result<(), ExportError> {
         let mut sources = Sources::default();
+        // The directory as written.
+        let mut to: Option<OwnedFd> = None;
         for copy in &batch.files {
             self.cancel.check()?;
             let whole = batch.directory.join_path(&leaf(&copy.path));
@@ -392,20 +423,34 @@ impl Shared<'_> {
                 move |error| self.stage.failed(action, whole, error)
             };
             if let Some(there) = &batch.there
-                && self
-                    .has(there.as_fd(), copy, &mut sources, buffers)?
-                    .map_err(failed("read"))?
+                && has_file(
+                    there.as_fd(),
+                    copy,
+                    self.known,
+                    &mut sources,
+                    buffers,
+                    self.cancel,
+                )?
+                .map_err(failed("read"))?
             {
-                let mut unchanged = self
-                    .unchanged
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                unchanged.insert(whole);
+                self.has(whole);
                 continue;
             }
+            let to = match &to {
+                Some(to) => to,
+                None => {
+                    let made = self.stage.directory(&batch.directory);
+                    to.insert(made.map_err(failed("make the directory of"))?)
+                }
+            };
             let mut from = sources.open(copy).map_err(failed("read"))?;
-            let mut to = create(batch.to.as_fd(), name(&copy.path)).map_err(failed("create"))?;
-            let copied = self.copy(&mut from, &mut to, copy.node.entry().size, &mut buffers[0])?;
+            let mut file = create(to.as_fd(), name(&copy.path)).map_err(failed("create"))?;
+            let copied = self.copy(
+                &mut from,
+                &mut file,
+                copy.node.entry().size,
+                &mut buffers[0],
+            )?;
             match copied.map_err(failed("write"))? {
                 true => {}
                 false => {
@@ -415,7 +460,7 @@ impl Shared<'_> {
                     });
                 }
             }
-            set_attributes(to.as_fd(), copy.node.entry(), copy.time)
+            set_attributes(file.as_fd(), copy.node.entry(), copy.time)
                 .map_err(failed("set the attributes of"))?;
             if let Some(out) = &self.out {
                 let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
@@ -425,36 +470,11 @@ impl Shared<'_> {
         Ok(())
     }
 
-    /// Whether the destination has this file with these bytes and attributes.
-    fn has(
-        &self,
-        there: BorrowedFd<'_>,
-        copy: &Copy,
-        sources: &mut Sources,
-        buffers: &mut [Vec<u8>; 2],
-    ) -> Result<io::Result<bool>, Cancelled> {
-        let Some(stat) = alike(there, copy) else {
-            return Ok(Ok(false));
-        };
-        let note = self.known.and_then(|known| {
-            let note = known.note(copy, &stat, sources)?;
-            Some((known, note))
-        });
-        let noted = note.is_some_and(|(known, note)| known.has(&note));
-        let has = match noted {
-            true => true,
-            false => match sources.open(copy) {
-                Ok(mut from) => match same(there, copy, &mut from, buffers, self.cancel)? {
-                    Ok(same) => same,
-                    Err(error) => return Ok(Err(error)),
-                },
-                Err(error) => return Ok(Err(error)),
-            },
-        };
-        if let (true, Some((known, note))) = (has, note) {
-            known.learn(note);
-        }
-        Ok(Ok(has))
+    /// Notes that the destination has this.
+    fn has(&self, path: TreePath) {
+        let unchanged = self.unchanged.lock();
+        let mut unchanged = unchanged.unwrap_or_else(PoisonError::into_inner);
+        unchanged.insert(path);
     }
 
     /// Copies `size` bytes; false if there are fewer.
@@ -505,104 +525,6 @@ impl Shared<'_> {
 fn leaf(path: &TreePath) -> TreePath {
     let name = TreePath::new(path.name().unwrap_or_default());
     name.expect("BUG: a component of a path is a path")
-}
-
-/// Opens files of the store, directories of them once.
-#[derive(Default)]
-pub(super) struct Sources {
-    /// Whose directory, which one, and the handle.
-    open: Option<(usize, TreePath, OwnedFd)>,
-}
-
-impl Sources {
-    pub(super) fn open(&mut self, copy: &Copy) -> io::Result<File> {
-        let Some(files) = copy.node.files() else {
-            return Err(io::ErrorKind::NotFound.into());
-        };
-        let layer = Arc::as_ptr(files).cast::<()>() as usize;
-        let parent = copy.path.parent().unwrap_or_default();
-        let known = self
-            .open
-            .as_ref()
-            .is_some_and(|(of, path, _)| *of == layer && *path == parent);
-        if !known {
-            let directory = files.directory(&parent)?;
-            self.open = directory.map(|directory| (layer, parent, directory));
-        }
-        match &self.open {
-            Some((of, _, directory)) if *of == layer => {
-                let name = copy.path.name().unwrap_or_default();
-                open_file(directory.as_fd(), name)
-            }
-            _ => files.open(&copy.path),
-        }
-    }
-}
-
-/// A file of the destination that may be the one to be copied, as far as it shows.
-pub(super) fn alike(there: BorrowedFd<'_>, copy: &Copy) -> Option<Stat> {
-    let (name, entry) = (name(&copy.path), copy.node.entry());
-    let stat = statat(there, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-    let time = (stat.st_mtime, stat.st_mtime_nsec);
-    let wanted = (copy.time.seconds, copy.time.nanoseconds.into());
-    let owner = (stat.st_uid, stat.st_gid);
-    let own = (rustix::process::geteuid(), rustix::process::getegid());
-    let alike = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-        && u64::try_from(stat.st_size) == Ok(entry.size)
-        && stat.st_mode & 0o7777 == entry.attributes.mode & 0o7777
-        && stat.st_nlink == 1
-        && time == wanted
-        && owner == (own.0.as_raw(), own.1.as_raw());
-    alike.then_some(stat)
-}
-
-/// Whether a file that is alike has these bytes and attributes. `from` is at its start before and afterwards.
-fn same(
-    there: BorrowedFd<'_>,
-    copy: &Copy,
-    from: &mut File,
-    buffers: &mut [Vec<u8>; 2],
-    cancel: &Cancel,
-) -> Result<io::Result<bool>, Cancelled> {
-    let (name, entry) = (copy.path.name().unwrap_or_default(), copy.node.entry());
-    let Ok(mut file) = open_file(there, name) else {
-        return Ok(Ok(false));
-    };
-    let attributes = xattrs(there, name).unwrap_or_default();
-    let expected = entry.attributes.xattrs.iter();
-    if !attributes
-        .iter()
-        .map(|(name, value)| (&**name, &**value))
-        .eq(expected)
-    {
-        return Ok(Ok(false));
-    }
-    same_bytes(&mut file, from, entry.size, buffers, cancel)
-}
-
-/// Whether `file` begins with `size` bytes that are those of `from`, which is at its start before and
-/// afterwards. The error is of `from`.
-fn same_bytes(
-    file: &mut File,
-    from: &mut File,
-    size: u64,
-    [left, right]: &mut [Vec<u8>; 2],
-    cancel: &Cancel,
-) -> Result<io::Result<bool>, Cancelled> {
-    right.resize(left.len(), 0);
-    let mut remaining = size;
-    let mut equal = true;
-    while remaining > 0 && equal {
-        cancel.check()?;
-        let wanted = usize::try_from(remaining).unwrap_or(usize::MAX);
-        let length = left.len().min(wanted);
-        if let Err(error) = from.read_exact(&mut left[..length]) {
-            return Ok(Err(error));
-        }
-        equal = file.read_exact(&mut right[..length]).is_ok() && left[..length] == right[..length];
-        remaining -= length as u64;
-    }
-    Ok(io::Seek::rewind(from).map(|()| equal))
 }
 
 fn create(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
@@ -662,65 +584,6 @@ pub(super) fn times(time: Timestamp) -> Timestamps {
     }
 }
 
-/// Reads what was written and compares it with the result. Blocks.
-pub(super) fn verify(
-    stage: &Stage,
-    parts: &[Part],
-    unchanged: &HashSet<TreePath>,
-    cancel: &Cancel,
-) -> Result<(), ExportError> {
-    let mut buffers = [vec![0; 128 << 10], Vec::new()];
-    let mut written = Beneath::new(stage.tree.clone());
-    for part in parts {
-        for (path, item) in part.items() {
-            cancel.check()?;
-            let whole = part.prefix().join_path(&path);
-            let damaged = || ExportError::verify(&whole, &stage.destination);
-            if unchanged.contains(&whole) {
-                continue;
-            }
-            let parent = whole.parent().unwrap_or_default();
-            let directory = written.open(&parent).map_err(|_| damaged())?;
-            let equal = match item {
-                Item::Statement(text) => {
-                    let mut found = Vec::new();
-                    let read = open_file(&directory, whole.name().unwrap_or_default())
-                        .and_then(|mut file| file.read_to_end(&mut found));
-                    read.is_ok() && found == **text
-                }
-                Item::Node(node) if node.entry().kind == Kind::File => {
-                    let copy = Copy {
-                        time: part.time(node.entry().attributes.mtime),
-                        path,
-                        node: node.clone(),
-                    };
-                    let mut from = Sources::default()
-                        .open(&copy)
-                        .map_err(|error| stage.failed("read", &whole, error))?;
-                    let file = open_file(&directory, whole.name().unwrap_or_default());
-                    let size = node.entry().size;
-                    let length = |file: &File| file.metadata().map_or(0, |data| data.len());
-                    match file {
-                        Ok(mut file) if length(&file) == size => {
-                            let same =
-                                same_bytes(&mut file, &mut from, size, &mut buffers, cancel)?;
-                            same.map_err(|error| stage.failed("read", &whole, error))?
-                        }
-                        _ => false,
-                    }
-                }
-                Item::Node(_) => {
-                    statat(&*directory, name(&whole), AtFlags::SYMLINK_NOFOLLOW).is_ok()
-                }
-            };
-            if !equal {
-                return Err(damaged());
-            }
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -732,27 +595,5 @@ mod tests {
             assert!(!has_none(Errno::IO, || own));
             assert_eq!(has_none(Errno::PERM, || own), own);
         }
-    }
-
-    #[test]
-    fn files_are_compared_until_it_is_cancelled() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        std::fs::write(at("one"), [1; 1000]).unwrap();
-        std::fs::write(at("two"), [&[1; 999][..], b"x"].concat()).unwrap();
-        let mut buffers = [vec![0; 100], Vec::new()];
-        let cancel = Cancel::new();
-        let mut compare = |name: &str| {
-            let mut file = File::open(at(name)).unwrap();
-            let mut from = File::open(at("one")).unwrap();
-            let same = same_bytes(&mut file, &mut from, 1000, &mut buffers, &cancel);
-            same.map(|same| {
-                assert_eq!(io::Seek::stream_position(&mut from).unwrap(), 0);
-                same.unwrap()
-            })
-        };
-        assert_eq!((compare("one"), compare("two")), (Ok(true), Ok(false)));
-        cancel.cancel();
-        assert_eq!(compare("one"), Err(Cancelled));
     }
 }
