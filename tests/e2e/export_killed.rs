@@ -9,12 +9,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use ashlar_exporters::{
-    Compression, Docker, ExportError, Exporter, Image, Local, LocalMode, Oci, Tar,
+    Compression, Docker, ExportError, Exporter, Image, Local, LocalMode, Oci, Prepared, Tar,
 };
-use ashlar_llb::{self as llb, BlobDigest, Reference, State, mkdir, mkfile};
+use ashlar_llb::{self as llb, BlobDigest, Platform, Reference, State, mkdir, mkfile};
 use ashlar_solver::cancel::Cancel;
-use ashlar_solver::result::{BuildResult, Store};
+use ashlar_solver::result::{Attestation, BuildResult, PlatformRef, Store};
 use ashlar_solver::solver::Solver;
+use async_trait::async_trait;
 
 use super::support::{self, Need, Tree, child, skipped, solve, temp, tree};
 
@@ -83,7 +84,43 @@ fn exporters(out: &Path) -> Vec<(&'static str, Box<dyn Exporter>)> {
             Box::new(Local::new(out.join("mirror")).mode(LocalMode::Delete)),
         ),
         ("image", Box::new(Image::new().name(NAME).name(OTHER))),
+        (
+            "index.tar",
+            Box::new(Several(Box::new(
+                Oci::archive(out.join("index.tar")).name(NAME),
+            ))),
+        ),
+        (
+            "index",
+            Box::new(Several(Box::new(
+                Oci::directory(out.join("index"))
+                    .name(NAME)
+                    .compression(plain),
+            ))),
+        ),
     ]
+}
+
+/// Exports a result for two platforms, with something attested of both.
+#[derive(Debug)]
+struct Several(Box<dyn Exporter>);
+
+#[async_trait]
+impl Exporter for Several {
+    async fn prepare(
+        &self,
+        result: &BuildResult,
+        cancel: &Cancel,
+    ) -> Result<Prepared, ExportError> {
+        let platforms = [Platform::linux_amd64(), Platform::linux_arm64()];
+        let refs = platforms.map(|platform| PlatformRef::new(platform, result.reference().clone()));
+        let mut several = BuildResult::of_platforms(refs.to_vec(), result.store.clone()).unwrap();
+        for tree in several.refs().to_vec() {
+            let check = Attestation::in_toto("https://example.com/check", "check.json", "{}");
+            several = several.with_attestation(tree.id, check);
+        }
+        self.0.prepare(&several, cancel).await
+    }
 }
 
 /// Exports one result after the other, for ever.
@@ -163,16 +200,16 @@ fn kill_nine_leaves_the_old_or_the_new_output() {
         let last = killed(folder, next, after);
         next = last.map_or(next, |last| last + 1);
         let found = tree(&out);
-        for name in ["oci.tar", "docker.tar", "files.tar"] {
+        for name in ["oci.tar", "docker.tar", "files.tar", "index.tar"] {
             let file = found.get(name);
             let good = expected.iter().any(|tree| tree.get(name) == file);
             assert!(file.is_none() || good, "round {round}: {name} is {file:?}");
         }
         for (path, text) in &found {
-            if let Some(hex) = path
-                .strip_prefix("layout/blobs/sha256/")
-                .filter(|p| !is_partial(p))
-            {
+            let blob = ["layout", "index"]
+                .iter()
+                .find_map(|name| path.strip_prefix(&format!("{name}/blobs/sha256/")));
+            if let Some(hex) = blob.filter(|path| !is_partial(path)) {
                 assert!(
                     text.ends_with(&format!("sha256:{hex}")),
                     "round {round}: {path}: {text}"
@@ -180,6 +217,7 @@ fn kill_nine_leaves_the_old_or_the_new_output() {
             }
         }
         layout(&out.join("layout"));
+        layout(&out.join("index"));
         for number in 0..next {
             let name = format!("fresh-{number}");
             let fresh = part(&found, &name);
@@ -266,16 +304,23 @@ fn layout(layout: &Path) {
         return;
     };
     let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
-    let read = |digest: &serde_json::Value| {
-        let name = digest.as_str().unwrap().replace(':', "/");
+    complete(layout, &index);
+}
+
+/// Reads all that an index or a manifest leads to.
+fn complete(layout: &Path, document: &serde_json::Value) {
+    let read = |named: &serde_json::Value| {
+        let name = named["digest"].as_str().unwrap().replace(':', "/");
         fs::read(layout.join("blobs").join(name)).unwrap()
     };
-    for entry in index["manifests"].as_array().unwrap() {
-        let manifest: serde_json::Value = serde_json::from_slice(&read(&entry["digest"])).unwrap();
-        read(&manifest["config"]["digest"]);
-        for layer in manifest["layers"].as_array().unwrap() {
-            read(&layer["digest"]);
-        }
+    for manifest in document["manifests"].as_array().into_iter().flatten() {
+        complete(layout, &serde_json::from_slice(&read(manifest)).unwrap());
+    }
+    if !document["config"].is_null() {
+        read(&document["config"]);
+    }
+    for layer in document["layers"].as_array().into_iter().flatten() {
+        read(layer);
     }
 }
 
@@ -339,7 +384,7 @@ fn a_cancel_leaves_the_old_or_the_new_output() {
                     raise.cancel();
                 });
                 let before = part(&tree(&out), name);
-                let index = |tree: &Tree| tree.get("layout/index.json").cloned();
+                let index = |tree: &Tree| tree.get(&format!("{name}/index.json")).cloned();
                 let named = stored(solver.store(), &expected);
                 let done = exporter.export(&results[other], &cancel).await;
                 raised.join().unwrap();
@@ -347,7 +392,7 @@ fn a_cancel_leaves_the_old_or_the_new_output() {
                 match done {
                     Ok(_) => drop(now.insert(name, other)),
                     // It may have more blobs than before.
-                    Err(ExportError::Cancelled) if name == "layout" => {
+                    Err(ExportError::Cancelled) if ["layout", "index"].contains(&name) => {
                         cancelled += 1;
                         assert_eq!(index(&after), index(&before), "round {round}");
                     }
@@ -362,7 +407,7 @@ fn a_cancel_leaves_the_old_or_the_new_output() {
                     let wanted = part(&expected[now[name]], name);
                     assert_eq!(part(&after, name), wanted, "round {round}");
                 }
-                if name == "layout" {
+                if ["layout", "index"].contains(&name) {
                     layout(&out.join(name));
                 }
                 if name == "image" {
