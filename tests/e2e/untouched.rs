@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use ashlar_exporters::{Compression, Exporter, Local, LocalMode, Oci, Tar};
 use ashlar_llb::{self as llb, State, copy, mkfile};
 use ashlar_solver::cancel::Cancel;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
 use super::support::{self, files, ran, solve, solver, temp, write};
 
@@ -174,6 +175,19 @@ async fn an_export_that_finds_everything_reads_no_file() {
     }
 }
 
+/// Sets the time of a symbolic link.
+fn set_time(link: &Path, seconds: i64, nanoseconds: i64) {
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds,
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    utimensat(CWD, link, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
 /// A change is seen by the next export, and what a later change brings by the one after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_known_file_that_is_changed_is_written_again() {
@@ -184,6 +198,9 @@ async fn a_known_file_that_is_changed_is_written_again() {
         write(context.join(name), name);
     }
     fs::create_dir(context.join("empty")).unwrap();
+    for (link, target) in [("link", "a"), ("retargeted", "a"), ("sub/dated", "../a")] {
+        symlink(target, context.join(link)).unwrap();
+    }
     let local = llb::local("context");
     let state = llb::scratch().file(copy(&local, "/", "/").contents_only());
     let request = support::request(&state).local("context", &context);
@@ -191,9 +208,23 @@ async fn a_known_file_that_is_changed_is_written_again() {
     let exporter = Local::new(at("out"));
     let file = at("out/sub/b");
     let expected = support::tree(&context);
+    let inode = |link: &str| fs::symlink_metadata(at(link)).unwrap().ino();
+    let mut links = Vec::new();
     for round in 0..4 {
         exporter.export(&result, &Cancel::new()).await.unwrap();
         assert_eq!(support::tree(&at("out")), expected, "{round}");
+        links.push(inode("out/link"));
+        // Links show what they are without being read.
+        fs::remove_file(at("out/retargeted")).unwrap();
+        symlink("b", at("out/retargeted")).unwrap();
+        let old = fs::symlink_metadata(context.join("retargeted")).unwrap();
+        set_time(&at("out/retargeted"), old.mtime(), old.mtime_nsec());
+        let link = at("out/sub/dated");
+        let time = |link: &Path| fs::symlink_metadata(link).unwrap().mtime();
+        assert_eq!(time(&link), time(&context.join("sub/dated")));
+        fs::remove_file(&link).unwrap();
+        symlink("../a", &link).unwrap();
+        set_time(&link, 5, 0);
         let modified = fs::metadata(&file).unwrap().modified().unwrap();
         let opened = fs::File::options().write(true).open(&file).unwrap();
         opened.write_all_at(b"X", 0).unwrap();
@@ -213,11 +244,13 @@ async fn a_known_file_that_is_changed_is_written_again() {
             }
         }
     }
+    links.dedup();
+    assert_eq!(links.len(), 1, "it was made once");
     // A link of the file is another way to it.
     exporter.export(&result, &Cancel::new()).await.unwrap();
-    fs::hard_link(&file, at("out/link")).unwrap();
+    fs::hard_link(&file, at("out/hard")).unwrap();
     exporter.export(&result, &Cancel::new()).await.unwrap();
-    fs::write(at("out/link"), "elsewhere").unwrap();
+    fs::write(at("out/hard"), "elsewhere").unwrap();
     assert_eq!(fs::read(&file).unwrap(), b"sub/b");
     // Notes that were damaged or lost.
     let notes = fs::read_dir(at("state/outputs")).unwrap().next().unwrap();

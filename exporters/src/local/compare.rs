@@ -1,6 +1,7 @@
 //! What the destination of an export has already, and what was written for it.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use ashlar_solver::cancel::{Cancel, Cancelled};
 use ashlar_solver::dir::{open_file, xattrs};
 use ashlar_solver::tree::{Kind, Node, Timestamp, TreePath};
-use rustix::fs::{AtFlags, FileType, Stat, statat};
+use rustix::fs::{AtFlags, FileType, Stat, readlinkat, statat};
 
 use super::beneath::Beneath;
 use super::known::Known;
@@ -96,17 +97,34 @@ impl Sources {
 pub(super) fn alike(there: BorrowedFd<'_>, copy: &Copy) -> Option<Stat> {
     let (name, entry) = (name(&copy.path), copy.node.entry());
     let stat = statat(there, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-    let time = (stat.st_mtime, stat.st_mtime_nsec);
-    let wanted = (copy.time.seconds, copy.time.nanoseconds.into());
-    let owner = (stat.st_uid, stat.st_gid);
-    let own = (rustix::process::geteuid(), rustix::process::getegid());
     let alike = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
         && u64::try_from(stat.st_size) == Ok(entry.size)
         && stat.st_mode & 0o7777 == entry.attributes.mode & 0o7777
-        && stat.st_nlink == 1
-        && time == wanted
-        && owner == (own.0.as_raw(), own.1.as_raw());
+        && is_own(&stat, copy.time);
     alike.then_some(stat)
+}
+
+/// Whether the destination has this symbolic link.
+pub(super) fn has_link(
+    there: BorrowedFd<'_>,
+    name: &OsStr,
+    target: &[u8],
+    time: Timestamp,
+) -> bool {
+    let stat = statat(there, name, AtFlags::SYMLINK_NOFOLLOW);
+    let alike = stat.is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::Symlink && is_own(&stat, time)
+    });
+    alike && readlinkat(there, name, Vec::new()).is_ok_and(|found| found.to_bytes() == target)
+}
+
+/// Whether something of this user has one name, and this time.
+fn is_own(stat: &Stat, time: Timestamp) -> bool {
+    let owner = (stat.st_uid, stat.st_gid);
+    let own = (rustix::process::geteuid(), rustix::process::getegid());
+    stat.st_nlink == 1
+        && (stat.st_mtime, stat.st_mtime_nsec) == (time.seconds, time.nanoseconds.into())
+        && owner == (own.0.as_raw(), own.1.as_raw())
 }
 
 /// Whether a file that is alike has these bytes and attributes. `from` is at its start before and afterwards.

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use super::abilities::Abilities;
 use super::beneath::Beneath;
-use super::compare::{Copy, Sources, has_file};
+use super::compare::{Copy, Sources, has_file, has_link};
 use super::known::Known;
 use super::stage::Stage;
 use crate::ExportError;
@@ -282,8 +282,12 @@ impl Walk<'_, '_> {
         match entry.kind {
             Kind::File => self.file(path, whole, node, time, group.is_none()),
             Kind::Symlink => {
-                let parent = self.parent(whole)?;
                 let target = part.link_target(&entry.target);
+                if group.is_none() && self.has_link(whole, &target, time) {
+                    self.shared.has(whole.clone());
+                    return Ok(());
+                }
+                let parent = self.parent(whole)?;
                 symlinkat(OsStr::from_bytes(&target), &*parent, name(whole))
                     .map_err(|error| self.failed("link", whole, error))?;
                 match self.abilities.link_times(self.shared.stage) {
@@ -296,6 +300,12 @@ impl Walk<'_, '_> {
             Kind::BlockDevice => self.special(whole, entry, FileType::BlockDevice, time),
             Kind::Directory | Kind::Whiteout => Ok(()),
         }
+    }
+
+    fn has_link(&mut self, path: &TreePath, target: &[u8], time: Timestamp) -> bool {
+        let parent = path.parent().unwrap_or_default();
+        let there = self.there.as_mut().and_then(|there| there.find(&parent));
+        there.is_some_and(|there| has_link(there.as_fd(), name(path), target, time))
     }
 
     /// Hands a regular file to the threads.
