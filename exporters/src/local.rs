@@ -48,7 +48,8 @@ pub enum LocalMode {
 /// As with BuildKit's client, files belong to the user that exports; modes, times and extended
 /// attributes are kept as far as that user may set them, and the directory itself keeps its own.
 /// Nothing is written outside of it: a symbolic link in the way is replaced, never followed. Files
-/// that are there already with the same bytes and attributes are not written again.
+/// that are there already with the same bytes and attributes are not written again, and those that nobody
+/// changed since an export from the same state directory are not even read.
 ///
 /// Everything is written beside its place first, which takes room for old and new files at the same
 /// time, and then moved. A failure or a cancel leaves the destination as it was. So does a kill, but
@@ -93,7 +94,7 @@ impl Local {
     }
 
     /// Sets whether what was written is read again, and compared with the result, before it is
-    /// moved to its place. Default: no.
+    /// moved to its place; and what is there already in any case. Default: no.
     #[must_use]
     pub fn verify(mut self, verify: bool) -> Self {
         self.verify = verify;
