@@ -49,7 +49,8 @@ pub enum LocalMode {
 /// attributes are kept as far as that user may set them, and the directory itself keeps its own.
 /// Nothing is written outside of it: a symbolic link in the way is replaced, never followed. Files
 /// that are there already with the same bytes and attributes are not written again, and those that nobody
-/// changed since an export from the same state directory are not even read.
+/// changed since an export from the same state directory are not even read. Files with several names
+/// are always written.
 ///
 /// Everything is written beside its place first, which takes room for old and new files at the same
 /// time, and then moved. A failure or a cancel leaves the destination as it was. So does a kill, but

@@ -38,9 +38,14 @@ impl Notes {
         Self { root }
     }
 
-    /// That of a file which has this content.
-    pub(crate) fn note(&self, content: &[u8; 32], file: &Stat) -> Note {
-        note(content, file, self.root.boot_id())
+    /// That of a file which has this content; `None` if a change of it might not show. One sets the
+    /// time of the last change of its bytes to that of the clock, which is not before that of the last
+    /// change of anything: it shows if the one was before the other. Where they are always the same,
+    /// as on sshfs, it can be hidden.
+    pub(crate) fn note(&self, content: &[u8; 32], file: &Stat) -> Option<Note> {
+        let changed = (file.st_mtime, file.st_mtime_nsec);
+        let touched = (file.st_ctime, file.st_ctime_nsec);
+        (changed < touched).then(|| note(content, file, self.root.boot_id()))
     }
 
     /// Opens one of the files with notes; with [`OFlags::CREATE`] it is made if it is missing.
@@ -121,11 +126,23 @@ pub(crate) fn place(path: &Path, places: u64) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::fs::FileTimes;
+    use std::path::PathBuf;
     use std::time::SystemTime;
 
+    use ashlar_llb::{self as llb, Constraints, Platform};
+    use ashlar_solver::solver::{SolveRequest, Solver};
+
     use super::*;
+
+    /// The stores of a new root.
+    pub(crate) async fn store(root: PathBuf) -> Store {
+        let solver = Solver::builder().root(root).build().unwrap();
+        let nothing = llb::scratch().marshal(&Constraints::new(Platform::of_target()));
+        let nothing = solver.solve(SolveRequest::new(nothing.unwrap()));
+        nothing.result().await.unwrap().result.store
+    }
 
     #[test]
     fn a_note_is_of_one_content_in_one_file_since_one_start_of_the_machine() {

@@ -61,12 +61,7 @@ impl Written {
         let file = openat(CWD, path, flags, Mode::empty()).ok()?;
         let file = fstat(file).ok()?;
         let is_file = FileType::from_raw_mode(file.st_mode) == FileType::RegularFile;
-        // Where they are the same, as on sshfs, a change can be hidden by setting one.
-        let (changed, touched) = (
-            (file.st_mtime, file.st_mtime_nsec),
-            (file.st_ctime, file.st_ctime_nsec),
-        );
-        (is_file && changed < touched && noted == self.notes.note(content, &file)).then_some(())
+        (is_file && noted == self.notes.note(content, &file)?).then_some(())
     }
 
     /// Makes every change of a complete file show; `None` if its file system cannot.
@@ -91,7 +86,7 @@ impl Marked {
 
     fn try_note(self, path: &Path) -> Option<()> {
         let Written { notes, content } = self.written;
-        let note = notes.note(&content?, &fstat(&self.file).ok()?);
+        let note = notes.note(&content?, &fstat(&self.file).ok()?)?;
         let file = notes.open(NAME, OFlags::WRONLY | OFlags::CREATE).ok()?;
         file.write_all_at(&note, offset(path)?).ok()
     }
@@ -104,20 +99,15 @@ fn offset(path: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use ashlar_llb::{self as llb, Constraints, Platform};
-    use ashlar_solver::solver::{SolveRequest, Solver};
-
     use super::*;
     use crate::notes::content_of;
+    use crate::notes::tests::store;
 
     #[tokio::test]
     async fn a_change_in_the_same_tick_of_the_clock_shows() {
         let folder = tempfile::tempdir().unwrap();
-        let solver = Solver::builder().root(folder.path().join("state")).build();
-        let nothing = Constraints::new(Platform::of_target());
-        let nothing = SolveRequest::new(llb::scratch().marshal(&nothing).unwrap());
-        let solved = solver.unwrap().solve(nothing).result().await.unwrap();
-        let written = Written::new(&solved.result.store, Some(content_of("test")));
+        let store = store(folder.path().join("state")).await;
+        let written = Written::new(&store, Some(content_of("test")));
         let path = folder.path().join("out");
         let file = File::create(&path).unwrap();
         let modified = || file.metadata().unwrap().modified().unwrap();

@@ -245,6 +245,12 @@ fn context(folder: &Path, which: usize, kind: Kind) {
     }
 }
 
+/// The files of a directory as a result.
+async fn result(solver: &Solver, context: &Path) -> BuildResult {
+    let request = support::request(&llb::local("context")).local("context", context);
+    solve(solver, request).await.result
+}
+
 async fn results(solver: &Solver, folder: &Path, kind: Kind) -> Vec<BuildResult> {
     let mut results = Vec::new();
     for which in 0..2 {
@@ -252,8 +258,7 @@ async fn results(solver: &Solver, folder: &Path, kind: Kind) -> Vec<BuildResult>
         if !context_folder.exists() {
             context(&context_folder, which, kind);
         }
-        let request = support::request(&llb::local("context")).local("context", context_folder);
-        results.push(solve(solver, request).await.result);
+        results.push(result(solver, &context_folder).await);
     }
     results
 }
@@ -333,8 +338,7 @@ fn a_mirror_keeps_files_whose_names_are_spelled_otherwise() {
         for path in ["readme", "sub/file", "other"] {
             support::write(context.join(path), "new");
         }
-        let request = support::request(&llb::local("context")).local("context", &context);
-        let result = solve(&solver, request).await.result;
+        let result = result(&solver, &context).await;
         let out = mounted.at("out");
         for path in ["README", "Sub/FILE", "Sub/gone", "gone"] {
             support::write(out.join(path), "old");
@@ -374,8 +378,7 @@ fn a_failure_is_undone() {
             ] {
                 support::write(context.join(path), text);
             }
-            let request = support::request(&llb::local("context")).local("context", &context);
-            let result = solve(&solver, request).await.result;
+            let result = result(&solver, &context).await;
             let out = mounted.at("out");
             for (path, text) in [
                 ("a/old", "old"),

@@ -57,13 +57,6 @@ impl Known {
     /// The note of a file of the destination that has what is to be copied, if such a thing can be
     /// told of both.
     pub(super) fn note(&self, copy: &Copy, there: &Stat, sources: &mut Sources) -> Option<Note> {
-        let (changed, touched) = (
-            (there.st_mtime, there.st_mtime_nsec),
-            (there.st_ctime, there.st_ctime_nsec),
-        );
-        if changed >= touched {
-            return None;
-        }
         let entry = copy.node.entry();
         let mut hasher = content_of("file");
         for (name, value) in entry.attributes.xattrs.iter() {
@@ -81,7 +74,7 @@ impl Known {
         } else {
             return None;
         }
-        Some(self.notes.note(&hasher.finalize().into(), there))
+        self.notes.note(&hasher.finalize().into(), there)
     }
 
     /// Whether it was noted before.
@@ -163,22 +156,18 @@ mod tests {
     use std::fs::{File, FileTimes};
     use std::time::Duration;
 
-    use ashlar_llb::{self as llb, Constraints, Platform};
     use ashlar_solver::id::ContentDigest;
-    use ashlar_solver::solver::{SolveRequest, Solver};
     use ashlar_solver::tree::{Attributes, Entry, Node, Timestamp, Xattrs};
     use rustix::fs::fstat;
 
     use super::*;
+    use crate::notes::tests::store;
 
     #[tokio::test]
     async fn only_what_would_show_a_change_is_noted() {
         let folder = tempfile::tempdir().unwrap();
-        let solver = Solver::builder().root(folder.path().join("state")).build();
-        let nothing = Constraints::new(Platform::of_target());
-        let nothing = SolveRequest::new(llb::scratch().marshal(&nothing).unwrap());
-        let solved = solver.unwrap().solve(nothing).result().await.unwrap();
-        let known = || Known::of(&solved.result.store, folder.path());
+        let store = store(folder.path().join("state")).await;
+        let known = || Known::of(&store, folder.path());
         let file = File::create(folder.path().join("out")).unwrap();
         let copy = |digest: Option<&[u8]>, xattrs: &[(&[u8], &[u8])]| {
             let pairs = xattrs

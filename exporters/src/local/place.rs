@@ -536,6 +536,13 @@ mod tests {
         Placing::new(stage, there, moves, Durability::Synced)
     }
 
+    fn moves(plain: bool) -> Moves {
+        match plain {
+            true => Moves::plain(),
+            false => Moves::default(),
+        }
+    }
+
     fn path(text: &str) -> TreePath {
         TreePath::new(text).unwrap()
     }
@@ -567,14 +574,7 @@ mod tests {
                     let place = folder.path().join("x");
                     make(&place, old, "old");
                     let stage = Stage::new(folder.path()).unwrap();
-                    let mut placing = placing(
-                        &stage,
-                        if plain {
-                            Moves::plain()
-                        } else {
-                            Moves::default()
-                        },
-                    );
+                    let mut placing = placing(&stage, moves(plain));
                     let tree = format!(
                         "/proc/self/fd/{}",
                         std::os::fd::AsRawFd::as_raw_fd(&*stage.tree)
@@ -617,14 +617,7 @@ mod tests {
             let place = folder.path().join("x");
             fs::write(&place, "old").unwrap();
             let mut stage = Stage::new(folder.path()).unwrap();
-            let mut placing = placing(
-                &stage,
-                if plain {
-                    Moves::plain()
-                } else {
-                    Moves::default()
-                },
-            );
+            let mut placing = placing(&stage, moves(plain));
             placing
                 .remove_others(&TreePath::root(), &BTreeSet::new())
                 .unwrap();
