@@ -1,7 +1,7 @@
 //! The rules of the OCI image specification (1.1) and of in-toto statements, as a checker of image
 //! layouts.
 //!
-//! It reads files alone and shares nothing with what wrote them.
+//! It reads files alone, and of the code that wrote them it uses digests, inflating and times.
 
 use std::collections::BTreeSet;
 use std::fs;
